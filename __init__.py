@@ -1,0 +1,8 @@
+"""ComfyUI's door to the pack. Everything else lives in `nodes/` (the graph) and `faceclip/` (the library)."""
+
+
+async def comfy_entrypoint():
+    """Return the extension that ComfyUI registers; imported here so that plain Python can import the folder without ComfyUI."""
+    from .nodes import FaceCLIPExtension
+
+    return FaceCLIPExtension()
