@@ -1,0 +1,140 @@
+"""Identity: the face features of one or more people, computed once and used for every prompt. No photo is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FORMAT = "faceclip_identity"
+SAME_TOWER = 0.02  # relative; the same weights in bf16 and in fp32 differ by 0.2 % at most
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """A batch of B people as the face tower sees them.
+
+    class_token: [B, F, 512] and patch_tokens: [B, F, 144, 768] with F = 1 when the branches share one face tower, else 2.
+    present: [B] bool, False where the crop was black: that row conditions like text alone.
+    signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion module.
+    """
+
+    class_token: Tensor
+    patch_tokens: Tensor
+    present: Tensor
+    signature: Tensor
+
+    def __len__(self) -> int:
+        return len(self.class_token)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Identity:
+        """Some of the people, always as a batch: `identity[0]` has length 1. Raises IndexError out of range."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"This identity holds {len(self)} people; there is no number {index}.")
+            index = [index % len(self)]
+        return Identity(self.class_token[index], self.patch_tokens[index], self.present[index], self.signature)
+
+    def expand(self, count: int) -> Identity:
+        """The same person `count` times; raises ValueError if there is more than one."""
+        if len(self) != 1:
+            raise ValueError(f"Only an identity of one person can be repeated; this one holds {len(self)}.")
+        return self[[0] * count]
+
+    def average(self) -> Identity:
+        """One person from several pictures: mean of the directions of class tokens and mean of patch tokens, over rows with a face."""
+        rows = self.present if self.present.any() else torch.ones_like(self.present)
+        return Identity(
+            _with_mean_length(self.class_token[rows]),
+            self.patch_tokens[rows].mean(0, keepdim=True),
+            self.present.any().unsqueeze(0),
+            self.signature,
+        )
+
+    @staticmethod
+    def blend(first: Identity, second: Identity, ratio: float) -> Identity:
+        """`first` at ratio 0, `second` at 1, in between a mix of both. Raises ValueError for people of different encoders,
+        batches that do not match, a ratio outside [0, 1], or a side without a face."""
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"The blend ratio is {ratio}; it goes from 0 (the first identity) to 1 (the second).")
+        first.require_tower(second.signature)
+        count = max(len(first), len(second))
+        first = first.expand(count) if len(first) == 1 else first
+        second = second.expand(count) if len(second) == 1 else second
+        if len(first) != len(second):
+            raise ValueError(f"Cannot blend {len(first)} with {len(second)} identities: use one on a side, or as many on both.")
+        if ratio in (0, 1):
+            return second if ratio else first
+        if not (first.present.all() and second.present.all()):
+            raise ValueError("One of the identities to blend has no face (its crop was black). Connect crops that show a face.")
+        pairs = torch.tensor([1 - ratio, ratio])
+        class_tokens = torch.stack([first.class_token, second.class_token])
+        weights = pairs.to(class_tokens).view(2, 1, 1, 1)
+        return Identity(
+            _with_mean_length(class_tokens, weights)[0],
+            torch.lerp(first.patch_tokens, second.patch_tokens, float(ratio)),
+            first.present,
+            first.signature,
+        )
+
+    @staticmethod
+    def cat(identities: Sequence[Identity]) -> Identity:
+        """One batch from several. Raises ValueError if they come from different encoders or there is none."""
+        if not identities:
+            raise ValueError("There is no identity to put together.")
+        for other in identities[1:]:
+            identities[0].require_tower(other.signature)
+        return Identity(
+            torch.cat([identity.class_token for identity in identities]),
+            torch.cat([identity.patch_tokens for identity in identities]),
+            torch.cat([identity.present for identity in identities]),
+            identities[0].signature,
+        )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Identity:
+        return Identity(
+            self.class_token.to(device=device, dtype=dtype),
+            self.patch_tokens.to(device=device, dtype=dtype),
+            self.present.to(device=device),
+            self.signature,
+        )
+
+    def require_tower(self, signature: Tensor) -> None:
+        """Raise ValueError unless these features were made by the face tower with this signature."""
+        mine, theirs = self.signature.float().cpu(), signature.float().cpu()
+        if mine.shape == theirs.shape and (mine - theirs).norm() <= SAME_TOWER * mine.norm():
+            return
+        raise ValueError(
+            "This identity was made by another encoder: its face features do not fit the one it is used with. "
+            "Encode the face again with the encoder that is loaded now (Encode Identity), or load the encoder it was saved with."
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; no photo is in it. The file appears whole or not at all."""
+        from .checkpoint import write_safetensors
+
+        tensors = {name: getattr(self, name) for name in ("class_token", "patch_tokens", "present", "signature")}
+        write_safetensors(path, tensors, {"format": FORMAT, "version": "1"})
+
+    @staticmethod
+    def load(path: str | Path) -> Identity:
+        """Read what `save` wrote. Raises ValueError naming the file if it is damaged or something else."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                if (file.metadata() or {}).get("format") != FORMAT:
+                    raise ValueError(f"{path} is not a saved FaceCLIP identity. Choose a file made by Save Identity.")
+                return Identity(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, OSError, TypeError) as error:
+            raise ValueError(f"Cannot read the identity {path}: the file is damaged or incomplete ({error}).") from error
+
+
+def _with_mean_length(class_tokens: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over dim 0 (kept) of the directions of `class_tokens` [N, ..., C], at their mean length."""
+    lengths = class_tokens.norm(dim=-1, keepdim=True)
+    weights = torch.full_like(lengths, 1 / len(class_tokens)) if weights is None else weights
+    direction = torch.nn.functional.normalize((weights * class_tokens / lengths).sum(0, keepdim=True), dim=-1)
+    return direction * (weights * lengths).sum(0, keepdim=True)

@@ -1,0 +1,110 @@
+"""The text tower: CLIP's causal transformer with OpenCLIP's parameter names (paper, section 3.1).
+
+B batch, T = 77 tokens, d = tower width (L: 768, bigG: 1280).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Activation, TextTowerConfig
+from ..ops import cast
+
+END_OF_TEXT = 49407
+
+
+class TextTower(nn.Module):
+    """Token embeddings -> hidden states of all tokens, after the last LayerNorm and before the projection."""
+
+    def __init__(self, config: TextTowerConfig, operations=nn):
+        super().__init__()
+        self.token_embedding = operations.Embedding(config.vocabulary, config.width)
+        self.positional_embedding = nn.Parameter(torch.randn(config.context, config.width) * 0.01)
+        self.transformer = _Transformer(config, operations)
+        self.ln_final = operations.LayerNorm(config.width)
+        self.text_projection = nn.Parameter(torch.randn(config.width, config.width) * config.width**-0.5)
+
+    def encode_tokens(self, embeddings: Tensor) -> Tensor:
+        """`embeddings` [B, T, d] (token embeddings, the identity token in place) -> hidden [B, T, d]."""
+        x = embeddings + cast(self.positional_embedding, embeddings)
+        return self.ln_final(self.transformer(x))
+
+    @staticmethod
+    def pool(hidden: Tensor, input_ids: Tensor) -> Tensor:
+        """`hidden` [B, T, d] at the first end-of-text token of `input_ids` [B, T] -> [B, d]."""
+        end = (input_ids == END_OF_TEXT).int().argmax(dim=1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), end]
+
+
+class _Transformer(nn.Module):
+    def __init__(self, config: TextTowerConfig, operations):
+        super().__init__()
+        self.resblocks = nn.ModuleList(_Block(config, operations) for _ in range(config.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x)
+        return x
+
+
+class _Block(nn.Module):
+    def __init__(self, config: TextTowerConfig, operations):
+        super().__init__()
+        self.ln_1 = operations.LayerNorm(config.width)
+        self.attn = SelfAttention(config.width, config.heads, operations)
+        self.ln_2 = operations.LayerNorm(config.width)
+        self.mlp = _FeedForward(config.width, config.activation, operations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.ln_1(x)
+        x = x + self.attn(normed, normed, causal=True)
+        return x + self.mlp(self.ln_2(x))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with torch's packed parameter names (`in_proj_weight` [3d, d]).
+
+    Queries and keys come from one input, values from another: FaceCLIP's fusion adds positions to the former only.
+    """
+
+    def __init__(self, width: int, heads: int, operations, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.randn(3 * width, width) * width**-0.5)
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = operations.Linear(width, width)
+
+    def forward(self, query_key_input: Tensor, value_input: Tensor, causal: bool = False) -> Tensor:
+        """[B, N, d] and [B, N, d] -> [B, N, d]."""
+        weight, bias = cast(self.in_proj_weight, value_input), cast(self.in_proj_bias, value_input)
+        if query_key_input is value_input:
+            query, key, value = F.linear(value_input, weight, bias).chunk(3, dim=-1)
+        else:
+            split = 2 * value_input.shape[-1]
+            query, key = F.linear(query_key_input, weight[:split], bias[:split]).chunk(2, dim=-1)
+            value = F.linear(value_input, weight[split:], bias[split:])
+        query, key, value = (split_heads(x, self.heads) for x in (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * c] -> [B, heads, N, c]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, activation: Activation, operations):
+        super().__init__()
+        self.activation = activation
+        self.c_fc = operations.Linear(width, 4 * width)
+        self.c_proj = operations.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_fc(x)
+        x = x * torch.sigmoid(1.702 * x) if self.activation == "quick_gelu" else F.gelu(x)
+        return self.c_proj(x)
