@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from .recognize import recognize
+from .tensor_file import CheckpointError, open_tensor_file, write_safetensors
 
 FORMAT = "faceclip_identity"
 SAME_TOWER = 0.02  # relative; the same weights in bf16 and in fp32 differ by 0.2 % at most
@@ -46,7 +48,7 @@ class Identity:
         return self[[0] * count]
 
     def average(self) -> Identity:
-        """One person from several pictures: mean of the directions of class tokens and mean of patch tokens, over rows with a face."""
+        """One person from several pictures: the mean direction of class tokens and the mean of patch tokens, where there is a face."""
         rows = self.present if self.present.any() else torch.ones_like(self.present)
         return Identity(
             _with_mean_length(self.class_token[rows]),
@@ -115,21 +117,16 @@ class Identity:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; no photo is in it. The file appears whole or not at all."""
-        from .checkpoint import write_safetensors
-
-        tensors = {name: getattr(self, name) for name in ("class_token", "patch_tokens", "present", "signature")}
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         write_safetensors(path, tensors, {"format": FORMAT, "version": "1"})
 
     @staticmethod
     def load(path: str | Path) -> Identity:
-        """Read what `save` wrote. Raises ValueError naming the file if it is damaged or something else."""
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                if (file.metadata() or {}).get("format") != FORMAT:
-                    raise ValueError(f"{path} is not a saved FaceCLIP identity. Choose a file made by Save Identity.")
-                return Identity(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError, TypeError) as error:
-            raise ValueError(f"Cannot read the identity {path}: the file is damaged or incomplete ({error}).") from error
+        """Read what `save` wrote. Raises CheckpointError naming the file if it is damaged or something else."""
+        file = open_tensor_file(path)
+        if file.metadata.get("format") != FORMAT or file.entries.keys() != {field.name for field in fields(Identity)}:
+            raise CheckpointError(f"{path} is not a saved FaceCLIP identity. It looks like this: {recognize(file.entries)}")
+        return Identity(**{name: entry.read() for name, entry in file.entries.items()})
 
 
 def _with_mean_length(class_tokens: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -35,7 +35,7 @@ class FaceCLIPEncoder(nn.Module):
     """Both FaceCLIP branches. `state_dict()` has the released file's names and shapes.
 
     With `share_face_tower` the branches hold one face tower, under both its names; it runs once per face.
-    Computes in `compute_dtype`, whatever `operations` keep the weights in, and on `compute_device`, by default where the weights are.
+    Computes in `compute_dtype`, whatever `operations` keep the weights in, and on `compute_device`: by default, where they are.
     """
 
     def __init__(self, config: FaceCLIPConfig, operations=nn, share_face_tower: bool = True):
@@ -186,7 +186,8 @@ def _broadcast(prompts: Sequence[str], identity: Identity | None) -> tuple[list[
         return prompts * len(identity), identity
     if len(identity) not in (1, len(prompts)):
         raise ValueError(
-            f"{len(prompts)} prompts and {len(identity)} identities do not match: use one prompt, one identity, or as many of each."
+            f"{len(prompts)} prompts and {len(identity)} identities do not match: "
+            "use one prompt, one identity, or as many of each."
         )
     return prompts, identity
 

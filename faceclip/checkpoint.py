@@ -1,0 +1,171 @@
+"""Encoder files: every accepted format in, one format out (safetensors with the configuration in its metadata)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .config import METADATA_KEY, FaceCLIPConfig
+from .model.encoder import FaceCLIPEncoder
+from .recognize import ENCODER, recognize
+from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors, write_tensor_file
+
+__all__ = [
+    "CheckpointError",
+    "convert",
+    "load_encoder",
+    "open_encoder_file",
+    "read_state_dict",
+    "save_encoder",
+    "write_safetensors",
+]
+
+_PREFIX = "model."
+_TOWER, _SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
+
+
+def load_encoder(
+    path: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype | None = None,
+    operations=None,
+) -> FaceCLIPEncoder:
+    """Build the encoder of a file: weights kept in `dtype` on `device`, in eval mode and without gradients.
+
+    `compute_dtype` defaults to `dtype` where `device` is fast in it, else to fp32. `operations` defaults to `torch.nn`, or to
+    layers that cast their weights when the two differ. Equal face towers are held once. Raises CheckpointError.
+    """
+    file = open_encoder_file(path)
+    config = _config_of(file)
+    tensors = {name: convert_tensor(name, entry.read(), dtype).to(device) for name, entry in file.entries.items()}
+    shared = _share_face_tower(tensors, config)
+    compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
+    operations = operations or (nn if compute_dtype == dtype else ops.casting)
+    with torch.device("meta"):
+        encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
+    _require_exact(file, encoder, tensors)
+    encoder.load_state_dict(tensors, assign=True)
+    encoder.compute_dtype = compute_dtype
+    return encoder.eval().requires_grad_(False)
+
+
+def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write our format: safetensors, configuration in the metadata, a shared face tower once. Whole or not at all."""
+    tensors = encoder.state_dict()
+    if len(encoder.face_towers) < len(encoder.branches):
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_TOWER)}
+    write_safetensors(path, tensors, {"format": "faceclip_encoder", METADATA_KEY: encoder.config.to_json(), **(metadata or {})})
+
+
+def convert(
+    source: str | Path, target: str | Path, dtype: torch.dtype, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Convert any accepted encoder file to ours, tensor by tensor: memory never holds more than two tensors of the file.
+
+    The target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is read twice, to
+    write and to verify. Raises CheckpointError, also for values that `dtype` cannot hold.
+    """
+    file = open_encoder_file(source)
+    config = _config_of(file)
+    entries = dict(file.entries)
+    if "l" in config.branches and "g" in config.branches and _towers_are_equal(entries):
+        entries = {name: entry for name, entry in entries.items() if not name.startswith(_TOWER)}
+    _require_exact(file, _skeleton(config), entries, shared="face_clip_g.face_encoder.pos_embed" not in entries)
+    done = 0
+
+    def converted(name: str, entry: Entry) -> Entry:
+        def read() -> Tensor:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, 2 * len(entries))
+            return convert_tensor(name, entry.read(), dtype)
+
+        return Entry(dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape, read)
+
+    metadata = {"format": "faceclip_encoder", METADATA_KEY: config.to_json()}
+    write_tensor_file(target, {name: converted(name, entry) for name, entry in entries.items()}, metadata)
+
+
+def open_encoder_file(path: str | Path) -> TensorFile:
+    """Open a file and make sure that it is a FaceCLIP encoder; names come without `model.`. Raises CheckpointError."""
+    file = open_tensor_file(path)
+    kind = recognize(file.entries)
+    if kind.name != ENCODER:
+        raise CheckpointError(f"{file.path} is not a FaceCLIP encoder: it looks like this: {kind}")
+    return TensorFile(file.path, {name.removeprefix(_PREFIX): entry for name, entry in file.entries.items()}, file.metadata)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of any safetensors or torch file. Raises CheckpointError for a file that cannot be read."""
+    return {name: entry.read() for name, entry in open_tensor_file(path).entries.items()}
+
+
+def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype` (integers stay). Raises CheckpointError where a finite value would become infinite."""
+    if not tensor.is_floating_point() or tensor.dtype == dtype:
+        return tensor
+    result = tensor.to(dtype)
+    if dtype == torch.float16 and not torch.equal(result.isfinite(), tensor.isfinite()):
+        raise CheckpointError(f"{name} has values beyond fp16's range (up to {tensor.abs().max():.3g}). Choose bf16 or fp32.")
+    return result
+
+
+def _config_of(file: TensorFile) -> FaceCLIPConfig:
+    try:
+        if METADATA_KEY in file.metadata:
+            return FaceCLIPConfig.from_json(file.metadata[METADATA_KEY])
+        return FaceCLIPConfig.from_shapes(file.shapes)
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: {error}") from error
+
+
+def _share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> bool:
+    """Whether both branches have the same face tower; if so, both names then stand for the same memory."""
+    if not {"l", "g"} <= set(config.branches):
+        return False
+    own = [name for name in tensors if name.startswith(_TOWER)]
+    if not all(torch.equal(tensors[name], tensors[_twin(name)]) for name in own if _twin(name) in tensors):
+        return False
+    for name in [name for name in tensors if name.startswith(_SAME_TOWER)]:
+        tensors[_TOWER + name.removeprefix(_SAME_TOWER)] = tensors[name]
+    return True
+
+
+def _towers_are_equal(entries: Mapping[str, Entry]) -> bool:
+    own = [name for name in entries if name.startswith(_TOWER)]
+    return all(_twin(name) in entries and torch.equal(entries[name].read(), entries[_twin(name)].read()) for name in own)
+
+
+def _twin(name: str) -> str:
+    return _SAME_TOWER + name.removeprefix(_TOWER)
+
+
+def _skeleton(config: FaceCLIPConfig) -> FaceCLIPEncoder:
+    with torch.device("meta"):
+        return FaceCLIPEncoder(config)
+
+
+def _require_exact(
+    file: TensorFile, encoder: FaceCLIPEncoder, tensors: Mapping[str, Tensor | Entry], shared: bool = False
+) -> None:
+    """Raise CheckpointError unless the file has every tensor of the encoder, in its shape, and no other."""
+    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not (shared and n.startswith(_TOWER))}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for what, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
+        if names:
+            raise CheckpointError(
+                f"{file.path} is not a whole FaceCLIP encoder: it {what} {len(names)} tensors, among them {min(names)}. "
+                "Download the released file again, or convert it with this version of the pack."
+            )
+    wrong = [name for name in expected if expected[name] != found[name]]
+    if wrong:
+        raise CheckpointError(
+            f"{file.path} does not fit its configuration: {wrong[0]} has shape {list(found[wrong[0]])}, "
+            f"expected {list(expected[wrong[0]])}. Download the released file again."
+        )

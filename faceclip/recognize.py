@@ -1,0 +1,97 @@
+"""What a file of weights is, told from the names of its tensors, and which loader wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+ENCODER, SDXL_UNET, SDXL_CHECKPOINT, SD_UNET = (
+    "FaceCLIP encoder",
+    "SDXL UNet",
+    "SDXL checkpoint",
+    "Stable Diffusion 1.x or 2.x UNet",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file looks like, and what to do with it."""
+
+    name: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.name}. {self.advice}"
+
+
+def recognize(names: Collection[str]) -> Kind:
+    """The kind of file whose tensors have these names. Never fails: an unknown file is described by a few of its names."""
+    for kind, signature, excluded in _SIGNATURES:
+        if all(any(part in name for name in names) for part in signature) and not any(
+            e in name for e in excluded for name in names
+        ):
+            return kind
+    return Kind("unknown file", f"Its first tensors are {', '.join(sorted(names)[:4])}. Look up where it came from.")
+
+
+def _kind(
+    name: str, advice: str, signature: Sequence[str], excluded: Sequence[str] = ()
+) -> tuple[Kind, Sequence[str], Sequence[str]]:
+    return Kind(name, advice), signature, excluded
+
+
+# First match wins, so the more particular comes first. A signature is a set of substrings that must all occur.
+_SIGNATURES = (
+    _kind(ENCODER, "Load it with Load FaceCLIP Encoder.", ["face_clip_", "fuser.encoder."]),
+    _kind("saved FaceCLIP identity", "Load it with Load Identity.", ["class_token", "patch_tokens", "signature"]),
+    _kind("LoRA", "Load it with the core node Load LoRA, after Load FaceCLIP UNet.", ["lora_"]),
+    _kind("LyCORIS or LoRA", "Load it with the core node Load LoRA, after Load FaceCLIP UNet.", ["hada_w1_a"]),
+    _kind("PuLID model", "It belongs to a PuLID node pack.", ["id_adapter"]),
+    _kind("InstantID face adapter", "It belongs to an InstantID node pack.", ["image_proj.latents", "ip_adapter."]),
+    _kind("IP-Adapter", "It belongs to an IP-Adapter node pack.", ["image_proj.", "ip_adapter."]),
+    _kind("ControlNet", "Load it with the core node Load ControlNet Model.", ["controlnet_cond_embedding."]),
+    _kind("ControlNet", "Load it with the core node Load ControlNet Model.", ["input_hint_block."]),
+    _kind("T2I-Adapter", "Load it with the core node Load ControlNet Model.", ["adapter.body."]),
+    _kind(SDXL_CHECKPOINT, "Load FaceCLIP UNet reads the UNet in it.", ["model.diffusion_model.label_emb.0.0.weight"]),
+    _kind(
+        "Stable Diffusion 1.x or 2.x checkpoint",
+        "FaceCLIP conditions SDXL only: choose FaceCLIP's unet.pt or an SDXL file.",
+        ["model.diffusion_model.input_blocks."],
+    ),
+    _kind(SDXL_UNET, "Load it with Load FaceCLIP UNet.", ["down_blocks.", "up_blocks.", "add_embedding.linear_1."]),
+    _kind(SDXL_UNET, "Load it with Load FaceCLIP UNet.", ["input_blocks.", "output_blocks.", "label_emb.0.0."]),
+    _kind(
+        SD_UNET,
+        "FaceCLIP conditions SDXL only: choose FaceCLIP's unet.pt or an SDXL file.",
+        ["down_blocks.", "up_blocks.", "attn2.", "time_embedding."],
+    ),
+    _kind(
+        SD_UNET, "FaceCLIP conditions SDXL only: choose FaceCLIP's unet.pt or an SDXL file.", ["input_blocks.", "output_blocks."]
+    ),
+    _kind(
+        "Flux model",
+        "FaceCLIP conditions SDXL only. The core node Load Diffusion Model reads it.",
+        ["double_blocks.", "single_blocks."],
+    ),
+    _kind(
+        "Stable Diffusion 3 model",
+        "FaceCLIP conditions SDXL only. The core node Load Diffusion Model reads it.",
+        ["joint_blocks."],
+    ),
+    _kind("tiny autoencoder (TAESD)", "Load it with the core node Load VAE.", ["taesd_"]),
+    _kind("VAE", "Load it with the core node Load VAE.", ["decoder.", "encoder.", "post_quant_conv."]),
+    _kind("CLIP vision model", "Load it with the core node Load CLIP Vision.", ["vision_model.encoder."], ["text_model."]),
+    _kind(
+        "CLIP text encoder", "Load it with the core node Load CLIP; FaceCLIP needs none beside its own.", ["text_model.encoder."]
+    ),
+    _kind(
+        "OpenCLIP model", "FaceCLIP needs no CLIP beside its own encoder.", ["visual.transformer.resblocks.", "text_projection"]
+    ),
+    _kind(
+        "OpenCLIP text encoder", "FaceCLIP needs no CLIP beside its own encoder.", ["transformer.resblocks.", "token_embedding."]
+    ),
+    _kind(
+        "ArcFace face tower alone", "FaceCLIP's encoder file contains it already.", ["patch_embed.proj.", "blocks.", "feature.0."]
+    ),
+    _kind("CLIP vision model (timm ViT)", "Load it with the core node Load CLIP Vision.", ["patch_embed.proj.", "blocks."]),
+)
