@@ -1,0 +1,101 @@
+"""Choosing a detector, and finding the faces of one image in the order the artist asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from .dlib_backend import INSTALL_COMMAND as DLIB_COMMAND
+from .dlib_backend import DlibDetector, dlib_is_ready
+from .insightface_backend import InsightFaceDetector, Provider
+from .protocol import DetectorUnavailableError, Face, FaceDetector, FaceError
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "insightface", "dlib"]
+Order = Literal["largest", "left to right", "top to bottom", "confidence", "centre"]
+
+MIN_CONFIDENCE = 0.5
+# An image narrower than this cannot show a face that any detector finds.
+SMALLEST_IMAGE = 16
+
+
+def load_detector(
+    backend: Backend = "auto",
+    pack: str = "buffalo_l",
+    provider: Provider = "auto",
+    roots: Sequence[Path] = (),
+) -> FaceDetector:
+    """Load a face detector.
+
+    Args:
+        backend: `auto` takes InsightFace where it and its pack are there, else dlib.
+        pack: InsightFace's model pack, `buffalo_l` or `antelopev2` (non-commercial licence); dlib needs none.
+        provider: where InsightFace runs; `auto` takes CUDA, then CoreML, then the CPU. dlib runs on the CPU.
+        roots: folders that may hold packs, such as ComfyUI's `models/insightface`; `~/.insightface` is always tried last.
+
+    Raises:
+        DetectorUnavailableError: the package, the pack or the provider is missing; the message says how to get it.
+        FaceError: there is no such backend.
+    """
+    if backend not in get_args(Backend):
+        raise FaceError(f"There is no face detector called '{backend}'. Choose one of: {', '.join(get_args(Backend))}.")
+    if backend == "dlib":
+        return DlibDetector()
+    if backend == "insightface":
+        return InsightFaceDetector(pack, provider, roots)
+    try:
+        return InsightFaceDetector(pack, provider, roots)
+    except DetectorUnavailableError as error:
+        if not dlib_is_ready():
+            raise DetectorUnavailableError(
+                f"No face detector is ready. dlib works offline: run `{DLIB_COMMAND}` in ComfyUI's Python. "
+                f"Or set up InsightFace: {error}"
+            ) from error
+        logger.info("Face detector: dlib, since InsightFace is not ready (%s)", error)
+        return DlibDetector()
+
+
+def detect_faces(
+    detector: FaceDetector,
+    image: np.ndarray,
+    order: Order = "largest",
+    min_confidence: float = MIN_CONFIDENCE,
+    at_least: int = 1,
+) -> list[Face]:
+    """Return the faces of `image` (uint8 [H, W, 3] RGB) in `order`; an empty list if there is none.
+
+    Looks again at other sizes until `at_least` faces of `min_confidence` are found, and keeps the look that found most.
+
+    Raises:
+        FaceError: there is no such order.
+    """
+    if order not in get_args(Order):
+        raise FaceError(f"There is no order '{order}' for faces. Choose one of: {', '.join(get_args(Order))}.")
+    if min(image.shape[:2]) < SMALLEST_IMAGE:
+        return []
+    best: list[Face] = []
+    for look, faces in enumerate(detector.passes(image)):
+        sure = [face for face in faces if face.confidence >= min_confidence]
+        if len(sure) > len(best):
+            best = sure
+        if len(best) >= at_least:
+            logger.debug("%s found %d face(s) at look %d", detector.name, len(best), look + 1)
+            break
+    return sorted(best, key=_order_key(order, image))
+
+
+def _order_key(order: Order, image: np.ndarray) -> Callable[[Face], float]:
+    middle = np.array([image.shape[1], image.shape[0]]) / 2
+    keys: dict[Order, Callable[[Face], float]] = {
+        "largest": lambda face: -face.area,
+        "left to right": lambda face: face.centre[0],
+        "top to bottom": lambda face: face.centre[1],
+        "confidence": lambda face: -face.confidence,
+        "centre": lambda face: float(np.linalg.norm(np.array(face.centre) - middle)),
+    }
+    return keys[order]

@@ -1,0 +1,159 @@
+"""Faces with InsightFace: the better detector, whose model packs are for non-commercial use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .photo import resize_to
+from .protocol import DetectorUnavailableError, Face, FaceError
+
+logger = logging.getLogger(__name__)
+
+Provider = Literal["auto", "cuda", "coreml", "cpu"]
+Task = Literal["detection", "recognition"]
+
+PACK_URL = "https://github.com/deepinsight/insightface/releases/download/v0.7/{pack}.zip"
+INSTALL_COMMAND = "pip install insightface onnxruntime"
+# Sides of the square, in pixels, into which the picture is fitted: the usual one, one for faces that fill the frame
+# (which the network misses at 640), one for small faces, one for the closest portraits.
+SIZES = (640, 320, 1280, 160)
+# Everything this sure is reported; what the artist wants to see of it is for `detect_faces` to say.
+LOWEST_CONFIDENCE = 0.1
+
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+class InsightFaceDetector:
+    """The detector of an InsightFace pack (SCRFD), run through the `insightface` package.
+
+    Raises:
+        DetectorUnavailableError: the package, the pack or the provider is missing; says how to get it.
+    """
+
+    def __init__(self, pack: str = "buffalo_l", provider: Provider = "auto", roots: Sequence[Path] = ()) -> None:
+        self._model = load_pack_model(pack, "detection", provider, roots)
+        self._model.prepare(ctx_id=0, input_size=(SIZES[0], SIZES[0]), det_thresh=LOWEST_CONFIDENCE)
+        self.name = f"InsightFace {pack} ({provider_in_use(self._model)})"
+        logger.info("Face detector: %s", self.name)
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB."""
+        return next(self.passes(image))
+
+    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
+        """Yield the faces found at the usual size, then at others."""
+        for size in SIZES:
+            yield self._look(image, size)
+
+    def _look(self, image: np.ndarray, size: int) -> list[Face]:
+        # InsightFace resizes without averaging, so a large photo is shrunk here first.
+        small, scale = resize_to(image, size) if max(image.shape[:2]) > size else (image, 1.0)
+        boxes, landmarks = self._model.detect(np.ascontiguousarray(small[:, :, ::-1]), input_size=(size, size))
+        faces = []
+        for (x0, y0, x1, y1, confidence), points in zip(boxes, landmarks, strict=True):
+            x0, y0, x1, y1 = ((np.array([x0, y0, x1, y1]) + 0.5) / scale - 0.5).tolist()
+            faces.append(Face((x0, y0, x1, y1), ((points + 0.5) / scale - 0.5).astype(np.float32), "arcface", float(confidence)))
+        return faces
+
+
+def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
+    """Return the folder with the `.onnx` files of `pack`.
+
+    Looks below each root, plain or in `models/`, then in `~/.insightface`. Some archives unpack to a folder within a
+    folder of the same name (antelopev2): both are read.
+
+    Raises:
+        DetectorUnavailableError: names the folders searched and where the pack can be downloaded.
+    """
+    tried = []
+    for root in (*roots, Path.home() / ".insightface"):
+        for folder in (root / pack, root / "models" / pack):
+            tried.append(folder)
+            for place in (folder, folder / pack):
+                if any(place.glob("*.onnx")):
+                    return place
+    # `models/insightface/models/PACK` is where the other packs for ComfyUI expect it: best to recommend the same.
+    wanted = tried[1]
+    raise DetectorUnavailableError(
+        f"InsightFace's pack '{pack}' was not found. Download {PACK_URL.format(pack=pack)} and unpack its .onnx files "
+        f"into {wanted}. Searched: {', '.join(map(str, tried))}. The packs are for non-commercial use; the dlib "
+        "detector needs no download."
+    )
+
+
+def load_pack_model(pack: str, task: Task, provider: Provider, roots: Sequence[Path]) -> Any:
+    """Return InsightFace's model object for `task` of `pack`.
+
+    Raises:
+        DetectorUnavailableError: the package, the pack, its model for that task or the provider is missing.
+    """
+    if find_spec("insightface") is None or find_spec("onnxruntime") is None:
+        raise DetectorUnavailableError(
+            f"InsightFace is not installed. Run `{INSTALL_COMMAND}` in ComfyUI's Python (with an NVIDIA card "
+            "`onnxruntime-gpu` instead of `onnxruntime`), then restart."
+        )
+    folder = find_pack(pack, roots)
+    providers = choose_providers(provider)
+    from insightface.model_zoo import get_model
+
+    path = _file_for(task, folder)
+    try:
+        return get_model(str(path), providers=providers)
+    except Exception as error:  # onnxruntime's own errors share no public base class
+        raise DetectorUnavailableError(f"{path} could not be loaded ({error}). Download the pack again.") from error
+
+
+def choose_providers(provider: Provider) -> list[str]:
+    """Return onnxruntime's names for `provider`, the CPU last as the one that takes what another cannot.
+
+    Raises:
+        DetectorUnavailableError: the installed onnxruntime cannot run there; names the package that can.
+    """
+    if provider not in get_args(Provider):
+        raise FaceError(f"There is no provider '{provider}'. Choose one of: {', '.join(get_args(Provider))}.")
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if provider == "auto":
+        return [name for name in _PROVIDERS.values() if name in available]
+    if _PROVIDERS[provider] not in available:
+        remedy = {
+            "cuda": "run `pip uninstall -y onnxruntime` and `pip install onnxruntime-gpu`",
+            "coreml": "CoreML exists on a Mac only",
+            "cpu": "install onnxruntime again",
+        }[provider]
+        raise DetectorUnavailableError(
+            f"onnxruntime cannot use {provider} here (it offers {', '.join(available)}): {remedy}, or choose 'auto'."
+        )
+    return list(dict.fromkeys([_PROVIDERS[provider], "CPUExecutionProvider"]))
+
+
+def provider_in_use(model: Any) -> str:
+    """Say where the model really runs: onnxruntime falls back to the CPU without raising."""
+    names = {name: short for short, name in _PROVIDERS.items()}
+    first = model.session.get_providers()[0]
+    return names.get(first, first)
+
+
+def _file_for(task: Task, folder: Path) -> Path:
+    """Return the pack's file for `task`, told by its graph, since every pack names its files differently."""
+    import onnx
+
+    for path in sorted(folder.glob("*.onnx")):
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+        except Exception as error:  # protobuf's DecodeError, whose home moves between versions
+            raise DetectorUnavailableError(f"{path} is no ONNX model ({error}). Download the pack again.") from error
+        sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:]]
+        # A detector answers scores, boxes and landmarks at three scales; the embedding network reads ArcFace's 112 px.
+        if task == "detection" and len(graph.output) >= 9:
+            return path
+        if task == "recognition" and len(graph.output) == 1 and sides == [112, 112]:
+            return path
+    raise DetectorUnavailableError(f"The pack in {folder} has no model for face {task}: it is incomplete. Download it again.")

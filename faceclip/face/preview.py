@@ -1,0 +1,48 @@
+"""The photo with its numbered face boxes, so that the artist sees which index is whom."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .protocol import Face
+
+CHOSEN = (64, 220, 120)
+OTHER = (170, 170, 170)
+WARNED = (255, 190, 60)
+
+
+def draw_faces(
+    image: np.ndarray,
+    faces: Sequence[Face],
+    notes: Sequence[Sequence[str]],
+    chosen: Collection[int],
+) -> np.ndarray:
+    """Return `image` (uint8 [H, W, 3]) with a numbered box per face; the number is the face's index in `faces`.
+
+    Args:
+        notes: per face the short texts under its number, such as `small`.
+        chosen: indices of the faces that go on; the others are drawn thin and grey.
+    """
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture)
+    unit = max(1, round(max(image.shape[:2]) / 400))
+    font = ImageFont.load_default(size=max(10, 9 * unit))
+    for index, face in enumerate(faces):
+        colour = (WARNED if notes[index] else CHOSEN) if index in chosen else OTHER
+        x0, y0, x1, y1 = face.box
+        pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2 * unit if index in chosen else unit)
+        _label(pen, (x0, y0), " · ".join([str(index), *notes[index]]), font, colour)
+    return np.asarray(picture)
+
+
+def _label(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: ImageFont.ImageFont, colour) -> None:
+    width, height = pen.im.size
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    # Over the box where there is room, and never outside the picture.
+    x = min(max(0, corner[0]), max(0, width - (right - left) - 4))
+    y = min(max(0, corner[1] - (bottom - top) - 6), max(0, height - (bottom - top) - 6))
+    pen.rectangle((x, y, x + right - left + 4, y + bottom - top + 6), fill=colour)
+    pen.text((x + 2 - left, y + 3 - top), text, font=font, fill=(0, 0, 0))
