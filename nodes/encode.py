@@ -1,0 +1,156 @@
+"""Faces and prompts to SDXL conditioning: Load FaceCLIP Encoder, Encode Identity, FaceCLIP Text Encode."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..faceclip import Identity
+from ..faceclip.prompt import LongPrompts
+from .compat import newer
+from .encoder_model import ENCODER_DTYPES, EncoderModel
+from .folders import MODELS, find_file, likely, list_files
+from .types import EncoderType, IdentityType
+
+COMBINE = ("first", "average", "batch")
+_MAX_RESOLUTION = 16384
+
+
+class FaceCLIPEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = list_files([MODELS])
+        return io.Schema(
+            node_id="FaceCLIPEncoderLoader",
+            display_name="Load FaceCLIP Encoder",
+            category="FaceCLIP/loaders",
+            description="Load FaceCLIP's encoder, which reads a face and a prompt together. It takes the place of SDXL's CLIP.",
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=files,
+                    default=likely(files, "encoder"),
+                    tooltip="face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(ENCODER_DTYPES),
+                    default="default",
+                    tooltip="How the weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                ),
+            ],
+            outputs=[EncoderType.Output(display_name="encoder", tooltip="For Encode Identity and FaceCLIP Text Encode.")],
+            **newer(io.Schema, search_aliases=["faceclip clip", "face_clip_encoder"]),
+        )
+
+    @classmethod
+    def execute(cls, encoder_name: str, dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(EncoderModel.from_file(find_file(encoder_name, [MODELS]), ENCODER_DTYPES[dtype]))
+
+
+class FaceCLIPEncodeIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCLIPEncodeIdentity",
+            display_name="Encode Identity",
+            category="FaceCLIP",
+            description="Read aligned faces once; the identity then serves any number of prompts.",
+            inputs=[
+                EncoderType.Input("encoder", tooltip="From Load FaceCLIP Encoder."),
+                io.Image.Input(
+                    "faces",
+                    tooltip="Aligned crops of 448 x 448 from Detect Faces. A photo only resized to this gives a poor likeness.",
+                ),
+                io.Combo.Input(
+                    "combine",
+                    options=list(COMBINE),
+                    default="first",
+                    tooltip="What several crops become. first: only the first one. average: one person seen in several photos. "
+                    "batch: one person each, for a batch of images. A black crop stands for no face.",
+                ),
+            ],
+            outputs=[IdentityType.Output(display_name="identity", tooltip="Who is in the picture, for FaceCLIP Text Encode.")],
+            **newer(io.Schema, search_aliases=["face embedding", "face id"]),
+        )
+
+    @classmethod
+    def execute(cls, encoder: EncoderModel, faces: Tensor, combine: str) -> io.NodeOutput:
+        people = encoder.encode_faces(faces[:1] if combine == "first" else faces)
+        return io.NodeOutput(people.average() if combine == "average" else people)
+
+
+class FaceCLIPTextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCLIPTextEncode",
+            display_name="FaceCLIP Text Encode",
+            category="FaceCLIP",
+            description="A prompt, and whose face it is about, to SDXL conditioning. Negative prompt: leave identity open.",
+            inputs=[
+                EncoderType.Input("encoder", tooltip="From Load FaceCLIP Encoder."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the picture shows. The face comes from the identity: write what the person does and wears. "
+                    "(word:1.2) gives weight.",
+                ),
+                IdentityType.Input(
+                    "identity",
+                    optional=True,
+                    tooltip="From Encode Identity. Several people give a batch, one row each. Leave it open for text alone.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.5,
+                    step=0.05,
+                    tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=864,
+                    min=64,
+                    max=_MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Width of the picture in pixels, which SDXL was trained to know. Use the latent's.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=1152,
+                    min=64,
+                    max=_MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Height of the picture in pixels, which SDXL was trained to know. Use the latent's.",
+                ),
+                io.Combo.Input(
+                    "long_prompts",
+                    options=list(get_args(LongPrompts)),
+                    default="cut",
+                    tooltip="Prompts over 77 tokens. cut: leave out the end, as FaceCLIP's authors do; the console says what. "
+                    "chunk: encode it in pieces, the identity in each.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of SDXL's own CLIP.")],
+            **newer(io.Schema, search_aliases=["faceclip prompt", "clip text encode", "negative prompt"]),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        encoder: EncoderModel,
+        prompt: str,
+        strength: float,
+        width: int,
+        height: int,
+        long_prompts: LongPrompts,
+        identity: Identity | None = None,
+    ) -> io.NodeOutput:
+        result = encoder.encode_text(prompt, identity, strength, long_prompts)
+        size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
+        return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]])

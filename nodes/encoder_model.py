@@ -1,0 +1,96 @@
+"""The FaceCLIP encoder as ComfyUI holds it: memory, devices and dtypes belong to ComfyUI's model management."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ..faceclip import Conditioning, FaceCLIPEncoder, Identity
+from ..faceclip.checkpoint import load_encoder
+from ..faceclip.prompt import LongPrompts
+
+ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
+    "default": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+_FACES_AT_ONCE = 8  # between two looks at the Cancel button
+
+
+class _Weights(nn.Module):
+    """What the ModelPatcher moves. It wants to set `device`, which the encoder computes from its weights."""
+
+    def __init__(self, encoder: FaceCLIPEncoder, device: torch.device):
+        super().__init__()
+        self.encoder = encoder
+        self.device = device
+
+
+class EncoderModel:
+    """A FaceCLIP encoder that ComfyUI loads to the device when it is used, and offloads when it needs the room.
+
+    As ComfyUI's own text encoders do, it computes in fp32 whatever dtype the weights are kept in.
+    """
+
+    def __init__(self, encoder: FaceCLIPEncoder, load_device: torch.device, offload_device: torch.device):
+        encoder.compute_device = load_device
+        self._encoder = encoder
+        patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+        weights = _Weights(encoder, offload_device)
+        self.patcher = patcher(weights, load_device=load_device, offload_device=offload_device, size=_bytes_of(encoder))
+
+    @staticmethod
+    def from_file(path: Path, dtype: torch.dtype | None) -> EncoderModel:
+        """Read any encoder file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError."""
+        load_device = comfy.model_management.text_encoder_device()
+        offload_device = comfy.model_management.text_encoder_offload_device()
+        encoder = load_encoder(
+            path,
+            offload_device,
+            dtype or comfy.model_management.text_encoder_dtype(load_device),
+            compute_dtype=torch.float32,
+            operations=comfy.ops.manual_cast,
+        )
+        return EncoderModel(encoder, load_device, offload_device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return next(self._encoder.parameters()).dtype
+
+    def encode_faces(self, images: Tensor) -> Identity:
+        """Aligned crops as ComfyUI's IMAGE [B, 448, 448, 3], float in [0, 1] -> Identity of B people.
+
+        Raises ValueError for anything else than aligned crops.
+        """
+        comfy.model_management.load_models_gpu([self.patcher])
+        faces = images.movedim(-1, 1)
+        progress = comfy.utils.ProgressBar(len(faces))
+        parts = []
+        for part in faces.split(_FACES_AT_ONCE) or (faces,):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            parts.append(self._encoder.encode_faces(part))
+            progress.update(len(part))
+        return Identity.cat(parts).to(comfy.model_management.intermediate_device(), torch.float32)
+
+    def encode_text(
+        self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
+    ) -> Conditioning:
+        """One prompt, with each person of `identity` -> conditioning of as many rows (one without). Raises ValueError."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        result = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
+        device = comfy.model_management.intermediate_device()
+        return Conditioning(result.embeddings.to(device), result.pooled.to(device), result.prompts)
+
+
+def _bytes_of(encoder: nn.Module) -> int:
+    """Memory of the weights; a face tower that both branches share counts once."""
+    return sum(t.numel() * t.element_size() for t in (*encoder.parameters(), *encoder.buffers()))

@@ -1,0 +1,59 @@
+"""Where files are: the pack's model folders in ComfyUI's list, and the names that the combos show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import folder_paths
+
+MODELS = "faceclip"
+IDENTITIES = "faceclip_identities"
+UNET_FOLDERS = (MODELS, "diffusion_models", "checkpoints")
+
+# The mini files that come with the pack.
+_PACK_MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+def register_folders() -> None:
+    """Add the pack's folders to ComfyUI's; paths that the user's `extra_model_paths.yaml` gave stay, and stay first."""
+    for name, folder in (
+        (MODELS, Path(folder_paths.models_dir) / "faceclip"),
+        (MODELS, _PACK_MODELS / "faceclip"),
+        ("vae", _PACK_MODELS / "vae"),
+        (IDENTITIES, identities_folder()),
+    ):
+        folder_paths.add_model_folder_path(name, str(folder))
+    for name, extensions in ((MODELS, folder_paths.supported_pt_extensions), (IDENTITIES, {".safetensors"})):
+        paths, known = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (paths, {*known, *extensions})
+
+
+def identities_folder() -> Path:
+    """Where Save Identity writes; below the output folder, as everything a graph writes."""
+    return Path(folder_paths.get_output_directory()) / IDENTITIES
+
+
+def insightface_folders() -> list[Path]:
+    """ComfyUI's folders for InsightFace packs, the user's own first."""
+    registered = folder_paths.folder_names_and_paths.get("insightface", ([], set()))[0]
+    return [Path(folder) for folder in (*registered, Path(folder_paths.models_dir) / "insightface")]
+
+
+def list_files(folders: Sequence[str]) -> list[str]:
+    """Names of the files in these folders of ComfyUI, each once, in the order of the folders."""
+    return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
+
+
+def find_file(name: str, folders: Sequence[str]) -> Path:
+    """The first file of that name in these folders. Raises FileNotFoundError that says where it was looked for."""
+    for folder in folders:
+        if path := folder_paths.get_full_path(folder, name):
+            return Path(path)
+    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
+    raise FileNotFoundError(f"There is no file {name} any more. Put it in one of these folders: {searched}.")
+
+
+def likely(names: Sequence[str], word: str) -> str | None:
+    """The first name with `word` in it, for a combo to start with; what a file is, only its content tells."""
+    return next((name for name in names if word in name.lower()), names[0] if names else None)

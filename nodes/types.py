@@ -1,0 +1,24 @@
+"""The types that only this pack's nodes exchange."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..faceclip import Identity
+from ..faceclip.face import FaceDetector
+from .encoder_model import EncoderModel
+
+
+@io.comfytype(io_type="FACE_DETECTOR")
+class FaceDetectorType(io.ComfyTypeIO):
+    Type = FaceDetector
+
+
+@io.comfytype(io_type="FACECLIP_ENCODER")
+class EncoderType(io.ComfyTypeIO):
+    Type = EncoderModel
+
+
+@io.comfytype(io_type="FACECLIP_IDENTITY")
+class IdentityType(io.ComfyTypeIO):
+    Type = Identity

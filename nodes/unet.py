@@ -1,0 +1,43 @@
+"""Load FaceCLIP UNet: FaceCLIP's fine-tuned SDXL UNet, in any format it comes in, as a MODEL of the core."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .compat import newer
+from .folders import UNET_FOLDERS, find_file, likely, list_files
+from .unet_file import WEIGHT_DTYPES, load_unet
+
+
+class FaceCLIPUNetLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = list_files(UNET_FOLDERS)
+        return io.Schema(
+            node_id="FaceCLIPUNetLoader",
+            display_name="Load FaceCLIP UNet",
+            category="FaceCLIP/loaders",
+            description="Load the SDXL UNet that FaceCLIP was trained with. LoRA, ControlNet and samplers work as with SDXL.",
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=files,
+                    default=likely(files, "unet"),
+                    tooltip="FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, "
+                    "models/diffusion_models or models/checkpoints.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="How the weights are kept in memory. default: what suits this computer. "
+                    "fp8 halves the memory of fp16 at some loss of detail.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The diffusion model, for a sampler or a LoRA loader.")],
+            **newer(io.Schema, search_aliases=["faceclip model", "sdxl unet", "unet.pt"]),
+        )
+
+    @classmethod
+    def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(load_unet(find_file(unet_name, UNET_FOLDERS), WEIGHT_DTYPES[weight_dtype]))
