@@ -1,0 +1,79 @@
+"""The table of downloadable files, and what it says about a missing one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from faceclip import hub
+from faceclip.face.insightface_backend import PACK_URL
+from faceclip.model.encoder import FaceCLIPEncoder
+
+HUGGING_FACE = re.compile(r"https://huggingface\.co/[\w-]+/[\w.-]+/resolve/main/([\w.-]+/)*[\w.-]+")
+
+
+def test_names_are_unique_and_every_entry_is_complete():
+    names = [file.name for file in hub.FILES]
+    assert len(set(names)) == len(names)
+    for file in hub.FILES:
+        assert file.folder and not file.folder.startswith(("/", "models"))
+        assert file.licence and file.contents
+        assert Path(file.url).name == file.name, "the file keeps its name when it is downloaded by hand"
+
+
+def test_urls_are_direct_links_on_hugging_face_or_the_packs_that_the_detector_asks_for():
+    packs = {PACK_URL.format(pack=pack) for pack in ("buffalo_l", "antelopev2")}
+    urls = {file.url for file in hub.FILES}
+    assert packs < urls
+    for url in urls - packs:
+        assert HUGGING_FACE.fullmatch(url), url
+
+
+def test_checksums_are_sha256_or_left_open():
+    for file in hub.FILES:
+        assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+        assert file.size is None or file.size > 0
+        assert file.sha256 is None or file.size is not None
+
+
+def test_licences_are_the_strict_ones():
+    licences = {file.name: file.licence for file in hub.FILES}
+    assert licences["face_clip_encoder.pt"] == licences["unet.pt"] == "CC BY-NC 4.0"
+    assert licences["sdxl_vae.safetensors"] == "MIT"
+    assert "non-commercial" in licences["buffalo_l.zip"] and "non-commercial" in licences["antelopev2.zip"]
+
+
+def test_the_encoder_has_the_number_of_values_the_table_states():
+    import torch
+
+    from faceclip import FaceCLIPConfig
+
+    with torch.device("meta"):
+        encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl"), share_face_tower=False)
+    count = sum(tensor.numel() for tensor in encoder.state_dict().values())
+    assert f"{count:,}" in hub.get("face_clip_encoder.pt").contents
+
+
+def test_pages_are_for_people():
+    assert hub.get("unet.pt").page == "https://huggingface.co/ByteDance/FaceCLIP/blob/main/model/unet.pt"
+    assert hub.get("buffalo_l.zip").page == "https://github.com/deepinsight/insightface/releases"
+
+
+def test_a_missing_known_file_comes_with_address_folder_size_and_licence():
+    message = hub.missing_message("/models/vae/sdxl_vae.safetensors")
+    assert "/models/vae/sdxl_vae.safetensors" in message
+    assert "https://huggingface.co/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors" in message
+    assert "models/vae" in message and "335 MB" in message and "MIT" in message
+
+
+def test_a_missing_unknown_file_is_only_named():
+    message = hub.missing_message("my_own.safetensors")
+    assert message == "There is no file my_own.safetensors. Check the name and the folder."
+
+
+def test_looking_up_an_unknown_name_lists_the_known_ones():
+    assert hub.find("nothing.pt") is None
+    with pytest.raises(KeyError, match=r"nothing\.pt.*face_clip_encoder\.pt"):
+        hub.get("nothing.pt")
