@@ -1,0 +1,116 @@
+"""What the tests stand on: a real ComfyUI, in this process and as a server, the pack loaded as ComfyUI loads it, and a photo."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_PACK = "custom_nodes_faceclip"
+
+
+def _load_folder(name: str, folder: Path) -> ModuleType:
+    """Import a folder as the package `name` without putting the repository's root on sys.path (see pyproject.toml)."""
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# The server, its client and the graph conversion are the demo's own: the tests exercise what users run.
+_load_folder("demo", ROOT / "demo")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-size", action="store_true", help="run the tests that need the full-size weights")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full-size"):
+        return
+    skip = pytest.mark.skip(reason="needs the full-size weights: run with --full-size")
+    for item in items:
+        if "full_size" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """The ComfyUI to test against: COMFYUI_PATH, else the one that `python dev.py test` fetched."""
+    path = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui").resolve()
+    if not (path / "main.py").is_file():
+        pytest.fail(f"No ComfyUI at {path}. Run `python dev.py test`, or set COMFYUI_PATH to a ComfyUI folder.", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """ComfyUI's `comfy` package in this process, on the CPU; all its folders lie below a temporary one."""
+    base = tmp_path_factory.mktemp("comfyui_in_process")
+    for folder in ("models", "input", "output", "temp", "user", "custom_nodes"):
+        (base / folder).mkdir()
+    sys.path.insert(0, str(comfyui_path))
+    # Before anything else of ComfyUI is imported: both are read at import.
+    args = importlib.import_module("comfy.cli_args").args
+    args.cpu = True
+    args.base_directory = str(base)
+    importlib.import_module("comfy.model_management")
+    return importlib.import_module("comfy")
+
+
+@pytest.fixture(scope="session")
+def pack_module(comfy: ModuleType) -> ModuleType:
+    """The repository loaded as ComfyUI loads a folder of `custom_nodes`: by file, under a name of ComfyUI's choice."""
+    return _load_folder(_PACK, ROOT)
+
+
+@pytest.fixture(scope="session")
+def pack(pack_module: ModuleType) -> dict[str, type]:
+    """The pack's node classes by id, obtained with the calls that ComfyUI 0.3.75 makes (it does not call `on_load`)."""
+
+    async def load() -> list[type]:
+        extension = await pack_module.comfy_entrypoint()
+        return await extension.get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(load())}
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """A real photograph with one face: uint8 [512, 512, 3], RGB."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`."""
+    from demo.link import link_pack
+
+    base = tmp_path_factory.mktemp("comfyui_server")
+    for folder in ("models", "input", "output", "temp", "user"):
+        (base / folder).mkdir()
+    link_pack(base / "custom_nodes")
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_path: Path, server_base: Path) -> Iterator[object]:
+    """A running ComfyUI with the pack in it (`demo.server.ComfyServer`); everything it writes is below `server_base`."""
+    from demo.server import ComfyServer
+
+    arguments = ["--cpu", "--base-directory", str(server_base)]
+    with ComfyServer(comfyui_path, Path(sys.executable), server_base / "server.log", arguments) as running:
+        yield running
