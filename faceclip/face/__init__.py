@@ -7,3 +7,4 @@ from .insightface_backend import Provider
 from .photo import load_photo
 from .protocol import DetectorUnavailableError, Face, FaceDetector, FaceError, NoFaceError
 from .quality import FaceQuality, assess
+from .similarity import FaceJudge, SimilarityScores, load_judge, rank_images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -70,6 +71,7 @@ def faces_from_images(
     detector: FaceDetector | None,
     choice: FaceChoice | None = None,
     on_no_face: OnNoFace = "error",
+    progress: Callable[[int], None] | None = None,
 ) -> FaceBatch:
     """Find, choose and align the faces of a batch of images.
 
@@ -79,6 +81,7 @@ def faces_from_images(
         choice: which faces; by default the largest of each image.
         on_no_face: what an image that has no such face does. `error` stops with the images' indices; `skip` leaves the
             image out of `aligned`; `text only` gives a black crop, which the encoder reads as "no face".
+        progress: called with the number of images done after each one; may raise to stop.
 
     Raises:
         NoFaceError: an image has no such face under `error`, or under `skip` none has one.
@@ -94,7 +97,11 @@ def faces_from_images(
     if detector is None:
         return _already_aligned(images)
 
-    views = [_look_at(image, detector, choice) for image in images]
+    views = []
+    for image in images:
+        views.append(_look_at(image, detector, choice))
+        if progress is not None:
+            progress(len(views))
     missing = tuple(index for index, view in enumerate(views) if not view.taken)
     if missing and (on_no_face == "error" or (on_no_face == "skip" and len(missing) == len(views))):
         raise NoFaceError(_no_face_message(views, missing, choice, on_no_face), missing)

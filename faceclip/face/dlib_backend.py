@@ -21,8 +21,8 @@ HOG_SIZES = (1024, 2048, 512)
 CNN_SIZE = 640
 # Faces cut by the edge of the picture are found once the picture goes on a little.
 BORDER = 0.1
-# The gradient detector's raw score: true faces of portraits score 0.5 to 2.5, things that are not faces below 0.2.
-SCORE_AT_HALF = 0.25
+# The gradient detector's raw score: true faces of portraits score 0.25 to 2.5, things that are no faces below 0.15.
+SCORE_AT_HALF = 0.2
 SCORE_SLOPE = 4.0
 LOWEST_SCORE = -0.5
 # The five-point model compares single pixels: on a large face it wants the noise averaged away first.
@@ -110,13 +110,13 @@ class DlibDetector:
 
     def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
         """Yield the faces found at the usual size, at two others, and by the convolutional detector."""
-        for size in HOG_SIZES:
+        # Enlarging past twice shows nothing new, and a small picture needs no second look at the same size.
+        for size in dict.fromkeys(min(size, 2 * max(image.shape[:2])) for size in HOG_SIZES):
             yield self._look(image, size, self._run_hog)
-        yield self._look(image, CNN_SIZE, self._run_cnn)
+        yield self._look(image, min(CNN_SIZE, 2 * max(image.shape[:2])), self._run_cnn)
 
     def _look(self, image: np.ndarray, size: int, run: Any) -> list[Face]:
-        # Enlarging past twice shows nothing new, and a picture of a few pixels has no face to enlarge.
-        small, scale = resize_to(image, min(size, 2 * max(image.shape[:2])))
+        small, scale = resize_to(image, size)
         border = round(BORDER * max(small.shape[:2]))
         padded = np.pad(small, ((border, border), (border, border), (0, 0)), mode="edge")
         faces = []

@@ -100,13 +100,21 @@ def load_pack_model(pack: str, task: Task, provider: Provider, roots: Sequence[P
         )
     folder = find_pack(pack, roots)
     providers = choose_providers(provider)
-    from insightface.model_zoo import get_model
-
+    try:
+        from insightface.model_zoo import get_model
+    except ImportError as error:
+        raise DetectorUnavailableError(
+            f"InsightFace is installed but does not start ({error}). Run `{INSTALL_COMMAND} --upgrade` "
+            "in ComfyUI's Python, then restart."
+        ) from error
     path = _file_for(task, folder)
     try:
-        return get_model(str(path), providers=providers)
-    except Exception as error:  # onnxruntime's own errors share no public base class
+        model = get_model(str(path), providers=providers)
+    except Exception as error:  # onnxruntime's errors have no public base class
         raise DetectorUnavailableError(f"{path} could not be loaded ({error}). Download the pack again.") from error
+    if provider != "auto" and provider_in_use(model) != provider:
+        logger.warning("onnxruntime could not start %s and runs %s on %s", provider, path.name, provider_in_use(model))
+    return model
 
 
 def choose_providers(provider: Provider) -> list[str]:
@@ -143,17 +151,22 @@ def provider_in_use(model: Any) -> str:
 
 def _file_for(task: Task, folder: Path) -> Path:
     """Return the pack's file for `task`, told by its graph, since every pack names its files differently."""
-    import onnx
-
     for path in sorted(folder.glob("*.onnx")):
-        try:
-            graph = onnx.load(str(path), load_external_data=False).graph
-        except Exception as error:  # protobuf's DecodeError, whose home moves between versions
-            raise DetectorUnavailableError(f"{path} is no ONNX model ({error}). Download the pack again.") from error
-        sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:]]
+        input_sides, outputs = _signature(path)
         # A detector answers scores, boxes and landmarks at three scales; the embedding network reads ArcFace's 112 px.
-        if task == "detection" and len(graph.output) >= 9:
+        if task == "detection" and outputs >= 9:
             return path
-        if task == "recognition" and len(graph.output) == 1 and sides == [112, 112]:
+        if task == "recognition" and outputs == 1 and input_sides == [112, 112]:
             return path
     raise DetectorUnavailableError(f"The pack in {folder} has no model for face {task}: it is incomplete. Download it again.")
+
+
+def _signature(path: Path) -> tuple[list[int], int]:
+    """Return the [height, width] of a model's input (0 where free) and how many outputs it has."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        return [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:]], len(graph.output)
+    except Exception as error:  # protobuf's DecodeError, whose home moves between versions; IndexError: an empty file
+        raise DetectorUnavailableError(f"{path} is empty, cut short or no ONNX model. Download the pack again.") from error
