@@ -48,7 +48,7 @@ class Identity:
         return self[[0] * count]
 
     def average(self) -> Identity:
-        """One person from several pictures: the mean direction of class tokens and the mean of patch tokens, where there is a face."""
+        """One person from several pictures: mean direction of class tokens, mean of patch tokens, where there is a face."""
         rows = self.present if self.present.any() else torch.ones_like(self.present)
         return Identity(
             _with_mean_length(self.class_token[rows]),

@@ -77,6 +77,11 @@ def open_tensor_file(path: str | Path) -> TensorFile:
         )
     with path.open("rb") as file:
         start = file.read(512)
+    length = int.from_bytes(start[:8], "little")
+    if 2 <= length <= _MAX_HEADER and start[8:9] in (b"{", b""):
+        return _open_safetensors(path, size, length)
+    if start.startswith(_ZIP_MAGIC) or start[:1] == b"\x80":
+        return TensorFile(path, _torch_entries(path))
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{path} is a Git LFS pointer ({size} bytes), not the weights. Download the file itself from its web page."
@@ -85,22 +90,16 @@ def open_tensor_file(path: str | Path) -> TensorFile:
         raise CheckpointError(
             f"{path} is a web page, not weights: the download was answered with an error or a login page. Download it again."
         )
-    if start.startswith(_ZIP_MAGIC) or start[:1] == b"\x80":
-        return TensorFile(path, _torch_entries(path))
-    return _open_safetensors(path, size)
+    raise CheckpointError(f"{path} is neither a safetensors file nor a torch file ({size} bytes). Choose a file of weights.")
 
 
-def _open_safetensors(path: Path, size: int) -> TensorFile:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= _MAX_HEADER:
-            raise CheckpointError(
-                f"{path} is neither a safetensors file nor a torch file ({size} bytes). Choose a file of weights."
-            )
-        header = file.read(length)
+def _open_safetensors(path: Path, size: int, length: int) -> TensorFile:
     data = 8 + length
     if size < data:
-        raise CheckpointError(f"{path} is incomplete: {size} of at least {data} bytes are there. Download it again.")
+        raise CheckpointError(f"{path} is incomplete: {size:,} of at least {data:,} bytes are there. Download it again.")
+    with path.open("rb") as file:
+        file.seek(8)
+        header = file.read(length)
     try:
         described = json.loads(header)
         metadata = described.pop("__metadata__", {})
@@ -109,16 +108,22 @@ def _open_safetensors(path: Path, size: int) -> TensorFile:
             name: _safetensors_entry(path, _DTYPES[tensor["dtype"]], tuple(tensor["shape"]), data + spans[name][0])
             for name, tensor in described.items()
         }
+        contradictory = next((name for name in entries if not _is_consistent(entries[name], *spans[name])), None)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read ({error!r}). Download it again.") from error
-    for name, entry in entries.items():
-        begin, end = spans[name]
-        if any(n < 0 for n in entry.shape) or begin < 0 or end - begin != prod(entry.shape) * entry.dtype.itemsize:
-            raise CheckpointError(f"{path} is damaged: the header's entry for {name!r} contradicts itself. Download it again.")
+    if contradictory is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the header's entry for {contradictory!r} contradicts itself. Download it again."
+        )
     expected = data + max((end for _, end in spans.values()), default=0)
     if size < expected:
         raise CheckpointError(f"{path} is incomplete: {size:,} of {expected:,} bytes are there. Download it again.")
     return TensorFile(path, entries, metadata)
+
+
+def _is_consistent(entry: Entry, begin: int, end: int) -> bool:
+    counts = all(isinstance(n, int) and n >= 0 for n in (*entry.shape, begin, end))
+    return counts and end - begin == prod(entry.shape) * entry.dtype.itemsize
 
 
 def _safetensors_entry(path: Path, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> Entry:
@@ -141,7 +146,7 @@ def _torch_entries(path: Path) -> dict[str, Entry]:
         content, offset_of = _load_torch(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} carries Python code or objects besides weights, so it was not opened: running them could harm this computer. "
+            f"{path} carries Python code or objects besides weights, so it was not opened: they could harm this computer. "
             f"Use the author's safetensors file instead. (torch says: {str(error)[:160]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
@@ -156,17 +161,19 @@ def _torch_entries(path: Path) -> dict[str, Entry]:
 
 def _load_torch(path: Path) -> tuple[object, Callable[[Tensor], int | None]]:
     """The file's content, and where in the file a tensor's storage lies (None: the tensor is already in memory)."""
-    if zipfile.is_zipfile(path):
+    # An open file, not a path: torch chooses the format by the path's ending, which is not what the file says it is.
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(path):
+            return torch.load(file, map_location="cpu", weights_only=True), lambda tensor: None
         from torch._subclasses.fake_tensor import FakeTensorMode  # seconds to import, and only .pt files need it
 
         with FakeTensorMode():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        first = next((tensor for _, tensor in _flatten(content)), None)
-        if first is None or getattr(first.untyped_storage(), "_checkpoint_offset", None) is not None:
-            return content, lambda tensor: tensor.untyped_storage()._checkpoint_offset
-        # torch before 2.7 does not tell offsets.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True), lambda tensor: None
-    return torch.load(path, map_location="cpu", weights_only=True), lambda tensor: None
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    first = next((tensor for _, tensor in _flatten(content)), None)
+    if first is None or getattr(first.untyped_storage(), "_checkpoint_offset", None) is not None:
+        return content, lambda tensor: tensor.untyped_storage()._checkpoint_offset
+    # torch before 2.7 does not tell offsets.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True), lambda tensor: None
 
 
 def _torch_entry(path: Path, tensor: Tensor, offset: int | None) -> Entry:
