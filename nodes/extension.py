@@ -9,6 +9,7 @@ from .encode import FaceCLIPEncodeIdentity, FaceCLIPEncoderLoader, FaceCLIPTextE
 from .faces import FaceCLIPDetectFaces, FaceCLIPFaceDetectorLoader
 from .folders import register_folders
 from .identities import FaceCLIPBlendIdentities, FaceCLIPLoadIdentity, FaceCLIPSaveIdentity
+from .similarity import FaceCLIPFaceSimilarity
 from .unet import FaceCLIPUNetLoader
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -21,15 +22,15 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FaceCLIPLoadIdentity,
     FaceCLIPTextEncode,
     FaceCLIPUNetLoader,
+    FaceCLIPFaceSimilarity,
 )
 
 
 class FaceCLIPExtension(ComfyExtension):
     """The pack's nodes and model folders."""
 
-    @override
-    async def on_load(self) -> None:
-        register_folders()
+    def __init__(self) -> None:
+        register_folders()  # not in `on_load`: ComfyUI 0.3.75 never calls it
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,0 +1,67 @@
+"""Rank by Face Similarity: which of the pictures made looks most like the person."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..faceclip.face.similarity import Judge, SimilarityScores, load_judge, rank_images
+from .compat import newer
+from .folders import insightface_folders
+
+
+class FaceCLIPFaceSimilarity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCLIPFaceSimilarity",
+            display_name="Rank by Face Similarity",
+            category="FaceCLIP",
+            description="Sort pictures by how much they look like a person, as a face recognition network judges it.",
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to rank. Of several faces in one, the likest counts."),
+                io.Image.Input(
+                    "reference", tooltip="One photo of the person, or several. Aligned crops from Detect Faces will do."
+                ),
+                io.Combo.Input(
+                    "judge",
+                    options=list(get_args(Judge)),
+                    default="dlib",
+                    tooltip="The network that compares. Scores of different judges do not compare. insightface: buffalo_l.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "ranked", display_name="ranked images", tooltip="The pictures, likest first, without a face last."
+                ),
+                io.String.Output(
+                    "scores", display_name="scores", tooltip="Place, picture and score (cosine, 1 is the same face)."
+                ),
+                io.Image.Output("best", display_name="best", tooltip="The likest picture alone."),
+            ],
+            **newer(io.Schema, search_aliases=["likeness", "face distance", "compare faces"]),
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, reference: Tensor, judge: Judge) -> io.NodeOutput:
+        progress = comfy.utils.ProgressBar(len(images))
+
+        def seen(done: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(done)
+
+        found = rank_images(load_judge(judge, roots=insightface_folders()), images, reference, seen)
+        ranking = list(found.ranking)
+        return io.NodeOutput(images[ranking], _table(found), images[ranking[:1]])
+
+
+def _table(found: SimilarityScores) -> str:
+    rows = [f"Judge {found.judge}: usually the same person above {found.same_person_above:g}."]
+    for place, index in enumerate(found.ranking, 1):
+        score = "no face found" if index in found.without_face else f"{found.scores[index]:.3f}"
+        rows.append(f"{place}. image {index}: {score}")
+    return "\n".join(rows)

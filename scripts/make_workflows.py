@@ -1,0 +1,299 @@
+"""Write the example workflows in `workflows/`.
+
+    python scripts/make_workflows.py OBJECT_INFO.json [FOLDER]
+
+OBJECT_INFO.json is what a ComfyUI with the pack in it answers at http://127.0.0.1:8188/object_info.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_format import Graph, Node, Place, Socket  # beside this file, where Python looks first for a script's imports
+
+PHOTO = "example.png"  # a picture that every ComfyUI has: the photo is the user's to choose
+BLUE, GREEN, PURPLE = "#3f789e", "#88a65e", "#8f6fae"
+HUGGING_FACE = "https://huggingface.co"
+NEGATIVE = (
+    "worst quality, low quality, blurry, out of focus, jpeg artifacts, watermark, signature, text, deformed, disfigured, "
+    "bad anatomy, bad hands, extra fingers, missing fingers, distorted face, asymmetric eyes, cross-eyed, malformed iris"
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The model files a workflow loads, with where each can be downloaded."""
+
+    encoder: str
+    unet: str
+    vae: str
+    sources: Mapping[str, tuple[str, str]]  # file name -> (URL, model folder)
+
+    def models(self, name: str) -> list[dict[str, str]]:
+        url, directory = self.sources.get(name, ("", ""))
+        return [{"name": name, "url": url, "directory": directory}] if url else []
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a workflow samples."""
+
+    width: int
+    height: int
+    steps: int
+    cfg: float = 5.0
+    batch: int = 1
+
+
+MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "faceclip_mini_vae.safetensors", {})
+SDXL = Files(
+    "face_clip_encoder.pt",
+    "unet.pt",
+    "sdxl_vae.safetensors",
+    {
+        "face_clip_encoder.pt": (f"{HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/face_clip_encoder.pt", "faceclip"),
+        "unet.pt": (f"{HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/unet.pt", "faceclip"),
+        "sdxl_vae.safetensors": (f"{HUGGING_FACE}/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors", "vae"),
+    },
+)
+OFFICIAL = Settings(width=864, height=1152, steps=50)
+
+MINI_NOTE = """
+## FaceCLIP, the whole pipeline in small
+
+1. Choose **your photo** in *Load Image*: one clear face from the front.
+2. Press **Run**.
+
+This loads the **mini** model that comes with the pack (28 MiB, runs on any CPU in seconds). Its weights are **stand-ins, not
+trained**: every step is the real one, the picture is not a portrait yet. For portraits, open *faceclip_sdxl_basic*.
+
+Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
+"""
+SDXL_NOTE = f"""
+## FaceCLIP-SDXL
+
+Download once:
+
+| file | folder |
+|---|---|
+| [face_clip_encoder.pt]({HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/face_clip_encoder.pt) | `models/faceclip` |
+| [unet.pt]({HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/unet.pt) | `models/faceclip` |
+| [sdxl_vae.safetensors]({HUGGING_FACE}/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors) | `models/vae` |
+
+FaceCLIP's weights are CC BY-NC 4.0: **not for commercial use**.
+
+Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt goes through the same
+encoder with no identity.
+"""
+SETTINGS_NOTE = """
+The settings are the release's: 864 x 1152, Euler, 50 steps, CFG 5. The scheduler *ddim_uniform* spaces the steps as the
+release's does. *strength* below 1 gives the prompt more say, 0 leaves the face out.
+"""
+RANK_NOTE = """
+## Four pictures, the likest first
+
+*Rank by Face Similarity* compares each picture with the face in the photo. The judge is a face recognition network that FaceCLIP
+was not trained with. **dlib** may be used commercially; **insightface** is stricter, for non-commercial use.
+"""
+TWO_PEOPLE_NOTE = """
+## Two people in one picture
+
+Identity lives in the conditioning, so core nodes place it: each person's conditioning gets a **mask**, and
+*Conditioning (Combine)* joins them. Paint your own masks for other layouts; they may have any size.
+
+This one runs on the **mini** stand-ins (untrained, no portraits). For real pictures choose `face_clip_encoder.pt`, `unet.pt` and
+`sdxl_vae.safetensors` in the three loaders, and 1152 x 864, 50 steps.
+"""
+
+
+def photo_to_face(graph: Graph, detector: Node, y: int) -> tuple[list[Node], Node, Node]:
+    """Load Image, Detect Faces and both previews in a row; returns all of them, the photo and the faces."""
+    photo = graph.add("LoadImage", Place(0, y, 320, 330), title="Your photo", image=PHOTO)
+    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 320, 260), image=photo["IMAGE"], detector=detector["detector"])
+    boxes = graph.add("PreviewImage", Place(720, y, 320, 330), title="Which face", images=faces["preview"])
+    crop = graph.add("PreviewImage", Place(1080, y, 320, 330), title="What the encoder sees", images=faces["faces"])
+    return [photo, faces, boxes, crop], photo, faces
+
+
+def load_models(graph: Graph, files: Files, x: int, y: int) -> tuple[Node, Node, Node]:
+    encoder = graph.add(
+        "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=files.models(files.encoder), encoder_name=files.encoder
+    )
+    unet = graph.add("FaceCLIPUNetLoader", Place(x, y + 140, 380, 90), models=files.models(files.unet), unet_name=files.unet)
+    vae = graph.add("VAELoader", Place(x, y + 280, 380, 60), models=files.models(files.vae), vae_name=files.vae)
+    return encoder, unet, vae
+
+
+def write_prompt(
+    graph: Graph, encoder: Node, text: str, where: Place, settings: Settings, identity: Socket | None, title: str
+) -> Node:
+    size = {"width": settings.width, "height": settings.height}
+    return graph.add("FaceCLIPTextEncode", where, title=title, encoder=encoder["encoder"], identity=identity, prompt=text, **size)
+
+
+def sample(
+    graph: Graph, models: tuple[Node, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
+) -> list[Node]:
+    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture."""
+    unet, vae = models
+    size = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
+    latent = graph.add("EmptyLatentImage", Place(x, y, 320, 120), **size)
+    sampler = graph.add(
+        "KSampler",
+        Place(x, y + 170, 320, 270),
+        model=unet["model"],
+        positive=prompts[0],
+        negative=prompts[1],
+        latent_image=latent["LATENT"],
+        seed=42,
+        steps=settings.steps,
+        cfg=settings.cfg,
+        sampler_name="euler",
+        scheduler="ddim_uniform",
+        denoise=1.0,
+    )
+    decoder = graph.add("VAEDecode", Place(x, y + 490, 320, 60), samples=sampler["LATENT"], vae=vae["VAE"])
+    return [latent, sampler, decoder]
+
+
+def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, Node]:
+    """Photo, identity, prompts and sampler; returns the photo and the decoder."""
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
+    face_row, photo, faces = photo_to_face(graph, detector, 0)
+    graph.group("1. Your photo", BLUE, [*face_row, detector])
+    encoder, unet, vae = load_models(graph, files, 0, 660)
+    identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 660, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
+    positive = write_prompt(
+        graph, encoder, prompt, Place(800, 660, 600, 250), settings, identity["identity"], "Prompt, with the face"
+    )
+    negative = write_prompt(graph, encoder, NEGATIVE, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face")
+    graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
+    prompts = positive["conditioning"], negative["conditioning"]
+    sampling = sample(graph, (unet, vae), prompts, settings, 1480, 0)
+    graph.group("3. Picture", PURPLE, sampling)
+    return photo, sampling[-1]
+
+
+def mini_demo(graph: Graph) -> None:
+    settings = Settings(width=256, height=256, steps=20)
+    _, decoder = portrait(graph, MINI, settings, "an astronaut on a beach at sunset, smiling, film photograph")
+    graph.add("SaveImage", Place(1480, 640, 480, 540), images=decoder["IMAGE"], filename_prefix="FaceCLIP/mini")
+    graph.note(MINI_NOTE, Place(-520, 0, 460, 420), "Start here")
+
+
+def sdxl_basic(graph: Graph) -> None:
+    _, decoder = portrait(graph, SDXL, OFFICIAL, "a person in a blue denim shirt reading in a sunlit library, film photograph")
+    graph.add("SaveImage", Place(1480, 640, 480, 700), images=decoder["IMAGE"], filename_prefix="FaceCLIP/portrait")
+    graph.note(SDXL_NOTE, Place(-560, 0, 500, 520), "Start here")
+    graph.note(SETTINGS_NOTE, Place(-560, 580, 500, 190), "Settings")
+
+
+def sdxl_rank(graph: Graph) -> None:
+    settings = Settings(OFFICIAL.width, OFFICIAL.height, OFFICIAL.steps, batch=4)
+    photo, decoder = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
+    ranking = graph.add("FaceCLIPFaceSimilarity", Place(1480, 640, 320, 120), images=decoder["IMAGE"], reference=photo["IMAGE"])
+    graph.add("PreviewAny", Place(1480, 810, 320, 180), title="Scores", source=ranking["scores"])
+    best = graph.add("PreviewImage", Place(1860, 0, 480, 600), title="The likest", images=ranking["best"])
+    saved = graph.add(
+        "SaveImage",
+        Place(1860, 650, 480, 600),
+        title="All, likest first",
+        images=ranking["ranked images"],
+        filename_prefix="FaceCLIP/ranked",
+    )
+    graph.group("4. Ranking", BLUE, [best, saved])
+    graph.note(RANK_NOTE, Place(-560, 580, 500, 220), "Ranking")
+    graph.note(SDXL_NOTE, Place(-560, 0, 500, 520), "Start here")
+
+
+def two_people(graph: Graph) -> None:
+    settings = Settings(width=384, height=256, steps=20)
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 1010, 320, 120))
+    rows = [photo_to_face(graph, detector, y) for y in (0, 480)]
+    graph.group("1. Two photos", BLUE, [*rows[0][0], *rows[1][0], detector])
+    encoder, unet, vae = load_models(graph, MINI, 1500, 0)
+    graph.group("2. Models", GREEN, [encoder, unet, vae])
+
+    half, full = settings.width // 2, (settings.width, settings.height)
+    nothing = graph.add("SolidMask", Place(1500, 480, 380, 110), title="Everywhere", value=0.0, width=full[0], height=full[1])
+    part = graph.add("SolidMask", Place(1500, 650, 380, 110), title="Half of it", value=1.0, width=half, height=full[1])
+    left = graph.add(
+        "MaskComposite",
+        Place(1500, 820, 380, 150),
+        title="Left half",
+        destination=nothing["MASK"],
+        source=part["MASK"],
+        x=0,
+        y=0,
+        operation="add",
+    )
+    right = graph.add("InvertMask", Place(1500, 1030, 380, 40), title="Right half", mask=left["MASK"])
+    graph.group("3. Who stands where", PURPLE, [nothing, part, left, right])
+
+    texts = (
+        "a woman in a red coat on the left of a street in the rain",
+        "a man in a grey suit on the right of a street in the rain",
+    )
+    identities, encoded, placed = [], [], []
+    for row, (text, mask) in enumerate(zip(texts, (left, right), strict=True)):
+        y, faces = row * 480, rows[row][2]
+        identities.append(
+            graph.add("FaceCLIPEncodeIdentity", Place(1980, y, 400, 90), encoder=encoder["encoder"], faces=faces["faces"])
+        )
+        where = Place(1980, y + 140, 400, 260)
+        encoded.append(write_prompt(graph, encoder, text, where, settings, identities[-1]["identity"], f"Person {row + 1}"))
+        conditioning = encoded[-1]["conditioning"]
+        placed.append(
+            graph.add(
+                "ConditioningSetMask",
+                Place(2420, y + 140, 300, 120),
+                conditioning=conditioning,
+                mask=mask["MASK"],
+                set_cond_area="default",
+            )
+        )
+    both = graph.add(
+        "ConditioningCombine",
+        Place(2420, 480, 300, 60),
+        conditioning_1=placed[0]["CONDITIONING"],
+        conditioning_2=placed[1]["CONDITIONING"],
+    )
+    negative = write_prompt(graph, encoder, NEGATIVE, Place(1980, 960, 400, 260), settings, None, "Negative prompt, no face")
+    graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, both, negative])
+    prompts = both["CONDITIONING"], negative["conditioning"]
+    sampling = sample(graph, (unet, vae), prompts, settings, 2800, 0)
+    saved = graph.add(
+        "SaveImage", Place(2800, 640, 480, 460), images=sampling[-1]["IMAGE"], filename_prefix="FaceCLIP/two_people"
+    )
+    graph.group("5. Picture", PURPLE, [*sampling, saved])
+    graph.note(TWO_PEOPLE_NOTE, Place(-520, 0, 460, 400), "Start here")
+
+
+WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {
+    "faceclip_mini_demo": mini_demo,
+    "faceclip_sdxl_basic": sdxl_basic,
+    "faceclip_sdxl_rank": sdxl_rank,
+    "faceclip_two_people": two_people,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write the example workflows.")
+    parser.add_argument("object_info", type=Path, help="what a running ComfyUI answers at /object_info")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "workflows")
+    arguments = parser.parse_args(argv)
+    object_info = json.loads(arguments.object_info.read_text())
+    for name, draw in WORKFLOWS.items():
+        graph = Graph(name, object_info)
+        draw(graph)
+        path = arguments.folder / f"{name}.json"
+        path.write_text(json.dumps(graph.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
