@@ -1,0 +1,212 @@
+"""FaceCLIP-SDXL on diffusers: a face and a prompt become pictures, for people without ComfyUI.
+
+Everything but the conditioning is diffusers' own `StableDiffusionXLPipeline`, which gets no text encoders.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import hub
+from .identity import Identity
+from .model.encoder import Conditioning, FaceCLIPEncoder
+from .sdxl_files import SDXL_BASE, base_folder, load_model, load_unet
+from .tensor_file import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from PIL.Image import Image
+
+INSTALL_COMMAND = "pip install diffusers transformers accelerate"
+
+# Of the kind the release negates: faults of the picture, of faces and of hands, and nudity. 75 tokens at most, to stay uncut.
+NEGATIVE_PROMPT = (
+    "nsfw, nudity, low quality, lowres, pixelated, compression artifacts, out of focus, overexposed, abstract, "
+    "distorted face, asymmetrical eyes, cross-eyed, malformed pupils, waxy skin, bad proportions, extra limbs, "
+    "extra fingers, fused fingers, malformed hands, duplicate, caption, logo, signature, watermark"
+)
+
+_VAE_STEP = 8  # SDXL's latents are an eighth of the picture
+
+
+class PipelineUnavailableError(RuntimeError):
+    """diffusers is not installed. The message names the command."""
+
+
+class FaceCLIPPipeline:
+    """An encoder and an SDXL pipeline; call it to make pictures.
+
+    `encoder` and `sdxl` (a diffusers `StableDiffusionXLPipeline`) are plain attributes: schedulers can be exchanged and LoRAs
+    loaded on `sdxl` as with any other.
+    """
+
+    def __init__(self, encoder: FaceCLIPEncoder, sdxl: StableDiffusionXLPipeline, offload: bool = False):
+        """`offload` keeps on `sdxl`'s device only what is at work: the encoder, then the UNet, then the VAE.
+
+        Raises CheckpointError if the UNet was made for conditioning of other widths than the encoder's.
+        """
+        _require_fit(encoder, sdxl.unet)
+        self.encoder = encoder
+        self.sdxl = sdxl
+        self.device = sdxl.device
+        self._offload = offload
+        if offload:
+            encoder.to("cpu")
+            sdxl.enable_model_cpu_offload(device=self.device)
+
+    @staticmethod
+    def from_files(
+        encoder: str | Path,
+        unet: str | Path,
+        base: str | Path = SDXL_BASE,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        offload: bool = False,
+    ) -> FaceCLIPPipeline:
+        """Load everything that generation needs; nothing is downloaded.
+
+        encoder: any accepted encoder file. unet: the released `unet.pt`, a safetensors of it, or a diffusers folder.
+        base: SDXL base in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache. Only its
+        VAE, its scheduler and its UNet's configuration are read. A single-file checkpoint is not enough: diffusers
+        would ask the network for the configurations that it lacks.
+        device: by default the GPU, if there is one. dtype: by default bf16 on a GPU, as in the release, and fp32 on a CPU.
+
+        Raises CheckpointError for files that are missing, damaged or something else, PipelineUnavailableError without diffusers.
+        """
+        if find_spec("diffusers") is None:
+            raise PipelineUnavailableError(f"This needs diffusers, which is not installed. Run `{INSTALL_COMMAND}`.")
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+        device = torch.device(device) if device else best_device()
+        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        _require_files(encoder, unet)
+        folder = base_folder(base)
+        vae = load_model(AutoencoderKL, folder / "vae", dtype)
+        sdxl = StableDiffusionXLPipeline(
+            vae=vae,
+            unet=load_unet(unet, folder / "unet" / "config.json", dtype),
+            scheduler=EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+            text_encoder=None,
+            text_encoder_2=None,
+            tokenizer=None,
+            tokenizer_2=None,
+            add_watermarker=False,
+        )
+        loaded = FaceCLIPEncoder.from_file(encoder, "cpu" if offload else device, dtype)
+        return FaceCLIPPipeline(loaded, sdxl.to(device), offload)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        face: Tensor | Identity | None = None,
+        *,
+        negative_prompt: str = NEGATIVE_PROMPT,
+        width: int = 864,
+        height: int = 1152,
+        steps: int = 50,
+        guidance: float = 5.0,
+        seed: int | None = None,
+        strength: float = 1.0,
+        num_images: int = 1,
+    ) -> list[Image]:
+        """Make `num_images` pictures for each prompt and person (they pair up as in `FaceCLIPEncoder.encode`).
+
+        face: aligned crops [B, 3, 448, 448] or [3, 448, 448], RGB in [0, 1], or an Identity; None is text alone.
+        width, height: pixels, multiples of 8. guidance: 1 switches guidance, and with it the negative prompt, off.
+        seed: picture i is made from seed + i, by generators of its own on the CPU, so that it does not depend on the device's.
+        strength: see `FaceCLIPEncoder.encode`. Raises ValueError for sizes, numbers or faces that cannot be used.
+        """
+        _check_request(width, height, steps, num_images)
+        positive, negative = self.conditioning(prompt, face, negative_prompt, strength)
+        pictures = len(positive.embeddings) * num_images
+        result = self.sdxl(
+            **_embeddings(positive, negative),
+            width=width,
+            height=height,
+            original_size=(height, width),
+            target_size=(height, width),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            num_images_per_prompt=num_images,
+            generator=_generators(seed, pictures),
+        )
+        return result.images
+
+    def conditioning(
+        self,
+        prompt: str | Sequence[str],
+        face: Tensor | Identity | None = None,
+        negative_prompt: str = NEGATIVE_PROMPT,
+        strength: float = 1.0,
+    ) -> tuple[Conditioning, Conditioning]:
+        """What the UNet gets, positive and negative, of equal batch. The negative is the same encoder's, with no identity."""
+        if self._offload:
+            self.encoder.to(self.device)
+        identity = self._identity(face)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        positive = self.encoder.encode(prompts, identity, strength=strength)
+        negative = self.encoder.encode([negative_prompt])
+        if self._offload:
+            self.encoder.to("cpu")
+        rows = len(positive.embeddings)
+        return positive, Conditioning(
+            negative.embeddings.expand(rows, -1, -1), negative.pooled.expand(rows, -1), negative.prompts * rows
+        )
+
+    def _identity(self, face: Tensor | Identity | None) -> Identity | None:
+        if isinstance(face, Tensor):
+            return self.encoder.encode_faces(face.unsqueeze(0) if face.ndim == 3 else face)
+        return face
+
+
+def best_device() -> torch.device:
+    """CUDA (or ROCm), then Apple's GPU, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _require_files(*paths: str | Path) -> None:
+    for path in paths:
+        if not Path(path).exists():
+            raise CheckpointError(hub.missing_message(path))
+
+
+def _require_fit(encoder: FaceCLIPEncoder, unet: UNet2DConditionModel) -> None:
+    config = encoder.config
+    time_width = 6 * (unet.config.addition_time_embed_dim or 0)
+    found = (unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - time_width)
+    if found != (config.width, config.pooled_width):
+        raise CheckpointError(
+            f"This encoder and this UNet do not belong together: the encoder gives embeddings of width {config.width} and pooled "
+            f"ones of {config.pooled_width}, the UNet takes {found[0]} and {found[1]}."
+        )
+
+
+def _check_request(width: int, height: int, steps: int, num_images: int) -> None:
+    if min(width, height) < _VAE_STEP or width % _VAE_STEP or height % _VAE_STEP:
+        raise ValueError(f"Width and height must be multiples of {_VAE_STEP} pixels; found {width} x {height}.")
+    if steps < 1 or num_images < 1:
+        raise ValueError(f"Steps and number of images must be at least 1; found {steps} and {num_images}.")
+
+
+def _embeddings(positive: Conditioning, negative: Conditioning) -> dict[str, Tensor]:
+    return {
+        "prompt_embeds": positive.embeddings,
+        "pooled_prompt_embeds": positive.pooled,
+        "negative_prompt_embeds": negative.embeddings,
+        "negative_pooled_prompt_embeds": negative.pooled,
+    }
+
+
+def _generators(seed: int | None, count: int) -> list[torch.Generator]:
+    first = secrets.randbelow(2**32) if seed is None else seed
+    return [torch.Generator("cpu").manual_seed(first + i) for i in range(count)]

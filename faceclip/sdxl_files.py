@@ -1,0 +1,116 @@
+"""The parts of SDXL that generation needs, from local files in diffusers' layout, with clear errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .recognize import SDXL_UNET, recognize
+from .tensor_file import CheckpointError, TensorFile, open_tensor_file
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
+
+_BASE_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+
+
+def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    """Load a diffusers-format UNet into CPU memory, in eval mode.
+
+    path: a file of weights, whose shape `config` (a diffusers `config.json`) tells, or a diffusers folder with its own.
+    Raises CheckpointError, which says what the file looks like.
+    """
+    from diffusers import UNet2DConditionModel
+
+    if Path(path).is_dir():
+        return load_model(UNet2DConditionModel, Path(path), dtype)
+    file = _open_unet(path)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config))
+    _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
+    unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
+    return unet.eval().requires_grad_(False)
+
+
+def _open_unet(path: str | Path) -> TensorFile:
+    file = open_tensor_file(path)
+    kind = recognize(file.entries)
+    if kind.name != SDXL_UNET:
+        raise CheckpointError(f"{path} is not the SDXL UNet of FaceCLIP: it looks like this: {kind}")
+    if not any(name.startswith("down_blocks.") for name in file.entries):
+        raise CheckpointError(
+            f"{path} is an SDXL UNet, but in ComfyUI's naming. Here it must be in diffusers' naming, as the released unet.pt is; "
+            "in ComfyUI the node Load FaceCLIP UNet reads both."
+        )
+    return file
+
+
+def _require_exact(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> None:
+    differing = [name for name in expected.keys() | file.shapes.keys() if expected.get(name) != file.shapes.get(name)]
+    if differing:
+        name = min(differing)
+        raise CheckpointError(
+            f"{file.path} does not fit the UNet configuration of the SDXL base: {len(differing)} tensors differ, among them "
+            f"{name} (file: {file.shapes.get(name, 'none')}, configuration: {expected.get(name, 'none')}). "
+            f"Use the released unet.pt with {SDXL_BASE}."
+        )
+
+
+def load_model(
+    model: type[AutoencoderKL] | type[UNet2DConditionModel], folder: Path, dtype: torch.dtype
+) -> AutoencoderKL | UNet2DConditionModel:
+    """A model from its own diffusers folder (config.json and safetensors, fp16 files if there are no others), on the CPU.
+
+    Raises CheckpointError.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not weights:
+        raise CheckpointError(
+            f"{folder} is not a diffusers model folder: it needs a config.json and weights (*.safetensors), "
+            f"found {', '.join(sorted(path.name for path in folder.glob('*'))[:6]) or 'nothing'}."
+        )
+    for path in weights:
+        open_tensor_file(path)  # names a damaged file and the remedy, before diffusers trips over it
+    only_fp16 = all(".fp16" in path.name for path in weights)
+    return model.from_pretrained(
+        folder, torch_dtype=dtype, variant="fp16" if only_fp16 else None, use_safetensors=True, local_files_only=True
+    )
+
+
+def base_folder(base: str | Path) -> Path:
+    """The local folder of the SDXL base, also for a repository in Hugging Face's cache. Raises CheckpointError."""
+    folder = Path(base)
+    if folder.is_file():
+        raise CheckpointError(
+            f"{base} is a file, but the SDXL base must be a folder in diffusers' layout (with unet/, vae/ and scheduler/), or "
+            f"{SDXL_BASE} in Hugging Face's cache."
+        )
+    if not folder.is_dir():
+        folder = _cached_folder(str(base))
+    missing = [name for name in _BASE_FILES if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} is not SDXL base in diffusers' layout: it lacks {', '.join(missing)}. {_base_advice()}")
+    return folder
+
+
+def _cached_folder(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"The SDXL base {repo} is neither a folder nor in Hugging Face's cache. {_base_advice()}"
+        ) from error
+
+
+def _base_advice() -> str:
+    wanted = ("scheduler/*", "unet/config.json", "vae/config.json", "vae/*.safetensors")
+    return (
+        f"Run `hf download {SDXL_BASE} {' '.join(f'--include {pattern!r}' for pattern in wanted)}` (its licence: OpenRAIL++-M)."
+    )
