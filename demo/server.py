@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -31,21 +32,28 @@ class ComfyServer:
         python: interpreter that has ComfyUI's requirements.
         log: file that takes everything the process prints.
         arguments: more arguments for `main.py` (`--cpu`, `--base-directory PATH`, ...).
-        port: 0 picks a free one.
+        detached: for a server that is to outlive this process: Ctrl-C in the terminal does not reach it.
     """
 
-    def __init__(self, comfyui: Path, python: Path, log: Path, arguments: Sequence[str] = (), port: int = 0) -> None:
+    def __init__(self, comfyui: Path, python: Path, log: Path, arguments: Sequence[str] = (), *, detached: bool = False) -> None:
         self.comfyui = comfyui
         self.python = python
         self.log = log
-        self.port = port or free_port()
+        self.port = free_port()
         self.arguments = list(arguments)
+        self.detached = detached
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         """`http://host:port`, without a slash at the end."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def kill_command(self) -> str:
+        """What a user types to end the process."""
+        pid = self.process.pid if self.process else 0
+        return f"taskkill /PID {pid} /F" if sys.platform == "win32" else f"kill {pid}"
 
     def start(self, timeout: float = 300.0) -> ComfyServer:
         """Start the process and wait until it answers. Raises ServerError with the log's tail."""
@@ -60,15 +68,19 @@ class ComfyServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=self.detached,
             )
         logger.info("ComfyUI starts at %s (process %d, log %s)", self.address, self.process.pid, self.log)
         deadline = time.monotonic() + timeout
-        while not self.answers():
-            self.check_alive()
-            if time.monotonic() > deadline:
-                self.stop()
-                raise ServerError(f"ComfyUI did not answer within {timeout:.0f} s.\n{self.log_tail()}")
-            time.sleep(0.2)
+        try:
+            while not self.answers():
+                self.check_alive()
+                if time.monotonic() > deadline:
+                    raise ServerError(f"ComfyUI did not answer within {timeout:.0f} s.\n{self.log_tail()}")
+                time.sleep(0.2)
+        except BaseException:  # Ctrl-C too: nothing is left running
+            self.stop()
+            raise
         return self
 
     def answers(self) -> bool:

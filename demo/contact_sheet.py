@@ -1,0 +1,86 @@
+"""One picture that shows a run: the photo with its numbered faces, the aligned crop, the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK, _GREY, _LINE = (250, 249, 246), (28, 28, 30), (110, 110, 115), (222, 220, 214)
+_NOTICE_PAPER, _NOTICE_INK = (255, 240, 205), (110, 70, 0)
+_MARGIN, _GAP, _PANEL_HEIGHT, _MAX_PANEL_WIDTH = 40, 28, 448, 800
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of the sheet, its heading and the line below."""
+
+    picture: Image.Image
+    heading: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the sheet says besides its panels; `notice` is "" if there is nothing to be warned of."""
+
+    title: str
+    subtitle: str
+    footer: str
+    notice: str = ""
+
+
+def draw_sheet(sheet: Sheet, panels: Sequence[Panel]) -> Image.Image:
+    """Lay the panels out in a row of equal height under the title. Returns an RGB picture."""
+    pictures = [_fit(panel.picture) for panel in panels]
+    width = 2 * _MARGIN + sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
+    subtitle = _wrap(sheet.subtitle, _font(17), width - 2 * _MARGIN)
+    notice = _wrap(sheet.notice, _font(16), width - 2 * _MARGIN - 32) if sheet.notice else []
+    top = _MARGIN + 46 + 25 * len(subtitle) + 18
+    below = top + _PANEL_HEIGHT + 70
+    height = below + (28 + 23 * len(notice) + 18 if notice else 0) + 24 + _MARGIN
+
+    page = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, _MARGIN - 6), sheet.title, fill=_INK, font=_font(32))
+    for row, line in enumerate(subtitle):
+        draw.text((_MARGIN, _MARGIN + 42 + 25 * row), line, fill=_GREY, font=_font(17))
+
+    left = _MARGIN
+    for number, (panel, picture) in enumerate(zip(panels, pictures, strict=True), start=1):
+        box_top = top + (_PANEL_HEIGHT - picture.height) // 2
+        page.paste(picture, (left, box_top))
+        draw.rectangle((left - 1, box_top - 1, left + picture.width, box_top + picture.height), outline=_LINE)
+        draw.text((left, top + _PANEL_HEIGHT + 12), f"{number}  {panel.heading}", fill=_INK, font=_font(18))
+        draw.text((left, top + _PANEL_HEIGHT + 37), panel.detail, fill=_GREY, font=_font(14))
+        left += picture.width + _GAP
+
+    if notice:
+        draw.rounded_rectangle((_MARGIN, below, width - _MARGIN, below + 24 + 23 * len(notice)), 8, fill=_NOTICE_PAPER)
+        for row, line in enumerate(notice):
+            draw.text((_MARGIN + 16, below + 11 + 23 * row), line, fill=_NOTICE_INK, font=_font(16))
+    draw.text((_MARGIN, height - _MARGIN - 10), sheet.footer, fill=_GREY, font=_font(13))
+    return page
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """The picture at the panels' height, or lower if it is very wide."""
+    scale = min(_PANEL_HEIGHT / picture.height, _MAX_PANEL_WIDTH / picture.width)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)  # Pillow's own font: the same sheet on every machine

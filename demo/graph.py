@@ -1,0 +1,51 @@
+"""Workflows of the editor (UI format) made into what the server runs (API format)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from .client import Prompt
+
+DETECT, LOAD_PHOTO, SHOW = "FaceCLIPDetectFaces", "LoadImage", ("PreviewImage", "SaveImage")
+_ALIGNED, _PREVIEW = 0, 1  # the slots of Detect Faces
+
+
+def read_workflow(path: Path) -> dict[str, Any]:
+    """A workflow file in UI format."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
+    """The workflow in API format, as the editor's own *Run* sends it.
+
+    Args:
+        workflow: UI format.
+        object_info: the server's `/object_info`, which names the widgets that `widgets_values` lists by position.
+    """
+    from comfy_cli.workflow_to_api import convert_ui_to_api
+
+    return convert_ui_to_api(copy.deepcopy(workflow), object_info)
+
+
+def with_photo(prompt: Prompt, name: str) -> Prompt:
+    """The same graph with every `LoadImage` set to the uploaded photo `name`."""
+    changed = copy.deepcopy(prompt)
+    for node in changed.values():
+        if node["class_type"] == LOAD_PHOTO:
+            node["inputs"]["image"] = name
+    return changed
+
+
+def shown_pictures(prompt: Prompt) -> dict[str, list[str]]:
+    """Which output nodes show what: ids of the nodes that show "faces" (numbered boxes), "aligned" crops and "result"s."""
+    shown: dict[str, list[str]] = {"faces": [], "aligned": [], "result": []}
+    for node_id, node in prompt.items():
+        source = node["inputs"].get("images")
+        if node["class_type"] not in SHOW or not isinstance(source, list):
+            continue
+        slot = source[1] if prompt[source[0]]["class_type"] == DETECT else None
+        shown[{_ALIGNED: "aligned", _PREVIEW: "faces"}.get(slot, "result")].append(node_id)
+    return shown
