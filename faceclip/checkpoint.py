@@ -12,7 +12,7 @@ from . import ops
 from .config import METADATA_KEY, FaceCLIPConfig
 from .model.encoder import FaceCLIPEncoder
 from .recognize import ENCODER, recognize
-from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors, write_tensor_file
+from .tensor_file import CheckpointError, Entry, TensorFile, digest, open_tensor_file, write_safetensors, write_tensor_file
 
 __all__ = [
     "CheckpointError",
@@ -65,7 +65,7 @@ def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[s
 def convert(
     source: str | Path, target: str | Path, dtype: torch.dtype, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Convert any accepted encoder file to ours, tensor by tensor: memory never holds more than two tensors of the file.
+    """Convert any accepted encoder file to ours, tensor by tensor: memory never holds two tensors of the file at once.
 
     The target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is read twice, to
     write and to verify. Raises CheckpointError, also for values that `dtype` cannot hold.
@@ -139,7 +139,7 @@ def _share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> boo
 
 def _towers_are_equal(entries: Mapping[str, Entry]) -> bool:
     own = [name for name in entries if name.startswith(_TOWER)]
-    return all(_twin(name) in entries and torch.equal(entries[name].read(), entries[_twin(name)].read()) for name in own)
+    return all(_twin(name) in entries and digest(entries[name]) == digest(entries[_twin(name)]) for name in own)
 
 
 def _twin(name: str) -> str:

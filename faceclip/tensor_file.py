@@ -5,6 +5,7 @@ Nothing here maps a file into memory: a tensor's bytes are read when it is asked
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -200,6 +201,11 @@ def _flatten(content: object, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
             yield from _flatten(value, "" if wraps else f"{prefix}.{key}".lstrip("."))
 
 
+def digest(entry: Entry) -> bytes:
+    """SHA-256 of a tensor's bytes, to compare two large ones without holding both."""
+    return hashlib.sha256(_bytes(entry.read()).numpy()).digest()
+
+
 def write_tensor_file(path: str | Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, one tensor in memory at a time; it appears whole, checked against `entries`, or not at all."""
     path = Path(path)
@@ -238,17 +244,18 @@ def _write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(_bytes(entries[name].read()))
+            file.write(memoryview(_bytes(entries[name].read()).numpy()))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _verify(path: Path, entries: Mapping[str, Entry]) -> None:
     written = open_tensor_file(path).entries
     for name, entry in entries.items():
-        if _bytes(written[name].read()) != _bytes(entry.read()):
+        expected = _bytes(entry.read())  # first, since making it may need more memory than keeping it
+        if not torch.equal(expected, _bytes(written[name].read())):
             raise CheckpointError(f"{path} does not hold what was written to it (first at {name}). Is the disk failing?")
