@@ -160,8 +160,8 @@ def sample(
     return [latent, sampler, decoder]
 
 
-def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, Node]:
-    """Photo, identity, prompts and sampler; returns the photo and the decoder."""
+def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
+    """Photo, identity, prompts and sampler; returns the photo and the sampling nodes, of which the last makes the picture."""
     detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
     face_row, photo, faces = photo_to_face(graph, detector, 0)
     graph.group("1. Your photo", BLUE, [*face_row, detector])
@@ -173,47 +173,53 @@ def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tup
     negative = write_prompt(graph, encoder, NEGATIVE, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face")
     graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
     prompts = positive["conditioning"], negative["conditioning"]
-    sampling = sample(graph, (unet, vae), prompts, settings, 1480, 0)
-    graph.group("3. Picture", PURPLE, sampling)
-    return photo, sampling[-1]
+    return photo, sample(graph, (unet, vae), prompts, settings, 1480, 0)
+
+
+def save(graph: Graph, sampling: list[Node], where: Place, prefix: str, number: int) -> None:
+    saved = graph.add("SaveImage", where, images=sampling[-1]["IMAGE"], filename_prefix=f"FaceCLIP/{prefix}")
+    graph.group(f"{number}. Picture", PURPLE, [*sampling, saved])
 
 
 def mini_demo(graph: Graph) -> None:
     settings = Settings(width=256, height=256, steps=20)
-    _, decoder = portrait(graph, MINI, settings, "an astronaut on a beach at sunset, smiling, film photograph")
-    graph.add("SaveImage", Place(1480, 640, 480, 540), images=decoder["IMAGE"], filename_prefix="FaceCLIP/mini")
-    graph.note(MINI_NOTE, Place(-520, 0, 460, 420), "Start here")
+    _, sampling = portrait(graph, MINI, settings, "an astronaut on a beach at sunset, smiling, film photograph")
+    save(graph, sampling, Place(1480, 640, 480, 580), "mini", 3)
+    graph.note(MINI_NOTE, Place(-520, 0, 460, 300), "Start here")
 
 
 def sdxl_basic(graph: Graph) -> None:
-    _, decoder = portrait(graph, SDXL, OFFICIAL, "a person in a blue denim shirt reading in a sunlit library, film photograph")
-    graph.add("SaveImage", Place(1480, 640, 480, 700), images=decoder["IMAGE"], filename_prefix="FaceCLIP/portrait")
-    graph.note(SDXL_NOTE, Place(-560, 0, 500, 520), "Start here")
-    graph.note(SETTINGS_NOTE, Place(-560, 580, 500, 190), "Settings")
+    _, sampling = portrait(graph, SDXL, OFFICIAL, "a person in a blue denim shirt reading in a sunlit library, film photograph")
+    save(graph, sampling, Place(1480, 640, 480, 580), "portrait", 3)
+    graph.note(SDXL_NOTE, Place(-560, 0, 500, 340), "Start here")
+    graph.note(SETTINGS_NOTE, Place(-560, 400, 500, 150), "Settings")
 
 
 def sdxl_rank(graph: Graph) -> None:
     settings = Settings(OFFICIAL.width, OFFICIAL.height, OFFICIAL.steps, batch=4)
-    photo, decoder = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
-    ranking = graph.add("FaceCLIPFaceSimilarity", Place(1480, 640, 320, 120), images=decoder["IMAGE"], reference=photo["IMAGE"])
-    graph.add("PreviewAny", Place(1480, 810, 320, 180), title="Scores", source=ranking["scores"])
-    best = graph.add("PreviewImage", Place(1860, 0, 480, 600), title="The likest", images=ranking["best"])
+    photo, sampling = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
+    ranking = graph.add(
+        "FaceCLIPFaceSimilarity", Place(1880, 0, 320, 120), images=sampling[-1]["IMAGE"], reference=photo["IMAGE"]
+    )
+    graph.group("3. Pictures", PURPLE, sampling)
+    scores = graph.add("PreviewAny", Place(1880, 170, 320, 220), title="Scores", source=ranking["scores"])
+    best = graph.add("PreviewImage", Place(1880, 440, 320, 480), title="The likest", images=ranking["best"])
     saved = graph.add(
         "SaveImage",
-        Place(1860, 650, 480, 600),
+        Place(2240, 0, 620, 920),
         title="All, likest first",
         images=ranking["ranked images"],
         filename_prefix="FaceCLIP/ranked",
     )
-    graph.group("4. Ranking", BLUE, [best, saved])
-    graph.note(RANK_NOTE, Place(-560, 580, 500, 220), "Ranking")
-    graph.note(SDXL_NOTE, Place(-560, 0, 500, 520), "Start here")
+    graph.group("4. Ranking", BLUE, [ranking, scores, best, saved])
+    graph.note(SDXL_NOTE, Place(-560, 0, 500, 340), "Start here")
+    graph.note(RANK_NOTE, Place(-560, 400, 500, 190), "Ranking")
 
 
 def two_people(graph: Graph) -> None:
     settings = Settings(width=384, height=256, steps=20)
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 1010, 320, 120))
-    rows = [photo_to_face(graph, detector, y) for y in (0, 480)]
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 820, 320, 120))
+    rows = [photo_to_face(graph, detector, y) for y in (0, 410)]
     graph.group("1. Two photos", BLUE, [*rows[0][0], *rows[1][0], detector])
     encoder, unet, vae = load_models(graph, MINI, 1500, 0)
     graph.group("2. Models", GREEN, [encoder, unet, vae])
@@ -258,7 +264,7 @@ def two_people(graph: Graph) -> None:
         )
     both = graph.add(
         "ConditioningCombine",
-        Place(2420, 480, 300, 60),
+        Place(2420, 350, 300, 60),
         conditioning_1=placed[0]["CONDITIONING"],
         conditioning_2=placed[1]["CONDITIONING"],
     )
@@ -266,11 +272,8 @@ def two_people(graph: Graph) -> None:
     graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, both, negative])
     prompts = both["CONDITIONING"], negative["conditioning"]
     sampling = sample(graph, (unet, vae), prompts, settings, 2800, 0)
-    saved = graph.add(
-        "SaveImage", Place(2800, 640, 480, 460), images=sampling[-1]["IMAGE"], filename_prefix="FaceCLIP/two_people"
-    )
-    graph.group("5. Picture", PURPLE, [*sampling, saved])
-    graph.note(TWO_PEOPLE_NOTE, Place(-520, 0, 460, 400), "Start here")
+    save(graph, sampling, Place(2800, 640, 480, 580), "two_people", 5)
+    graph.note(TWO_PEOPLE_NOTE, Place(-520, 0, 460, 280), "Start here")
 
 
 WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {

@@ -110,7 +110,7 @@ class Graph:
             "links": self._links,
             "groups": self._groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [60, 160]}},
+            "extra": {"ds": {"scale": 0.55, "offset": [650, 180]}},
             "version": 0.4,
         }
 
