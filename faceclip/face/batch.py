@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from .align import CROP_SIZE, AlignedFace, align_face
@@ -127,7 +126,7 @@ class _View:
 def _look_at(image: torch.Tensor, detector: FaceDetector, choice: FaceChoice) -> _View:
     pixels = to_rgb8(image)
     height, width = pixels.shape[:2]
-    faces = detect_faces(detector, pixels, choice.order, choice.min_confidence, at_least=choice.index + 1)
+    faces = detect_faces(detector, pixels, choice.order, choice.min_confidence, at_least=choice.index + choice.count)
     chosen = range(choice.index, min(choice.index + choice.count, len(faces)))
     crops = {index: align_face(pixels, faces[index]) for index in chosen}
     quality = {index: assess(crop, faces[index]) for index, crop in crops.items()}
@@ -137,7 +136,7 @@ def _look_at(image: torch.Tensor, detector: FaceDetector, choice: FaceChoice) ->
         size=(width, height),
         found=len(faces),
         taken=[(crops[index], quality[index]) for index in chosen],
-        preview=torch.from_numpy(preview.astype(np.float32) / 255),
+        preview=torch.from_numpy(preview).to(torch.float32).div_(255),
         mask=_boxes_mask([faces[index] for index in chosen], height, width),
     )
 
@@ -181,7 +180,7 @@ def _already_aligned(images: torch.Tensor) -> FaceBatch:
             f"Without a face detector the images must be aligned crops of {CROP_SIZE} x {CROP_SIZE} pixels, these are "
             f"{width} x {height}. Connect a Load Face Detector node, or crops made by Detect Faces."
         )
-    crops = torch.stack([torch.from_numpy(to_rgb8(image).astype(np.float32) / 255) for image in images])
+    crops = torch.stack([torch.from_numpy(to_rgb8(image)).to(torch.float32).div_(255) for image in images])
     return FaceBatch(
         aligned=crops,
         preview=crops,

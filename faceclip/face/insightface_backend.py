@@ -145,8 +145,8 @@ def choose_providers(provider: Provider) -> list[str]:
 def provider_in_use(model: Any) -> str:
     """Say where the model really runs: onnxruntime falls back to the CPU without raising."""
     names = {name: short for short, name in _PROVIDERS.items()}
-    first = model.session.get_providers()[0]
-    return names.get(first, first)
+    first: str = model.session.get_providers()[0]
+    return names.get(first) or first
 
 
 def _file_for(task: Task, folder: Path) -> Path:

@@ -69,13 +69,14 @@ def to_rgb8(image: torch.Tensor) -> np.ndarray:
         )
     if image.numel() == 0:
         raise FaceError(f"The image has no pixels ({image.shape[1]} x {image.shape[0]}).")
-    pixels = image.detach().to("cpu", torch.float32).clamp(0, 1)
+    pixels = image.detach().to("cpu", torch.float32)
     if pixels.shape[2] == 1:
         pixels = pixels.expand(-1, -1, 3)
     elif pixels.shape[2] == 4:
-        alpha = pixels[:, :, 3:]
-        pixels = pixels[:, :, :3] * alpha + (PAPER / 255) * (1 - alpha)
-    return (pixels * 255).round().to(torch.uint8).numpy()
+        alpha = pixels[:, :, 3:].clamp(0, 1)
+        pixels = torch.lerp(torch.full((), PAPER / 255), pixels[:, :, :3], alpha)
+    # In place after the first product: an 8,000 x 8,000 image is 768 MB in float.
+    return (pixels * 255).round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
 def resize_to(image: np.ndarray, long_side: int) -> tuple[np.ndarray, float]:

@@ -35,10 +35,16 @@ def draw_faces(
         x0, y0, x1, y1 = face.box
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2 * unit if index in chosen else unit)
         _label(pen, (x0, y0), " · ".join([str(index), *notes[index]]), font, colour)
-    return np.asarray(picture)
+    return np.array(picture)
 
 
-def _label(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, font: ImageFont.ImageFont, colour) -> None:
+def _label(
+    pen: ImageDraw.ImageDraw,
+    corner: tuple[float, float],
+    text: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+) -> None:
     width, height = pen.im.size
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     # Over the box where there is room, and never outside the picture.

@@ -22,6 +22,12 @@ def test_the_transform_that_moved_the_landmarks_is_found_again(kind):
     assert np.allclose(_map(found, _map(known, TEMPLATES[kind])), TEMPLATES[kind], atol=1e-6)
 
 
+def test_the_template_is_where_published_crops_have_their_eyes_nose_and_mouth():
+    """Mean landmarks of the aligned portraits published with the FaceCLIP release, in px of 448."""
+    published = np.array([(150, 211), (296, 209), (225, 291), (164, 366), (288, 364)])
+    assert np.abs(TEMPLATES["arcface"] - published).max() < 6
+
+
 def test_one_bad_landmark_never_mirrors_the_face():
     mirrored = TEMPLATES["arcface"] * [-1, 1]
     matrix = similarity_transform(mirrored, TEMPLATES["arcface"])

@@ -46,6 +46,12 @@ def test_several_faces_of_one_photo_from_an_index_on(crowd, dlib_detector, as_ba
     assert large.size > medium.size
 
 
+def test_it_looks_again_for_as_many_faces_as_are_asked_for(listed_faces, face_at, as_batch):
+    looks = [face_at(100, 100)], [face_at(100, 100), face_at(300, 100)]
+    assert faces_from_images(as_batch(GREY), listed_faces(*looks)).count == 1
+    assert faces_from_images(as_batch(GREY), listed_faces(*looks), FaceChoice(count=2)).count == 2
+
+
 def test_index_out_of_range_says_how_many_faces_there_are(crowd, dlib_detector, as_batch):
     with pytest.raises(NoFaceError, match=r"Image 0 has 3 faces, so there is no face number 3\..*lower the index") as error:
         faces_from_images(as_batch(crowd), dlib_detector, FaceChoice(index=3))

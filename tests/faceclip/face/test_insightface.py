@@ -209,6 +209,13 @@ def test_a_missing_pack_names_folder_and_url(tmp_path):
     assert "non-commercial" in message
 
 
+@pytest.mark.parametrize("pack", ["buffalo_l", "antelopev2"])
+def test_the_urls_are_those_of_the_table_of_files(pack):
+    from faceclip.hub import FILES
+
+    assert backend.PACK_URL.format(pack=pack) in {file.url for file in FILES}
+
+
 @pytest.mark.parametrize("absent", ["insightface", "onnxruntime"])
 def test_a_missing_package_names_the_command(monkeypatch, packs, absent):
     monkeypatch.setattr(backend, "find_spec", lambda name: None if name == absent else importlib.util.find_spec(name))

@@ -105,6 +105,13 @@ def test_a_file_that_is_no_image_says_what_to_save(tmp_path):
         load_photo(tmp_path / "a.jpg")
 
 
+def test_a_picture_of_absurd_size_is_refused(tmp_path, picture, monkeypatch):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(FaceError, match="too large to open safely"):
+        load_photo(tmp_path / "a.png")
+
+
 def test_comfyui_images_become_rgb8():
     grey = to_rgb8(torch.full((2, 3, 1), 0.5))
     assert grey.shape == (2, 3, 3)

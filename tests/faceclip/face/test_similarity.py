@@ -5,12 +5,21 @@ import pytest
 import torch
 from PIL import Image
 
-from faceclip.face import FaceError, NoFaceError, SimilarityScores, detect_faces, load_judge, rank_images
-from faceclip.face.similarity import DlibJudge, cosine_similarity, reference_embedding, score_images
+from faceclip.face import (
+    FaceError,
+    FaceJudge,
+    NoFaceError,
+    SimilarityScores,
+    detect_faces,
+    faces_from_images,
+    load_judge,
+    rank_images,
+)
+from faceclip.face.similarity import cosine_similarity, reference_embedding, score_images
 
 
 @pytest.fixture(scope="module")
-def judge() -> DlibJudge:
+def judge() -> FaceJudge:
     return load_judge("dlib")
 
 
@@ -66,6 +75,12 @@ def test_images_without_a_face_come_last_and_are_counted_apart(judge, astronaut,
     assert result.ranking == (1, 0)
     assert result.mean == pytest.approx(result.scores[1])
     assert result.judge == "dlib"
+
+
+def test_an_aligned_crop_serves_as_reference(judge, astronaut, as_batch):
+    images = as_batch(astronaut)
+    crop = faces_from_images(images, judge.detector).aligned
+    assert rank_images(judge, images, crop).scores[0] > judge.same_person_above
 
 
 def test_a_mean_of_nothing_is_nan():
