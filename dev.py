@@ -77,7 +77,8 @@ def test(options: argparse.Namespace) -> int:
     install_comfyui_and_pack(workshop, comfyui)
     ensure_packages(workshop, "test", ["-e", ".[test]"])
     ensure_chromium(workshop)
-    environment = {**os.environ, "COMFYUI_PATH": str(comfyui)}
+    # Sleeping instead of spinning threads: ComfyUI's server and the tests share the cores.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "COMFYUI_PATH": str(comfyui)}
     pytest = workshop.python.with_name("pytest")  # not `python -m`: the root has to stay off sys.path
     return subprocess.run([pytest, *options.pytest_arguments], cwd=ROOT, env=environment).returncode
 

@@ -18,6 +18,11 @@ def read_workflow(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def downloads(workflow: dict[str, Any]) -> list[dict[str, str]]:
+    """The files that the workflow's loaders offer for download: name, url, directory below `models/`."""
+    return [file for node in workflow["nodes"] for file in node.get("properties", {}).get("models", [])]
+
+
 def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
     """The workflow in API format, as the editor's own *Run* sends it.
 

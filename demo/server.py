@@ -128,5 +128,11 @@ def free_port() -> int:
 
 
 def _environment() -> dict[str, str]:
-    # ComfyUI's log has emoji and box characters; a pipe on Windows would choke on them.
-    return {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+    return {
+        # Threads that wait for work sleep instead of spinning: on a busy machine with few cores, four times as fast.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        # ComfyUI's log has emoji and box characters; a pipe on Windows would choke on them.
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -45,6 +45,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def workflow_files() -> list[Path]:
+    """The pack's workflows."""
+    return sorted((ROOT / "workflows").glob("*.json"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests run per workflow: `workflow` for every one, `mini_workflow` for those that run as they are, `download_workflow`
+    for those that want files from elsewhere."""
+    from demo.graph import downloads, read_workflow
+
+    if "workflow" in metafunc.fixturenames:
+        metafunc.parametrize("workflow", workflow_files(), ids=lambda path: path.stem)
+    if "mini_workflow" in metafunc.fixturenames:
+        mini = [path for path in workflow_files() if not downloads(read_workflow(path))]
+        metafunc.parametrize("mini_workflow", mini, ids=lambda path: path.stem)
+    if "download_workflow" in metafunc.fixturenames:
+        large = [path for path in workflow_files() if downloads(read_workflow(path))]
+        metafunc.parametrize("download_workflow", large, ids=lambda path: path.stem)
+
+
 @pytest.fixture(scope="session")
 def comfyui_path() -> Path:
     """The ComfyUI to test against: COMFYUI_PATH, else the one that `python dev.py test` fetched."""
@@ -96,12 +116,21 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`."""
+    """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`.
+
+    The files that the workflows offer for download are there by name, empty: enough for the combos to list them.
+    """
+    from demo.graph import downloads, read_workflow
     from demo.link import link_pack
 
     base = tmp_path_factory.mktemp("comfyui_server")
     for folder in ("models", "input", "output", "temp", "user"):
         (base / folder).mkdir()
+    for workflow in workflow_files():
+        for file in downloads(read_workflow(workflow)):
+            folder = base / "models" / file["directory"]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file["name"]).touch()
     link_pack(base / "custom_nodes")
     return base
 
