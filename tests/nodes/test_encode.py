@@ -1,0 +1,166 @@
+"""Load FaceCLIP Encoder, Encode Identity, FaceCLIP Text Encode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+MINI = ROOT / "models" / "faceclip" / "faceclip_mini_encoder.safetensors"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def _encode_all(run: Any, encoder: Any, crops: torch.Tensor) -> list:
+    identity = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops)[0]
+    return run("FaceCLIPTextEncode", encoder=encoder, prompt="a man on a beach", identity=identity)[0][0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_runs_on_the_cpu_and_agrees_with_fp32(dtype: str, run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    loaded = run("FaceCLIPEncoderLoader", encoder_name=MINI.name, dtype=dtype)[0]
+    assert loaded.dtype == DTYPES[dtype]
+    embeddings, options = _encode_all(run, loaded, crops)
+    expected, expected_options = _encode_all(run, encoder, crops)
+    # The mini weights are exact in bf16 and fp16, so only what the dtype itself rounds would show.
+    assert embeddings.dtype == torch.float32 and _relative(embeddings, expected) < 1e-3
+    assert _relative(options["pooled_output"], expected_options["pooled_output"]) < 1e-3
+
+
+def test_the_default_dtype_is_the_one_comfyui_keeps_text_encoders_in(run: Any) -> None:
+    import comfy.model_management as management
+
+    loaded = run("FaceCLIPEncoderLoader", encoder_name=MINI.name)[0]
+    assert loaded.dtype == management.text_encoder_dtype(management.text_encoder_device())
+
+
+def test_comfyui_can_unload_the_encoder_and_counts_a_shared_face_tower_once(run: Any, crops: torch.Tensor) -> None:
+    import comfy.model_management as management
+
+    loaded = run("FaceCLIPEncoderLoader", encoder_name=MINI.name, dtype="bf16")[0]
+    first = _encode_all(run, loaded, crops)[0]
+    assert any(held.model is loaded.patcher for held in management.current_loaded_models)
+    assert abs(loaded.patcher.model_size() - MINI.stat().st_size) < 0.02 * MINI.stat().st_size
+    management.unload_all_models()
+    assert torch.equal(_encode_all(run, loaded, crops)[0], first)
+
+
+def test_the_encoder_equals_the_library_alone(run: Any, encoder: Any, crops: torch.Tensor, pack_module: Any) -> None:
+    import sys
+
+    library = sys.modules[f"{pack_module.__name__}.faceclip"]
+    alone = library.FaceCLIPEncoder.from_file(MINI)
+    expected = alone.encode(["a man on a beach"], alone.encode_faces(crops[:1].movedim(-1, 1)))
+    embeddings, options = _encode_all(run, encoder, crops)
+    assert _relative(embeddings, expected.embeddings) < 1e-5
+    assert _relative(options["pooled_output"], expected.pooled) < 1e-5
+
+
+def test_strength_zero_is_exactly_the_prompt_without_a_face(prompt: Any, identity: Any) -> None:
+    without = prompt("a man on a beach")[0]
+    zero = prompt("a man on a beach", identity, strength=0.0)[0]
+    assert torch.equal(zero[0], without[0]) and torch.equal(zero[1]["pooled_output"], without[1]["pooled_output"])
+
+
+def test_strength_interpolates_and_goes_a_little_beyond(prompt: Any, identity: Any) -> None:
+    none, half, full, more = (prompt("a man", identity, strength=s)[0][0] for s in (0.0, 0.5, 1.0, 1.25))
+    assert torch.allclose(half, (none + full) / 2, atol=1e-5)
+    assert torch.allclose(more, none + 1.25 * (full - none), atol=1e-5)
+    assert not torch.allclose(full, none, atol=1e-2)
+
+
+def test_the_conditioning_tells_sdxl_the_size_as_the_release_does(prompt: Any, model: Any) -> None:
+    embeddings, options = prompt("a man", width=192, height=320)[0]
+    assert embeddings.shape == (1, 77, 80) and options["pooled_output"].shape == (1, 48)
+    found = model.model.encode_adm(**options)[0, 48:]
+    expected = model.model.embedder(torch.tensor([320.0, 192, 0, 0, 320, 192])).flatten()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("combine", "rows"), [("first", 1), ("average", 1), ("batch", 3)])
+def test_several_crops_become_one_person_or_several(
+    combine: str, rows: int, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
+) -> None:
+    people = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops, combine=combine)[0]
+    embeddings, options = prompt("a man", people)[0]
+    assert embeddings.shape == (rows, 77, 80) and options["pooled_output"].shape == (rows, 48)
+
+
+def test_many_crops_are_encoded_like_each_alone(run: Any, encoder: Any, crops: torch.Tensor, identity: Any) -> None:
+    people = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops.repeat(4, 1, 1, 1), combine="batch")[0]
+    assert len(people) == 12
+    assert torch.allclose(people.patch_tokens[9], identity.patch_tokens[0], atol=1e-4)
+
+
+def test_a_black_crop_in_a_batch_is_text_alone(run: Any, encoder: Any, crops: torch.Tensor, prompt: Any) -> None:
+    mixed = torch.stack([crops[0], torch.zeros_like(crops[0])])
+    people = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=mixed, combine="batch")[0]
+    assert people.present.tolist() == [True, False]
+    rows = prompt("a man on a beach", people)[0][0]
+    assert torch.allclose(rows[1:], prompt("a man on a beach")[0][0], atol=1e-5)
+    assert not torch.allclose(rows[0], rows[1], atol=1e-2)
+
+
+def test_cancel_stops_between_faces(run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    import comfy.model_management as management
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops)
+
+
+def test_long_prompts_are_cut_with_a_warning_or_chunked(prompt: Any, identity: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = "a man on a beach " * 30 + "with a parrot"
+    assert prompt(long, identity)[0][0].shape == (1, 77, 80)
+    assert "this was cut off" in caplog.text and "with a parrot" in caplog.text
+    assert prompt(long, identity, long_prompts="chunk")[0][0].shape == (1, 77 * 3, 80)
+
+
+@pytest.mark.parametrize("text", ["", "😀🏖️", "word " * 10_000])
+def test_odd_prompts_give_finite_conditioning(text: str, prompt: Any, identity: Any) -> None:
+    embeddings, options = prompt(text, identity)[0]
+    assert embeddings.shape == (1, 77, 80)
+    assert embeddings.isfinite().all() and options["pooled_output"].isfinite().all()
+
+
+def test_a_crop_of_another_size_is_refused_with_what_to_do(run: Any, encoder: Any) -> None:
+    with pytest.raises(ValueError, match="Detect and align the photo first"):
+        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=torch.rand(1, 512, 512, 3))
+
+
+@pytest.mark.parametrize("combine", ["first", "average", "batch"])
+def test_an_empty_batch_is_refused(combine: str, run: Any, encoder: Any) -> None:
+    with pytest.raises(ValueError, match="the batch is empty"):
+        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=torch.zeros(0, 448, 448, 3), combine=combine)
+
+
+def test_an_identity_of_another_encoder_is_refused(run: Any, identity: Any, model_folder: Any) -> None:
+    with safe_open(MINI, "pt") as file:
+        metadata, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    changed = {name: tensor.flip(0).contiguous() if "qkv" in name else tensor for name, tensor in weights.items()}
+    save_file(changed, model_folder("faceclip") / "other.safetensors", metadata)
+    other = run("FaceCLIPEncoderLoader", encoder_name="other.safetensors")[0]
+    with pytest.raises(ValueError, match="made by another encoder.*Encode the face again"):
+        run("FaceCLIPTextEncode", encoder=other, prompt="a man", identity=identity)
+
+
+def test_a_released_style_pt_file_loads_as_well(run: Any, encoder: Any, crops: torch.Tensor, model_folder: Any) -> None:
+    with safe_open(MINI, "pt") as file:
+        weights = {f"model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tower = {n.replace("face_clip_l", "face_clip_g"): t for n, t in weights.items() if "face_clip_l.face_encoder." in n}
+    torch.save({**weights, **tower}, model_folder("faceclip") / "face_clip_encoder.pt")
+    loaded = run("FaceCLIPEncoderLoader", encoder_name="face_clip_encoder.pt", dtype="fp32")[0]
+    assert torch.equal(_encode_all(run, loaded, crops)[0], _encode_all(run, encoder, crops)[0])
+
+
+def test_a_unet_in_the_encoder_loader_is_sent_to_its_own(run: Any) -> None:
+    with pytest.raises(ValueError, match="is not a FaceCLIP encoder.*Load FaceCLIP UNet"):
+        run("FaceCLIPEncoderLoader", encoder_name="faceclip_mini_unet.safetensors")

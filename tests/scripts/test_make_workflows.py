@@ -1,0 +1,96 @@
+"""The example workflows: made by the script from a real ComfyUI's node definitions, and sound."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("faceclip_mini_demo", "faceclip_sdxl_basic", "faceclip_sdxl_rank", "faceclip_two_people")
+NODE_TITLE = 30
+
+
+def _workflow(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.server
+def test_the_script_makes_the_committed_workflows(server: Any, tmp_path: Path) -> None:
+    """So their widgets and sockets agree with the nodes, in number, order and type."""
+    with urllib.request.urlopen(f"{server.address}/object_info") as response:
+        (tmp_path / "object_info.json").write_bytes(response.read())
+    script = str(ROOT / "scripts" / "make_workflows.py")
+    subprocess.run([sys.executable, script, str(tmp_path / "object_info.json"), str(tmp_path)], check=True)
+    for name in NAMES:
+        assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8")) == _workflow(name), name
+
+
+def test_the_folder_holds_these_workflows() -> None:
+    assert sorted(path.stem for path in (ROOT / "workflows").glob("*.json")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_agree_in_all_three_places(name: str) -> None:
+    workflow = _workflow(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len({link[0] for link in workflow["links"]}) == len(workflow["links"]) == workflow["last_link_id"]
+    for link, source, out, target, into, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][out]["links"] and nodes[source]["outputs"][out]["type"] == kind
+        assert nodes[target]["inputs"][into]["link"] == link and nodes[target]["inputs"][into]["type"] in (kind, "*")
+    in_nodes = [entry["link"] for node in nodes.values() for entry in node["inputs"] if entry["link"] is not None]
+    assert sorted(in_nodes) == sorted(link[0] for link in workflow["links"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_nodes_overlap_and_groups_hold_whole_nodes(name: str) -> None:
+    workflow = _workflow(name)
+    boxes = [
+        (n["pos"][0], n["pos"][1] - NODE_TITLE, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in workflow["nodes"]
+    ]
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
+    for group in workflow["groups"]:
+        left, top, width, height = group["bounding"]
+        for box in boxes:
+            outside = box[2] <= left or box[0] >= left + width or box[3] <= top or box[1] >= top + height
+            inside = box[0] >= left and box[1] >= top and box[2] <= left + width and box[3] <= top + height
+            assert inside or outside, (group["title"], box)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -> None:
+    workflow = _workflow(name)
+    for node in workflow["nodes"]:
+        if node["type"] == "MarkdownNote":
+            continue
+        assert node["properties"]["Node name for S&R"] == node["type"]
+        ours = node["type"].startswith("FaceCLIP")
+        assert node["properties"]["cnr_id"] == ("faceclip" if ours else "comfy-core") and node["properties"]["ver"]
+        for model in node["properties"].get("models", []):
+            assert model["name"] in node["widgets_values"]
+            assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
+            assert model["url"].endswith(model["name"]) and model["directory"] in ("faceclip", "vae")
+    listed = [m["name"] for node in workflow["nodes"] for m in node["properties"].get("models", [])]
+    assert sorted(listed) == (["face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"] if "sdxl" in name else [])
+
+
+def test_mini_workflows_say_in_plain_words_that_the_picture_is_no_portrait() -> None:
+    for name in ("faceclip_mini_demo", "faceclip_two_people"):
+        notes = [node["widgets_values"][0] for node in _workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
+        assert any("stand-ins" in note and "portrait" in note for note in notes)
+
+
+def test_the_sdxl_workflow_has_the_release_s_settings() -> None:
+    nodes = {node.get("title", node["type"]): node for node in _workflow("faceclip_sdxl_basic")["nodes"]}
+    assert nodes["EmptyLatentImage"]["widgets_values"][:2] == [864, 1152]
+    assert nodes["KSampler"]["widgets_values"][2:6] == [50, 5.0, "euler", "ddim_uniform"]
+    negative = nodes["Negative prompt, no face"]
+    assert next(i for i in negative["inputs"] if i["name"] == "identity")["link"] is None
+    assert negative["widgets_values"][2:4] == [864, 1152]
