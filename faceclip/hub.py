@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .tensor_file import CheckpointError
+
 # The repository's README says CC BY-NC 4.0, its model card says MIT: the stricter one is what users are told.
 FACECLIP_LICENCE = "CC BY-NC 4.0"
 INSIGHTFACE_LICENCE = "non-commercial research only"
@@ -102,3 +104,10 @@ def missing_message(path: str | Path) -> str:
         f"There is no file {path}. It holds {file.contents}{size}. Download {file.url} "
         f"into that folder (ComfyUI looks in models/{file.folder}). Licence: {file.licence}."
     )
+
+
+def require_files(*paths: str | Path) -> None:
+    """Raise CheckpointError, with `missing_message`, unless there is something at each path."""
+    for path in paths:
+        if not Path(path).exists():
+            raise CheckpointError(missing_message(path))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,6 @@ from .sdxl_files import SDXL_BASE, base_folder, load_model, load_unet
 from .tensor_file import CheckpointError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
     from PIL.Image import Image
 
 INSTALL_COMMAND = "pip install diffusers transformers accelerate"
@@ -47,19 +47,22 @@ class FaceCLIPPipeline:
     loaded on `sdxl` as with any other.
     """
 
-    def __init__(self, encoder: FaceCLIPEncoder, sdxl: StableDiffusionXLPipeline, offload: bool = False):
-        """`offload` keeps on `sdxl`'s device only what is at work: the encoder, then the UNet, then the VAE.
+    def __init__(self, encoder: FaceCLIPEncoder, sdxl: Any, device: torch.device | str = "cpu", offload: bool = False):
+        """Both go to `device`; with `offload` only while at work: the encoder, then the UNet, then the VAE (wants accelerate).
 
         Raises CheckpointError if the UNet was made for conditioning of other widths than the encoder's.
         """
         _require_fit(encoder, sdxl.unet)
         self.encoder = encoder
         self.sdxl = sdxl
-        self.device = sdxl.device
+        self.device = torch.device(device)
         self._offload = offload
         if offload:
             encoder.to("cpu")
             sdxl.enable_model_cpu_offload(device=self.device)
+        else:
+            encoder.to(self.device)
+            sdxl.to(self.device)
 
     @staticmethod
     def from_files(
@@ -83,25 +86,27 @@ class FaceCLIPPipeline:
         """
         if find_spec("diffusers") is None:
             raise PipelineUnavailableError(f"This needs diffusers, which is not installed. Run `{INSTALL_COMMAND}`.")
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
-
+        # As a module of unknown types: diffusers' own annotations rule out a pipeline without text encoders.
+        diffusers = import_module("diffusers")
         device = torch.device(device) if device else best_device()
-        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-        _require_files(encoder, unet)
+        dtype = dtype or default_dtype(device)
+        hub.require_files(encoder, unet)
         folder = base_folder(base)
-        vae = load_model(AutoencoderKL, folder / "vae", dtype)
-        sdxl = StableDiffusionXLPipeline(
+        vae = load_model(diffusers.AutoencoderKL, folder / "vae", dtype)
+        sdxl = diffusers.StableDiffusionXLPipeline(
             vae=vae,
             unet=load_unet(unet, folder / "unet" / "config.json", dtype),
-            scheduler=EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
             text_encoder=None,
             text_encoder_2=None,
             tokenizer=None,
             tokenizer_2=None,
             add_watermarker=False,
         )
-        loaded = FaceCLIPEncoder.from_file(encoder, "cpu" if offload else device, dtype)
-        return FaceCLIPPipeline(loaded, sdxl.to(device), offload)
+        # Loaded on the CPU, it would compute as fits the CPU; it is to compute on `device`.
+        computes_in = None if device.type == "cpu" else dtype
+        loaded = FaceCLIPEncoder.from_file(encoder, "cpu", dtype, computes_in)
+        return FaceCLIPPipeline(loaded, sdxl, device, offload)
 
     def __call__(
         self,
@@ -162,9 +167,9 @@ class FaceCLIPPipeline:
         )
 
     def _identity(self, face: Tensor | Identity | None) -> Identity | None:
-        if isinstance(face, Tensor):
-            return self.encoder.encode_faces(face.unsqueeze(0) if face.ndim == 3 else face)
-        return face
+        if face is None or isinstance(face, Identity):
+            return face
+        return self.encoder.encode_faces(face.unsqueeze(0) if face.ndim == 3 else face)
 
 
 def best_device() -> torch.device:
@@ -174,13 +179,12 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _require_files(*paths: str | Path) -> None:
-    for path in paths:
-        if not Path(path).exists():
-            raise CheckpointError(hub.missing_message(path))
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on a GPU, as in the release; fp32 on a CPU, most of which are slow in anything else."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def _require_fit(encoder: FaceCLIPEncoder, unet: UNet2DConditionModel) -> None:
+def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
     config = encoder.config
     time_width = 6 * (unet.config.addition_time_embed_dim or 0)
     found = (unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - time_width)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from .recognize import SDXL_UNET, recognize
 from .tensor_file import CheckpointError, TensorFile, open_tensor_file
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 _BASE_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
-def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> UNet2DConditionModel:
-    """Load a diffusers-format UNet into CPU memory, in eval mode.
+def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
+    """Load a diffusers-format UNet (`UNet2DConditionModel`) into CPU memory, in eval mode.
 
     path: a file of weights, whose shape `config` (a diffusers `config.json`) tells, or a diffusers folder with its own.
     Raises CheckpointError, which says what the file looks like.
     """
-    from diffusers import UNet2DConditionModel
-
+    model = import_module("diffusers").UNet2DConditionModel
     if Path(path).is_dir():
-        return load_model(UNet2DConditionModel, Path(path), dtype)
+        return load_model(model, Path(path), dtype)
     file = _open_unet(path)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config))
+        unet = model.from_config(model.load_config(config))
     _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
     unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
     return unet.eval().requires_grad_(False)
@@ -60,12 +57,10 @@ def _require_exact(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> No
         )
 
 
-def load_model(
-    model: type[AutoencoderKL] | type[UNet2DConditionModel], folder: Path, dtype: torch.dtype
-) -> AutoencoderKL | UNet2DConditionModel:
-    """A model from its own diffusers folder (config.json and safetensors, fp16 files if there are no others), on the CPU.
+def load_model(model: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """`model`, a diffusers class, from its own folder: config.json and safetensors, the fp16 ones if there are no others.
 
-    Raises CheckpointError.
+    On the CPU. Raises CheckpointError.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
