@@ -28,6 +28,16 @@ def test_the_template_is_where_published_crops_have_their_eyes_nose_and_mouth():
     assert np.abs(TEMPLATES["arcface"] - published).max() < 6
 
 
+def test_dlibs_template_fits_arcfaces_face():
+    """Its eyes lie on ArcFace's; the base of its nose lies below ArcFace's tip, two fifths of the way to the mouth."""
+    right_eye, left_eye, nose = (TEMPLATES["dlib"][rows].mean(0) for rows in ([0, 1], [2, 3], [4]))
+    arcface = TEMPLATES["arcface"]
+    assert np.abs(left_eye - arcface[0]).max() < 7
+    assert np.abs(right_eye - arcface[1]).max() < 7
+    tip, mouth = arcface[2], arcface[3:].mean(0)
+    assert np.abs(nose - (tip + 0.42 * (mouth - tip))).max() < 3
+
+
 def test_one_bad_landmark_never_mirrors_the_face():
     mirrored = TEMPLATES["arcface"] * [-1, 1]
     matrix = similarity_transform(mirrored, TEMPLATES["arcface"])
