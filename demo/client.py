@@ -46,6 +46,13 @@ class ComfyClient:
         with urllib.request.urlopen(self.address + path) as response:
             return json.load(response)
 
+    def post(self, path: str, content: Any) -> bytes:
+        """Send JSON to the server; return what it answers. Raises urllib.error.HTTPError."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, data=json.dumps(content).encode(), headers=headers)
+        with urllib.request.urlopen(request) as response:
+            return response.read()
+
     def upload_photo(self, name: str, content: bytes) -> str:
         """Put a picture into ComfyUI's input folder; return the name by which `LoadImage` finds it."""
         boundary = uuid.uuid4().hex
@@ -64,11 +71,8 @@ class ComfyClient:
 
     def queue(self, prompt: Prompt) -> str:
         """Queue a graph in API format; return its id. Raises GraphError if the server's validation refuses it."""
-        body = json.dumps({"prompt": prompt, "client_id": self.client_id}).encode()
-        request = urllib.request.Request(f"{self.address}/prompt", data=body, headers={"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request) as response:
-                answer = json.load(response)
+            answer = json.loads(self.post("/prompt", {"prompt": prompt, "client_id": self.client_id}))
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise

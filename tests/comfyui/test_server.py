@@ -13,7 +13,6 @@ from PIL import Image
 from demo.client import ComfyClient, GraphError, GraphRun, Prompt
 from demo.graph import downloads, read_workflow, shown_pictures, to_prompt, with_photo
 from demo.link import ROOT
-from demo.photo import astronaut_photo
 from demo.server import ComfyServer
 
 DEMO = ROOT / "workflows" / "faceclip_mini_demo.json"
@@ -31,16 +30,6 @@ NODE_IDS = {
 }
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def client(server: ComfyServer) -> ComfyClient:
-    return ComfyClient(server.address)
-
-
-@pytest.fixture(scope="module")
-def photo(client: ComfyClient) -> str:
-    return client.upload_photo("astronaut.png", astronaut_photo())
 
 
 def prompt_of(workflow: Path, client: ComfyClient, photo: str) -> Prompt:

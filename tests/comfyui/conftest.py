@@ -1,0 +1,68 @@
+"""The browser, and the photo in the server's input folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from demo.client import ComfyClient
+from demo.link import ROOT
+from demo.photo import astronaut_photo
+from demo.server import ComfyServer
+from demo.setup import CHROMIUMS
+
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def client(server: ComfyServer) -> ComfyClient:
+    return ComfyClient(server.address)
+
+
+@pytest.fixture(scope="session")
+def photo(client: ComfyClient) -> str:
+    """The astronaut in ComfyUI's input folder, by the name that `LoadImage` takes."""
+    return client.upload_photo("astronaut.png", astronaut_photo())
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium: the system's, else the one that Playwright installed."""
+    system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=system, args=_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def editor(browser: Browser, server: ComfyServer, client: ComfyClient, photo: str) -> Iterator[Page]:
+    """ComfyUI's editor, loaded, with nothing remembered from earlier and the photo among its inputs."""
+    client.post("/settings", {"Comfy.TutorialCompleted": True})  # a first visit opens the templates over the canvas
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=60_000)
+    expect(page.locator(".p-blockui-mask")).to_have_count(0, timeout=30_000)  # the veil over a page that still loads
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """Where pictures of the editor are kept for people to look at."""
+    folder = ROOT / ".dev" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
