@@ -105,7 +105,5 @@ def _cached_folder(repo: str) -> Path:
 
 
 def _base_advice() -> str:
-    wanted = ("scheduler/*", "unet/config.json", "vae/config.json", "vae/*.safetensors")
-    return (
-        f"Run `hf download {SDXL_BASE} {' '.join(f'--include {pattern!r}' for pattern in wanted)}` (its licence: OpenRAIL++-M)."
-    )
+    files = " ".join((*_BASE_FILES, "vae/diffusion_pytorch_model.safetensors"))
+    return f"Run `hf download {SDXL_BASE} {files}` (its licence: OpenRAIL++-M)."
