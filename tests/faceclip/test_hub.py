@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from faceclip import hub
 from faceclip.face.insightface_backend import PACK_URL
 from faceclip.model.encoder import FaceCLIPEncoder
+from faceclip.tensor_file import CheckpointError
 
 HUGGING_FACE = re.compile(r"https://huggingface\.co/[\w-]+/[\w.-]+/resolve/main/([\w.-]+/)*[\w.-]+")
 
@@ -29,6 +31,16 @@ def test_urls_are_direct_links_on_hugging_face_or_the_packs_that_the_detector_as
     assert packs < urls
     for url in urls - packs:
         assert HUGGING_FACE.fullmatch(url), url
+
+
+def test_the_workflows_offer_the_same_downloads():
+    workflows = Path(__file__).parents[2] / "workflows"
+    nodes = [node for path in workflows.glob("*.json") for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]]
+    offered = [model for node in nodes for model in node.get("properties", {}).get("models", [])]
+    assert {model["name"] for model in offered} == {"face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors"}
+    for model in offered:
+        file = hub.get(model["name"])
+        assert (model["url"], model["directory"]) == (file.url, file.folder)
 
 
 def test_checksums_are_sha256_or_left_open():
@@ -71,6 +83,12 @@ def test_a_missing_known_file_comes_with_address_folder_size_and_licence():
 def test_a_missing_unknown_file_is_only_named():
     message = hub.missing_message("my_own.safetensors")
     assert message == "There is no file my_own.safetensors. Check the name and the folder."
+
+
+def test_files_that_are_there_are_not_complained_about(tmp_path):
+    hub.require_files(tmp_path, __file__)
+    with pytest.raises(CheckpointError, match=r"There is no file absent\.bin"):
+        hub.require_files(__file__, "absent.bin")
 
 
 def test_looking_up_an_unknown_name_lists_the_known_ones():
