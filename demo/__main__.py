@@ -104,7 +104,7 @@ def _run_graph(client: ComfyClient, name: str, content: bytes, out: Path) -> Pat
 
 
 def _pictures(client: ComfyClient, prompt: Prompt, run: GraphRun) -> Pictures:
-    shown = {
+    shown: dict[str, list[Image.Image]] = {
         what: [
             Image.open(io.BytesIO(client.picture(reference)))
             for node_id in node_ids

@@ -10,7 +10,7 @@ from typing import Any
 from .client import Prompt
 
 DETECT, LOAD_PHOTO, SHOW = "FaceCLIPDetectFaces", "LoadImage", ("PreviewImage", "SaveImage")
-_ALIGNED, _PREVIEW = 0, 1  # the slots of Detect Faces
+_DETECTOR_SHOWS = {0: "aligned", 1: "faces"}  # by the slots of Detect Faces
 
 
 def read_workflow(path: Path) -> dict[str, Any]:
@@ -49,8 +49,7 @@ def shown_pictures(prompt: Prompt) -> dict[str, list[str]]:
     shown: dict[str, list[str]] = {"faces": [], "aligned": [], "result": []}
     for node_id, node in prompt.items():
         source = node["inputs"].get("images")
-        if node["class_type"] not in SHOW or not isinstance(source, list):
-            continue
-        slot = source[1] if prompt[source[0]]["class_type"] == DETECT else None
-        shown[{_ALIGNED: "aligned", _PREVIEW: "faces"}.get(slot, "result")].append(node_id)
+        if node["class_type"] in SHOW and isinstance(source, list):
+            from_detector = prompt[source[0]]["class_type"] == DETECT
+            shown[_DETECTOR_SHOWS[source[1]] if from_detector else "result"].append(node_id)
     return shown

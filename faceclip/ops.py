@@ -43,6 +43,9 @@ class casting:  # noqa: N801  a namespace like `torch.nn`
 class FrozenBatchNorm(nn.Module):
     """BatchNorm in eval mode, always: the ArcFace tower is frozen wherever FaceCLIP uses it. x: [B, C]."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 2e-5):
         super().__init__()
         self.eps = eps

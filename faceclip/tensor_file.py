@@ -181,7 +181,7 @@ def _torch_entry(path: Path, tensor: Tensor, offset: int | None) -> Entry:
     shape, dtype = tuple(tensor.shape), tensor.dtype
     if offset is None:
         return Entry(dtype, shape, lambda: tensor.detach().clone())
-    stored, stride, start = tensor.untyped_storage().nbytes(), tensor.stride(), tensor.storage_offset()
+    stored, stride, start = tensor.untyped_storage().nbytes(), tensor.stride(), int(tensor.storage_offset())
 
     def read() -> Tensor:
         if tensor.is_contiguous():

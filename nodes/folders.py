@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -54,6 +55,9 @@ def find_file(name: str, folders: Sequence[str]) -> Path:
     raise FileNotFoundError(f"There is no file {name} any more. Put it in one of these folders: {searched}.")
 
 
-def likely(names: Sequence[str], word: str) -> str | None:
-    """The first name with `word` in it, for a combo to start with; what a file is, only its content tells."""
+def likely(names: Sequence[str], word: str) -> Any:
+    """The first name with `word` in it, for a combo to start with, or None; what a file is, only its content tells.
+
+    Any, since ComfyUI's own hints leave out the None that its combos take.
+    """
     return next((name for name in names if word in name.lower()), names[0] if names else None)

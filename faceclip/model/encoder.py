@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class FaceCLIPEncoder(nn.Module):
     Computes in `compute_dtype`, whatever `operations` keep the weights in, and on `compute_device`: by default, where they are.
     """
 
-    def __init__(self, config: FaceCLIPConfig, operations=nn, share_face_tower: bool = True):
+    def __init__(self, config: FaceCLIPConfig, operations: Any = nn, share_face_tower: bool = True):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
@@ -81,7 +82,7 @@ class FaceCLIPEncoder(nn.Module):
 
     def signature(self) -> Tensor:
         """[F, 64] fp32: evenly spaced samples of each face tower's weights; tells identities of different encoders apart."""
-        weights = [tower.blocks[0].attn.qkv.weight.detach().flatten() for tower in self.face_towers]
+        weights = [tower.get_parameter("blocks.0.attn.qkv.weight").detach().flatten() for tower in self.face_towers]
         return torch.stack([w[:: len(w) // _SIGNATURE_SAMPLES][:_SIGNATURE_SAMPLES].float().cpu() for w in weights])
 
     @torch.no_grad()

@@ -24,6 +24,12 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # a first visit opens the templates over the canvas
+    # For the screenshots: words on the nodes at every zoom, nothing over the graph.
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+    "Comfy.Minimap.Visible": False,
+}
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +56,9 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def editor(browser: Browser, server: ComfyServer, client: ComfyClient, photo: str) -> Iterator[Page]:
     """ComfyUI's editor, loaded, with nothing remembered from earlier and the photo among its inputs."""
-    client.post("/settings", {"Comfy.TutorialCompleted": True})  # a first visit opens the templates over the canvas
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    client.post("/settings", _SETTINGS)
+    context = browser.new_context(viewport={"width": 2200, "height": 1300})
+    context.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
     page = context.new_page()
     page.goto(server.address)
     page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=60_000)

@@ -17,7 +17,15 @@ def test_prefix_and_identity_token_are_added_only_with_an_identity():
 
 
 @pytest.mark.parametrize(
-    "text", ["portrait, studio light", "Un café à Zürich — l'été!", "AT&amp;T  &  friends\n\n x", "it's 100% 你好 🙂", "   ", ""]
+    "text",
+    [
+        "portrait, studio light",
+        "Un café à Zürich — l'été!",
+        "AT&amp;T  &  friends\n\n x",
+        "it's 100% \u4f60\u597d \U0001f642",
+        "   ",
+        "",
+    ],
 )
 def test_a_plain_prompt_gives_open_clips_ids(text):
     from open_clip.tokenizer import SimpleTokenizer
@@ -59,7 +67,7 @@ def test_ten_thousand_words_are_tokenized_and_reported():
 
 
 def test_emoji_only_prompt_is_a_prompt():
-    tokenized = tokenize("🙂🎉🦄", with_identity=False)
+    tokenized = tokenize("\U0001f642\U0001f389\U0001f984", with_identity=False)
     assert tokenized.count > 0
     assert tokenized.cut == ""
 
