@@ -109,14 +109,14 @@ def _centre_taps(shape: tuple[int, ...], value: Callable[[int, int], float]) -> 
 
 def unet_shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes of the mini UNet, as diffusers has them."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             block_out_channels=(MODEL_CHANNELS, 2 * MODEL_CHANNELS, 4 * MODEL_CHANNELS),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(1, 1, 2),  # numbers of heads; ComfyUI's SDXL has 64 channels in each
+            attention_head_dim=(1, 1, 2),  # pyright: ignore[reportArgumentType]  numbers of heads; ComfyUI's SDXL has 64 channels in each
             transformer_layers_per_block=1,
             cross_attention_dim=CONTEXT_WIDTH,
             use_linear_projection=True,

@@ -12,12 +12,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from workflow_format import Graph, Node, Place, Socket  # beside this file, where Python looks first for a script's imports
 
+from faceclip import hub
+
 PHOTO = "example.png"  # a picture that every ComfyUI has: the photo is the user's to choose
 BLUE, GREEN, PURPLE = "#3f789e", "#88a65e", "#8f6fae"
-HUGGING_FACE = "https://huggingface.co"
 NEGATIVE = (
     "worst quality, low quality, blurry, out of focus, jpeg artifacts, watermark, signature, text, deformed, disfigured, "
     "bad anatomy, bad hands, extra fingers, missing fingers, distorted face, asymmetric eyes, cross-eyed, malformed iris"
@@ -26,16 +28,11 @@ NEGATIVE = (
 
 @dataclass(frozen=True)
 class Files:
-    """The model files a workflow loads, with where each can be downloaded."""
+    """The model files a workflow loads."""
 
     encoder: str
     unet: str
     vae: str
-    sources: Mapping[str, tuple[str, str]]  # file name -> (URL, model folder)
-
-    def models(self, name: str) -> list[dict[str, str]]:
-        url, directory = self.sources.get(name, ("", ""))
-        return [{"name": name, "url": url, "directory": directory}] if url else []
 
 
 @dataclass(frozen=True)
@@ -49,17 +46,8 @@ class Settings:
     batch: int = 1
 
 
-MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "faceclip_mini_vae.safetensors", {})
-SDXL = Files(
-    "face_clip_encoder.pt",
-    "unet.pt",
-    "sdxl_vae.safetensors",
-    {
-        "face_clip_encoder.pt": (f"{HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/face_clip_encoder.pt", "faceclip"),
-        "unet.pt": (f"{HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/unet.pt", "faceclip"),
-        "sdxl_vae.safetensors": (f"{HUGGING_FACE}/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors", "vae"),
-    },
-)
+MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "faceclip_mini_vae.safetensors")
+SDXL = Files("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
 OFFICIAL = Settings(width=864, height=1152, steps=50)
 
 MINI_NOTE = """
@@ -73,6 +61,9 @@ trained**: every step is the real one, the picture is not a portrait yet. For po
 
 Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
 """
+DOWNLOADS = "\n".join(
+    f"| [{file.name}]({file.url}) | `models/{file.folder}` |" for file in map(hub.get, (SDXL.encoder, SDXL.unet, SDXL.vae))
+)
 SDXL_NOTE = f"""
 ## FaceCLIP-SDXL
 
@@ -80,11 +71,9 @@ Download once:
 
 | file | folder |
 |---|---|
-| [face_clip_encoder.pt]({HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/face_clip_encoder.pt) | `models/faceclip` |
-| [unet.pt]({HUGGING_FACE}/ByteDance/FaceCLIP/resolve/main/model/unet.pt) | `models/faceclip` |
-| [sdxl_vae.safetensors]({HUGGING_FACE}/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors) | `models/vae` |
+{DOWNLOADS}
 
-FaceCLIP's weights are CC BY-NC 4.0: **not for commercial use**.
+FaceCLIP's weights are {hub.FACECLIP_LICENCE}: **not for commercial use**.
 
 Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt goes through the same
 encoder with no identity.
@@ -119,19 +108,28 @@ def photo_to_face(graph: Graph, detector: Node, y: int) -> tuple[list[Node], Nod
     return [photo, faces, boxes, crop], photo, faces
 
 
+def downloads(name: str) -> list[dict[str, str]]:
+    """What the front end needs to offer a missing file; nothing for files that come with the pack."""
+    file = hub.find(name)
+    if file is None:
+        return []
+    checksum = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
+    return [{"name": file.name, "url": file.url, "directory": file.folder, **checksum}]
+
+
 def load_models(graph: Graph, files: Files, x: int, y: int) -> tuple[Node, Node, Node]:
     encoder = graph.add(
-        "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=files.models(files.encoder), encoder_name=files.encoder
+        "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=downloads(files.encoder), encoder_name=files.encoder
     )
-    unet = graph.add("FaceCLIPUNetLoader", Place(x, y + 140, 380, 90), models=files.models(files.unet), unet_name=files.unet)
-    vae = graph.add("VAELoader", Place(x, y + 280, 380, 60), models=files.models(files.vae), vae_name=files.vae)
+    unet = graph.add("FaceCLIPUNetLoader", Place(x, y + 140, 380, 90), models=downloads(files.unet), unet_name=files.unet)
+    vae = graph.add("VAELoader", Place(x, y + 280, 380, 60), models=downloads(files.vae), vae_name=files.vae)
     return encoder, unet, vae
 
 
 def write_prompt(
     graph: Graph, encoder: Node, text: str, where: Place, settings: Settings, identity: Socket | None, title: str
 ) -> Node:
-    size = {"width": settings.width, "height": settings.height}
+    size: dict[str, Any] = {"width": settings.width, "height": settings.height}
     return graph.add("FaceCLIPTextEncode", where, title=title, encoder=encoder["encoder"], identity=identity, prompt=text, **size)
 
 
@@ -140,7 +138,7 @@ def sample(
 ) -> list[Node]:
     """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture."""
     unet, vae = models
-    size = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
+    size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
     latent = graph.add("EmptyLatentImage", Place(x, y, 320, 120), **size)
     sampler = graph.add(
         "KSampler",

@@ -53,6 +53,20 @@ def test_comfyui_can_unload_the_encoder_and_counts_a_shared_face_tower_once(run:
     assert torch.equal(_encode_all(run, loaded, crops)[0], first)
 
 
+def test_weights_that_comfyui_leaves_offloaded_are_moved_as_they_are_used(encoder: Any, identity: Any) -> None:
+    """Activations on the meta device stand for those on a GPU: an operation that met a weight left on the CPU would fail."""
+    meta = torch.device("meta")
+    with pytest.raises(RuntimeError):
+        torch.zeros(2, device=meta) + torch.zeros(2)
+    network = encoder.patcher.model.encoder
+    class_token, patch_tokens = network.face_towers[0](torch.zeros(2, 3, 448, 448, device=meta))
+    present = torch.ones(2, dtype=torch.bool, device=meta)
+    people = type(identity)(class_token[:, None], patch_tokens[:, None], present, identity.signature)
+    outputs = network(torch.zeros(2, 77, dtype=torch.long, device=meta), people)
+    assert {name: tuple(output.fused.shape) for name, output in outputs.items()} == {"l": (2, 77, 32), "g": (2, 77, 48)}
+    assert all(output.fused.device == output.pooled.device == meta for output in outputs.values())
+
+
 def test_the_encoder_equals_the_library_alone(run: Any, encoder: Any, crops: torch.Tensor, pack_module: Any) -> None:
     import sys
 

@@ -57,6 +57,11 @@ def test_an_empty_batch_is_refused(run: Any, detector: Any) -> None:
         run("FaceCLIPDetectFaces", image=torch.zeros(0, 64, 64, 3), detector=detector)
 
 
+def test_a_picture_of_one_pixel_has_no_face(run: Any, detector: Any) -> None:
+    with pytest.raises(ValueError, match=r"No face was found in image 0 \(1 x 1\)"):
+        run("FaceCLIPDetectFaces", image=torch.zeros(1, 1, 1, 3), detector=detector)
+
+
 def test_cancel_stops_between_photos(run: Any, detector: Any, photo: torch.Tensor) -> None:
     import comfy.model_management as management
 
