@@ -95,7 +95,7 @@ Identity lives in the conditioning, so core nodes place it: each person's condit
 *Conditioning (Combine)* joins them. Paint your own masks for other layouts; they may have any size.
 
 This one runs on the **mini** stand-ins (untrained, no portraits). For real pictures choose `face_clip_encoder.pt`, `unet.pt` and
-`sdxl_vae.safetensors` in the three loaders, and 1152 x 864, 50 steps.
+`sdxl_vae.safetensors` in the three loaders, 50 steps, and 1152 x 864 in latent, prompts and masks (half of that: 576 x 864).
 """
 
 
