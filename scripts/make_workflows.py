@@ -17,13 +17,10 @@ from typing import Any
 from workflow_format import Graph, Node, Place, Socket  # beside this file, where Python looks first for a script's imports
 
 from faceclip import hub
+from faceclip.pipeline import NEGATIVE_PROMPT
 
 PHOTO = "example.png"  # a picture that every ComfyUI has: the photo is the user's to choose
 BLUE, GREEN, PURPLE = "#3f789e", "#88a65e", "#8f6fae"
-NEGATIVE = (
-    "worst quality, low quality, blurry, out of focus, jpeg artifacts, watermark, signature, text, deformed, disfigured, "
-    "bad anatomy, bad hands, extra fingers, missing fingers, distorted face, asymmetric eyes, cross-eyed, malformed iris"
-)
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,9 @@ def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tup
     positive = write_prompt(
         graph, encoder, prompt, Place(800, 660, 600, 250), settings, identity["identity"], "Prompt, with the face"
     )
-    negative = write_prompt(graph, encoder, NEGATIVE, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face")
+    negative = write_prompt(
+        graph, encoder, NEGATIVE_PROMPT, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face"
+    )
     graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
     prompts = positive["conditioning"], negative["conditioning"]
     return photo, sample(graph, (unet, vae), prompts, settings, 1480, 0)
@@ -266,7 +265,9 @@ def two_people(graph: Graph) -> None:
         conditioning_1=placed[0]["CONDITIONING"],
         conditioning_2=placed[1]["CONDITIONING"],
     )
-    negative = write_prompt(graph, encoder, NEGATIVE, Place(1980, 960, 400, 260), settings, None, "Negative prompt, no face")
+    negative = write_prompt(
+        graph, encoder, NEGATIVE_PROMPT, Place(1980, 960, 400, 260), settings, None, "Negative prompt, no face"
+    )
     graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, both, negative])
     prompts = both["CONDITIONING"], negative["conditioning"]
     sampling = sample(graph, (unet, vae), prompts, settings, 2800, 0)
