@@ -43,6 +43,10 @@ def main() -> int:
     """Run the command that the user asked for; return the exit code."""
     options = parse()
     try:
+        # Before anything is installed: what the user gave must be there.
+        options.comfyui = users_comfyui(options.comfyui) if options.comfyui else None
+        if options.photo and not options.photo.is_file():
+            raise SetupError(f"There is no photo at {options.photo}.")
         return options.command(options)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -62,7 +66,7 @@ def demo(options: argparse.Namespace) -> int:
     if not options.comfyui or not has_accelerator(python):
         command.append("--server-argument=--cpu")
     command += ["--keep"] * options.keep
-    command += [options.photo.expanduser().resolve()] if options.photo else []
+    command += [options.photo.resolve()] if options.photo else []
     code = subprocess.run(command, cwd=ROOT).returncode
     print(f"In all {time.monotonic() - began:.0f} s")
     return code
@@ -72,7 +76,7 @@ def test(options: argparse.Namespace) -> int:
     """`dev.py test`: prepare, then run pytest on everything, or as its arguments say."""
     workshop = Workshop()
     ensure_venv(workshop)
-    comfyui = users_comfyui(options.comfyui) if options.comfyui else ensure_comfyui(workshop)
+    comfyui = options.comfyui or ensure_comfyui(workshop)
     ensure_packages(workshop, "client", CLIENT)
     install_comfyui_and_pack(workshop, comfyui)
     ensure_packages(workshop, "test", ["-e", ".[test]"])
@@ -85,7 +89,7 @@ def test(options: argparse.Namespace) -> int:
 
 def comfyui_to_use(options: argparse.Namespace, workshop: Workshop) -> tuple[Path, Path]:
     """The ComfyUI folder and the interpreter that runs it, both ready."""
-    comfyui = users_comfyui(options.comfyui) if options.comfyui else ensure_comfyui(workshop)
+    comfyui = options.comfyui or ensure_comfyui(workshop)
     # Not resolved: the `python` of a virtual environment is a link, and what it points to has other packages.
     python = options.python.absolute() if options.python else users_python(comfyui) if options.comfyui else None
     if python:
@@ -104,7 +108,7 @@ def parse() -> argparse.Namespace:
     """The command line; unknown arguments of `test` are pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    own = os.environ.get("COMFYUI_PATH")
+    own = os.environ.get("COMFYUI_PATH") or None
 
     show = commands.add_parser("demo", help="run the mini workflow on a photo and draw a contact sheet")
     show.add_argument("photo", nargs="?", type=Path, help="a photo with a face; scikit-image's astronaut without one")
@@ -114,7 +118,7 @@ def parse() -> argparse.Namespace:
     show.set_defaults(command=demo)
 
     check = commands.add_parser("test", help="run the test suite", add_help=False)
-    check.set_defaults(command=test, comfyui=own)
+    check.set_defaults(command=test, comfyui=own, photo=None)
 
     options, rest = parser.parse_known_args()
     if rest and options.command is not test:

@@ -19,6 +19,8 @@ def link_pack(custom_nodes: Path, pack: Path = ROOT, name: str = "faceclip") -> 
     if any(entry.resolve() == pack.resolve() for entry in custom_nodes.iterdir()):
         return None
     link = custom_nodes / name
+    if link.is_symlink() and not link.exists():
+        link.unlink()  # points to where the pack was before it moved
     if os.path.lexists(link):
         raise FileExistsError(
             f"{link} is there already and is not this copy of the pack ({pack}). "
