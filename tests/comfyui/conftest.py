@@ -43,7 +43,7 @@ def photo(client: ComfyClient) -> str:
     return client.upload_photo("astronaut.png", astronaut_photo())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop, and then nobody else can run one
 def browser() -> Iterator[Browser]:
     """A headless Chromium: the system's, else the one that Playwright installed."""
     system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)

