@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_the_registry_would_publish_the_pack(export: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All validation checks passed" in done.stdout + done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()
+
+
+def test_the_published_archive_has_what_runs_and_nothing_for_developers(export: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(export, tmp_path / "faceclip")
+    for command in ("init --quiet", "add --all"):  # the packer takes what git tracks
+        subprocess.run(["git", *command.split()], cwd=folder, check=True)
+    done = run("comfy", "--skip-prompt --no-enable-telemetry node pack", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(folder / "node.zip") as archive:
+        names = set(archive.namelist())
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE"} <= names
+    for part in ("faceclip", "models", "nodes", "workflows"):
+        files = {path.relative_to(export).as_posix() for path in (export / part).rglob("*") if path.is_file()}
+        assert files and files <= names
+    assert not {name.split("/")[0] for name in names} & {".ci", "benchmarks", "demo", "dev.py", "scripts", "tests"}
 
 
 def test_comfy_test_finds_nothing_to_complain_of(export: Path) -> None:
