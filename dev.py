@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if sys.version_info < (3, 10):  # noqa: UP036 - the message is for those who run an older one
@@ -67,7 +68,7 @@ def demo(options: argparse.Namespace) -> int:
         command.append("--server-argument=--cpu")
     command += ["--keep"] * options.keep
     command += [options.photo.resolve()] if options.photo else []
-    code = subprocess.run(command, cwd=ROOT).returncode
+    code = hand_over(command)
     print(f"In all {time.monotonic() - began:.0f} s")
     return code
 
@@ -84,7 +85,17 @@ def test(options: argparse.Namespace) -> int:
     # Sleeping instead of spinning threads: ComfyUI's server and the tests share the cores.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "COMFYUI_PATH": str(comfyui)}
     pytest = workshop.python.with_name("pytest")  # not `python -m`: the root has to stay off sys.path
-    return subprocess.run([pytest, *options.pytest_arguments], cwd=ROOT, env=environment).returncode
+    return hand_over([pytest, *options.pytest_arguments], environment)
+
+
+def hand_over(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> int:
+    """Run a command to its end; return its exit code. Ctrl-C reaches it too, and it may take its time to tidy up."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def comfyui_to_use(options: argparse.Namespace, workshop: Workshop) -> tuple[Path, Path]:

@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PhotoError, ServerError, GraphError, FileExistsError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

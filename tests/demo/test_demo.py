@@ -61,6 +61,20 @@ def test_keep_leaves_a_server_that_answers_and_says_how_to_end_it(arguments: lis
         (comfyui_path / "custom_nodes" / "faceclip").unlink(missing_ok=True)
 
 
+@pytest.mark.server
+def test_ctrl_c_takes_the_server_and_the_link_away(comfyui_path: Path) -> None:
+    packs = sorted((comfyui_path / "custom_nodes").iterdir())
+    command = [sys.executable, ROOT / "dev.py", "demo", "--comfyui", comfyui_path, "--python", sys.executable]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        address = next(line.split()[-1] for line in process.stdout if "ready after" in line)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in it
+        assert process.wait(timeout=60) == 130
+    with pytest.raises(OSError):
+        ComfyClient(address).get("/system_stats")
+    assert sorted((comfyui_path / "custom_nodes").iterdir()) == packs
+
+
 def test_a_photo_that_cannot_be_used_is_refused_before_anything_starts(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
