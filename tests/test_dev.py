@@ -15,6 +15,7 @@ from demo.setup import (
     Workshop,
     check_users_python,
     comfyui_requirements,
+    ensure_chromium,
     ensure_packages,
     ensure_venv,
     missing_modules,
@@ -113,6 +114,33 @@ def test_a_failing_step_shows_the_end_of_its_log_and_what_to_do(workshop: Worksh
     with pytest.raises(SetupError) as failure:
         run_step("Making tea", [sys.executable, "-c", code], workshop, "Boil some water.")
     assert str(failure.value).splitlines() == ["Making tea failed (exit code 3):", "  the reason", "Boil some water."]
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_chromium_is_debians_for_root_else_playwrights_and_a_failure_says_what_to_do(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    program(workshop.python, "exit 1")
+    with pytest.raises(SetupError, match=r"(?s)Installing Chromium failed.*a program called chromium on the PATH"):
+        ensure_chromium(workshop)
+    assert "-m playwright install chromium" in workshop.log.read_text()
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    program(programs / "apt-get", f"echo asked for $1; [ $1 = update ] || /bin/ln -s /bin/true {programs}/chromium")
+    ensure_chromium(workshop)
+    ensure_chromium(workshop)  # is there now
+    assert [line for line in workshop.log.read_text().splitlines() if line.startswith("asked")] == [
+        "asked for update",
+        "asked for install",
+    ]
 
 
 def test_a_folder_that_is_no_comfyui_is_refused(tmp_path: Path) -> None:
