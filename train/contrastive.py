@@ -196,7 +196,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries, scale, keys, labels, rows, columns, count = ctx.saved_tensors
         batch: _GlobalBatch = ctx.batch
         with torch.autocast(queries.device.type, enabled=False):
@@ -236,7 +236,7 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries, scale, bias, keys, labels, count = ctx.saved_tensors
         batch: _GlobalBatch = ctx.batch
         with torch.autocast(queries.device.type, enabled=False):

@@ -1,5 +1,8 @@
 """AdamW for weights kept in bf16 (paper: AnyPrecisionAdamW): Kahan compensation, second moment in fp32."""
 
+# torch's own optimisers are made of the _foreach functions: one kernel for many small tensors.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
