@@ -106,8 +106,23 @@ class TrainingData:
             batches = self._samples.batch(rows, batch_fn=_stack_rows)[step:]
             options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
             return iter(batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
-        options = grain.ReadOptions(num_threads=self._reading.threads, prefetch_buffer_size=ahead * rows)
+        threads = self._reading.threads
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead * rows))
         return iter(self._samples[step * rows :].to_iter_dataset(options).batch(rows, batch_fn=_stack_rows))
+
+
+def ordered_batches(
+    source: ShardSource, rows: Sequence[int] | np.ndarray, batch_size: int, transform: Transform, threads: int = 8
+) -> Iterator[dict[str, Any]]:
+    """Some rows in their order, in batches of `TrainingData`'s form, read ahead; the last may be smaller.
+
+    `has_face` is true for all of them unless `transform` says otherwise.
+    """
+    places = [(int(row), int(row)) for row in rows]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
+    loaded = grain.MapDataset.source(places).map(_Load(source, None, transform, seed=0))
+    for batch in loaded.to_iter_dataset(options).batch(batch_size, batch_fn=_stack_rows):
+        yield _to_tensors(batch)
 
 
 def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world: int) -> None:

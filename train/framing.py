@@ -74,4 +74,4 @@ def cut(picture: Image.Image, framing: Framing) -> np.ndarray:
     height, width = cover(framing.original, framing.target)
     resized = picture.resize((width, height), Image.Resampling.LANCZOS)
     (top, left), (rows, columns) = framing.crop, framing.target
-    return np.asarray(resized.crop((left, top, left + columns, top + rows))).transpose(2, 0, 1)
+    return np.array(resized.crop((left, top, left + columns, top + rows))).transpose(2, 0, 1)

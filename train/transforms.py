@@ -72,4 +72,4 @@ def clip_crop(picture: Image.Image, size: int) -> np.ndarray:
     width, height = (max(size, round(side * scale)) for side in picture.size)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+    return np.array(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
