@@ -3,61 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-
-STEP = 64  # SDXL's sides are multiples of it
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """A shape of training pictures, in pixels."""
-
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How a picture of `original` size became one of a bucket's: scaled until it covers the bucket, then cropped at (top, left).
-
-    SDXL is told all three (its size and crop conditioning), so they stay with the latents that they belong to.
-    """
-
-    original: tuple[int, int]  # height, width
-    scaled: tuple[int, int]
-    top_left: tuple[int, int]
-    bucket: Bucket
-
-    @property
-    def time_ids(self) -> tuple[int, int, int, int, int, int]:
-        """SDXL's micro-conditioning: original height, width, crop top, left, target height, width."""
-        return (*self.original, *self.top_left, self.bucket.height, self.bucket.width)
-
-
-def aspect_buckets(resolution: int, step: int = STEP, max_ratio: float = 2.0) -> list[Bucket]:
-    """Shapes of at most `resolution` squared pixels with sides in multiples of `step`, up to `max_ratio` tall or wide."""
-    buckets = []
-    for height in range(step, int(resolution * max_ratio) + 1, step):
-        width = min(resolution * resolution // height // step * step, int(resolution * max_ratio))
-        if width >= step and max(height / width, width / height) <= max_ratio:
-            buckets.append(Bucket(height, width))
-    return buckets
-
-
-def nearest_bucket(height: int, width: int, buckets: Sequence[Bucket]) -> int:
-    """Number of the bucket whose aspect ratio is nearest, on a log scale."""
-    return int(np.argmin([abs(np.log(b.width / b.height) - np.log(width / height)) for b in buckets]))
-
-
-def frame(height: int, width: int, bucket: Bucket) -> Framing:
-    """Fit a picture into a bucket: scale it to cover the bucket, crop the middle. Deterministic, so that caches can be trusted."""
-    scale = max(bucket.height / height, bucket.width / width)
-    scaled = max(bucket.height, round(height * scale)), max(bucket.width, round(width * scale))
-    top_left = (scaled[0] - bucket.height) // 2, (scaled[1] - bucket.width) // 2
-    return Framing((height, width), scaled, top_left, bucket)
 
 
 class BucketBatches:

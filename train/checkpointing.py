@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from .distributed import Ranks
@@ -85,7 +88,7 @@ class Checkpoints:
 
     def load(self, step: int) -> State:
         """Every tensor of a checkpoint, in CPU memory; collective, on any number of ranks."""
-        reader = dcp.FileSystemReader(self.path(step))
+        reader = FileSystemReader(self.path(step))
         described = reader.read_metadata().state_dict_metadata
         state = {
             name: torch.empty(entry.size, dtype=entry.properties.dtype)
@@ -94,7 +97,7 @@ class Checkpoints:
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
-            dcp.load(state, storage_reader=reader, no_dist=self.ranks.world == 1)
+            load(state, storage_reader=reader, no_dist=self.ranks.world == 1)
         return state
 
     def _write(self, part: Path, state: State, meta: Mapping[str, Any]) -> BaseException | None:
@@ -106,9 +109,9 @@ class Checkpoints:
             self.ranks.barrier()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
-                dcp.save(state, storage_writer=dcp.FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
+                save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
         # torch wraps what a rank met in a CheckpointException, which is a BaseException.
-        except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        except (OSError, RuntimeError, CheckpointException) as error:
             return error
         return None
 

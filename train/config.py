@@ -132,7 +132,9 @@ class FinetuneConfig(RunConfig):
     encoder: Path
     """FaceCLIP encoder file with the branches that the UNet takes (both, for SDXL). Frozen."""
     unet: Path
-    """UNet to start from: a diffusers folder (config.json and safetensors)."""
+    """UNet to start from: a diffusers folder, or a file of weights in diffusers' naming with --unet-config."""
+    unet_config: Path | None = None
+    """The UNet's config.json, where --unet is a file."""
     vae: Path | None = None
     """VAE in diffusers' format (a folder), to encode pictures at every step when there is no latent cache."""
     latents: Path | None = None
@@ -188,7 +190,7 @@ def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
 
 
 def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
-    """The fields that a preset or YAML file sets, converted to their types. Raises ConfigError."""
+    """The fields that a preset or YAML file sets, converted to their types; paths may be relative to it. Raises ConfigError."""
     import yaml
 
     path = PRESETS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
@@ -267,8 +269,11 @@ def _convert(key: str, value: Any, hint: Any, path: Path) -> Any:
             return tuple(_convert(key, item, item_kind, path) for item, item_kind in zip(value, kinds, strict=True))
         if origin is Literal and value in typing.get_args(target):
             return value
-        if target in (Path, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
-            return target(value)
+        if target is Path and isinstance(value, str):
+            beside = path.parent / value
+            return beside if beside.exists() else Path(value)
+        if target is float and isinstance(value, str | int | float) and not isinstance(value, bool):
+            return float(value)
         if isinstance(target, type) and type(value) is target:
             return value
     except ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,20 +25,6 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
-        """Rows of a global batch for one rank. Raises ValueError if they cannot be split evenly."""
-        if batch_size < self.world:
-            raise ValueError(
-                f"The global batch of {batch_size} is smaller than the number of ranks ({self.world}): each needs at least one "
-                "row. Raise batch_size, or start fewer processes."
-            )
-        if batch_size % self.world:
-            raise ValueError(
-                f"The global batch of {batch_size} cannot be split evenly over {self.world} ranks. "
-                f"Use {batch_size // self.world * self.world} or {(batch_size // self.world + 1) * self.world}."
-            )
-        return batch_size // self.world
-
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank: one small collective, so that all ranks decide alike."""
         if self.world == 1:
@@ -46,6 +32,14 @@ class Ranks:
         tensor = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return [bool(value) for value in tensor.tolist()]
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Each value averaged over the ranks."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, device=self.device)
+        dist.all_reduce(tensor)
+        return (tensor / self.world).tolist()
 
     def barrier(self) -> None:
         if self.world > 1:

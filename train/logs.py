@@ -70,7 +70,7 @@ class RunLog:
 
             self._tensorboard = SummaryWriter(str(config.out / "tensorboard"), purge_step=start)
         if config.wandb:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             self._wandb = wandb.init(project=config.wandb, dir=config.out, config=as_plain(config), resume="allow")
 

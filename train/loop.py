@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from .checkpointing import Checkpoints, State
@@ -30,7 +30,10 @@ class NonFiniteLossError(RuntimeError):
 class Task(Protocol):
     """One stage of training, as the loop sees it. Everything random in a step follows from the seed and its number."""
 
-    optimizer: Optimizer
+    @property
+    def optimizer(self) -> Optimizer:
+        """What updates `parameters`."""
+        ...
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -38,11 +41,15 @@ class Task(Protocol):
         ...
 
     def batch(self, step: int) -> Mapping[str, Any]:
-        """This rank's share of the global batch of a step; `batch["key"]` names its rows."""
+        """This rank's share of the global batch of a step."""
+        ...
+
+    def suspects(self, batch: Mapping[str, Any]) -> list[str]:
+        """Keys of the rows that may have made a loss infinite or not a number."""
         ...
 
     def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
-        """Leave the global batch's mean gradient in the parameters; return the loss (as "loss") and its parts."""
+        """Leave the global batch's mean gradient in the parameters; return this rank's loss (as "loss") and its parts."""
         ...
 
     def after_step(self, step: int) -> None:
@@ -139,10 +146,8 @@ def _step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, f
     task.optimizer.zero_grad(set_to_none=True)
     values = task.backward(batch, step)
     norm = _gradient_norm(task.parameters)
-    here = not (math.isfinite(values["loss"]) and math.isfinite(norm))
-    (anywhere,) = ranks.any(here)
-    if anywhere:
-        _refuse(step, values["loss"], norm, batch, here, ranks)
+    if any(ranks.any(not math.isfinite(values["loss"]), not math.isfinite(norm))):
+        raise _non_finite(step, values["loss"], norm, task.suspects(batch), ranks)
     if config.clip_grad and norm > config.clip_grad:
         for parameter in task.parameters:
             if parameter.grad is not None:
@@ -152,21 +157,18 @@ def _step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, f
         group["lr"] = lr
     task.optimizer.step()
     task.after_step(step)
-    return {**values, "gradient_norm": norm, "lr": lr}
+    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), "gradient_norm": norm, "lr": lr}
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:
-    grads: list[Tensor] = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm([grad.float() for grad in grads])
-    return float(torch.stack(list(norms)).norm())
+    norms = [parameter.grad.norm(dtype=torch.float32) for parameter in parameters if parameter.grad is not None]
+    return float(torch.stack(norms).norm())
 
 
-def _refuse(step: int, loss: float, norm: float, batch: Mapping[str, Any], here: bool, ranks: Ranks) -> None:
-    keys = list(batch["key"])
-    shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-    where = f"this rank ({ranks.rank})" if here else "another rank"
-    raise NonFiniteLossError(
-        f"Step {step + 1} has loss {loss:g} and gradient norm {norm:g} on {where}; the weights were not changed. "
+def _non_finite(step: int, loss: float, norm: float, suspects: list[str], ranks: Ranks) -> NonFiniteLossError:
+    shown = ", ".join(suspects[:8]) + (f" and {len(suspects) - 8} more" if len(suspects) > 8 else "")
+    return NonFiniteLossError(
+        f"Step {step + 1} has loss {loss:g} on rank {ranks.rank} and gradient norm {norm:g}; the weights were not changed. "
         f"The batch of rank {ranks.rank}: {shown}. Look at these samples, lower lr, or raise warmup; "
         "the same command goes on from the last checkpoint."
     )

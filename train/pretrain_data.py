@@ -20,13 +20,14 @@ from .teacher import ImageTeacher
 class Features:
     """Outputs of the frozen towers for b rows, on the training device.
 
-    image: CLIP image embeddings [b, dt]. class_token [b, 1, 512], patch_tokens [b, 1, 144, w], those of a black crop in guided
-    rows.
+    image: CLIP image embeddings [b, dt]; text: those of the captions, None where they are to be computed.
+    class_token [b, 1, 512], patch_tokens [b, 1, 144, w]: the face tower's, of a black crop in guided rows.
     """
 
     image: Tensor
     class_token: Tensor
     patch_tokens: Tensor
+    text: Tensor | None = None
 
 
 class FeatureSource(Protocol):
@@ -58,6 +59,18 @@ def identity_of_faces(encoder: FaceCLIPEncoder, faces: Tensor, has_face: Tensor)
         found = encoder.encode_faces(faces[has_face])
         class_token[rows], patch_tokens[rows] = found.class_token, found.patch_tokens
     return Identity(class_token, patch_tokens, rows, blank.signature)
+
+
+def with_blank(class_token: Tensor, patch_tokens: Tensor, present: Tensor, encoder: FaceCLIPEncoder) -> Identity:
+    """Identities [b] with the blank face's features in the rows where `present` is false."""
+    blank = encoder.blank_face().to(class_token.device, class_token.dtype)
+    rows = present.to(class_token.device)
+    return Identity(
+        torch.where(rows[:, None, None], class_token, blank.class_token),
+        torch.where(rows[:, None, None, None], patch_tokens, blank.patch_tokens),
+        rows,
+        blank.signature,
+    )
 
 
 def token_ids(captions: Sequence[str], has_face: Sequence[bool]) -> Tensor:

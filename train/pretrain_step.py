@@ -22,7 +22,7 @@ from .heads import ProjectionHeads
 from .initialise import blocks_of, checkpoint_activations, freeze
 from .loop import make_optimizer
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, Targets, caption_labels
-from .pretrain_data import FeatureSource, text_embedding, token_ids
+from .pretrain_data import Features, FeatureSource, text_embedding, token_ids
 
 
 class PretrainModel(nn.Module):
@@ -84,10 +84,13 @@ class PretrainTask:
             self._batches = iter(self.data)
         return next(self._batches)
 
+    def suspects(self, batch: Mapping[str, Any]) -> list[str]:
+        return batch["key"]  # a contrastive loss has no rows of its own: each meets all others
+
     def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
         has_face = batch["has_face"]
         features = self.features(batch)
-        targets = self._targets(batch, features.image, features.class_token[:, 0])
+        targets = self._targets(batch, features)
         ids = token_ids(batch["caption"], has_face.tolist()).to(self.ranks.device)
         inputs = (ids, features.class_token, features.patch_tokens, has_face.to(self.ranks.device))
         rows = self.config.micro_batch or len(ids)
@@ -142,13 +145,15 @@ class PretrainTask:
         gradcache_step(lambda chunk: self.wrapped(*chunk), chunks, total, ddp=ddp, loss_parameters=self.loss.parameters())
         return noted[0]
 
-    def _targets(self, batch: Mapping[str, Any], image: Tensor, class_token: Tensor) -> Targets:
-        device = self.ranks.device
-        text = text_embedding(self.model.branch, batch["caption"]) if "text" in self.config.terms else None
+    def _targets(self, batch: Mapping[str, Any], features: Features) -> Targets:
+        device, terms = self.ranks.device, self.config.terms
+        text = features.text
+        if text is None and "text" in terms:
+            text = text_embedding(self.model.branch, batch["caption"])
         return Targets(
-            image=image if "image" in self.config.terms else None,
-            identity=class_token if "identity" in self.config.terms else None,
-            text=text,
+            image=features.image if "image" in terms else None,
+            identity=features.class_token[:, 0] if "identity" in terms else None,
+            text=text if "text" in terms else None,
             has_face=batch["has_face"].to(device),
             identity_label=batch["identity"].to(device),
             caption_label=caption_labels(batch["caption"]).to(device),

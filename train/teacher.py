@@ -25,15 +25,14 @@ class ImageTeacher(nn.Module):
         self.visual = visual
         self.width = width
         self.size = size
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._normalisation = (mean, std)
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         weight = next(self.visual.parameters())
-        x = images.to(weight.device).float() / 255
-        x = ((x - self.mean) / self.std).to(weight.dtype)
+        mean, std = (torch.tensor(values, device=weight.device).view(1, 3, 1, 1) for values in self._normalisation)
+        x = ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
         return F.normalize(self.visual(x).float(), dim=-1)
 
 
