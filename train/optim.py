@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,8 +63,9 @@ class KahanAdamW(Optimizer):
             for param in trained:
                 self._initialise(param)
             self._step_plain([param for param in trained if param.dtype != torch.bfloat16], group)
-            for slab in _slabs([param for param in trained if param.dtype == torch.bfloat16]):
-                self._step_compensated(slab, group)
+            compensated = [param for param in trained if param.dtype == torch.bfloat16]
+            for slab in _slabs(piece for param in compensated for piece in self._pieces(param)):
+                _step_compensated(slab, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -112,48 +113,68 @@ class KahanAdamW(Optimizer):
             maximize=False,
         )
 
-    def _step_compensated(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """AdamW in fp32 on weight + compensation; the sum is stored as its bf16 and what that leaves over."""
-        beta1, beta2 = group["betas"]
-        moments, squares = self._states(params, "exp_avg"), self._states(params, "exp_avg_sq")
-        compensations, steps = self._states(params, "compensation"), self._states(params, "step")
-        torch._foreach_add_(steps, 1)
-        counts = [float(step) for step in steps]
-
-        grads = [param.grad.float() for param in params]  # pyright: ignore[reportOptionalMemberAccess]
-        mean = [moment.float() for moment in moments]
-        torch._foreach_lerp_(mean, grads, 1 - beta1)
-        torch._foreach_copy_(moments, mean)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-
-        root = torch._foreach_sqrt(squares)
-        torch._foreach_div_(root, [(1 - beta2**count) ** 0.5 for count in counts])
-        torch._foreach_add_(root, group["eps"])
-        torch._foreach_mul_(mean, [-group["lr"] / (1 - beta1**count) for count in counts])
-        torch._foreach_div_(mean, root)
-
-        weights = [param.float() for param in params]
-        left = [compensation.float() for compensation in compensations]
-        torch._foreach_add_(left, mean)
-        decay = -group["lr"] * group["weight_decay"]
-        torch._foreach_add_(left, weights, alpha=decay)
-        torch._foreach_copy_(params, torch._foreach_add(weights, left))
-        # What the rounded weight moved by is subtracted from what it was to move by; both differences are exact in fp32.
-        torch._foreach_sub_(weights, [param.float() for param in params])
-        torch._foreach_add_(left, weights)
-        torch._foreach_copy_(compensations, left)
+    def _pieces(self, param: Tensor) -> Iterator[_Piece]:
+        """The weight with its gradient and state, counted one step on, in views of at most SLAB elements (or one row)."""
+        state, gradient = self.state[param], param.grad
+        assert gradient is not None
+        state["step"] += 1
+        tensors = (param, gradient, state["exp_avg"], state["exp_avg_sq"], state["compensation"])
+        count = -(-param.numel() // SLAB)
+        if count <= 1:
+            yield _Piece._make((*tensors, state["step"].item()))
+            return
+        for views in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
+            yield _Piece._make((*views, state["step"].item()))
 
 
-def _slabs(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The parameters on one device at a time, in runs of at most SLAB elements (or one larger tensor)."""
-    slab: list[Tensor] = []
+class _Piece(NamedTuple):
+    """A run of bf16 weights, what belongs to them, and how many steps they have seen, this one included."""
+
+    weight: Tensor
+    gradient: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    compensation: Tensor
+    step: float
+
+
+def _slabs(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """The pieces in runs of at most SLAB elements on one device; every piece is in one."""
+    slab: list[_Piece] = []
     size = 0
-    for param in params:
-        if slab and (param.device != slab[0].device or size + param.numel() > SLAB):
+    for piece in pieces:
+        if slab and (piece.weight.device != slab[0].weight.device or size + piece.weight.numel() > SLAB):
             yield slab
             slab, size = [], 0
-        slab.append(param)
-        size += param.numel()
+        slab.append(piece)
+        size += piece.weight.numel()
     if slab:
         yield slab
+
+
+def _step_compensated(slab: list[_Piece], group: dict[str, Any]) -> None:
+    """AdamW in fp32 on weight + compensation; the sum is stored as its bf16 and what that leaves over."""
+    beta1, beta2 = group["betas"]
+    params, grads, moments, squares, compensations, steps = (list(column) for column in zip(*slab, strict=True))
+
+    grads = [grad.float() for grad in grads]
+    update = [moment.float() for moment in moments]
+    torch._foreach_lerp_(update, grads, 1 - beta1)
+    torch._foreach_copy_(moments, update)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+
+    root = torch._foreach_sqrt(squares)
+    torch._foreach_div_(root, [(1 - beta2**step) ** 0.5 for step in steps])
+    torch._foreach_add_(root, group["eps"])
+    torch._foreach_mul_(update, [-group["lr"] / (1 - beta1**step) for step in steps])
+    torch._foreach_div_(update, root)
+
+    weights = [param.float() for param in params]
+    torch._foreach_add_(update, weights, alpha=-group["lr"] * group["weight_decay"])
+    torch._foreach_add_(update, [compensation.float() for compensation in compensations])
+    torch._foreach_copy_(params, torch._foreach_add(weights, update))
+    # What the rounded weight moved by is taken from what it was to move by: the rest waits for the next step.
+    torch._foreach_sub_(weights, [param.float() for param in params])
+    torch._foreach_add_(update, weights)
+    torch._foreach_copy_(compensations, update)
