@@ -59,6 +59,25 @@ def guided_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VAE of SDXL's class, in diffusers' format."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    small = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        scaling_factor=0.13025,
+    )
+    folder = tmp_path_factory.mktemp("vae")
+    small.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def pretrain_arguments(shards: Path, guided_shards: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """`pretrain_arguments(out="run", steps=4, ...)` -> the command line of a small run below the test's folder."""

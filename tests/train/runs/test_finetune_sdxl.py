@@ -27,25 +27,6 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
 
 
-@pytest.fixture(scope="session")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny VAE of SDXL's class, in diffusers' format."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    small = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=0.13025,
-    )
-    folder = tmp_path_factory.mktemp("vae")
-    small.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def arguments(shards: Path, vae: Path, tmp_path: Path) -> Arguments:
     """`arguments(out="run", steps=4, vae=None, ...)` -> the command line of a small run; an option of None is left out."""
