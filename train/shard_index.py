@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from safetensors.numpy import save
 
 from .storage import is_local, open_seekable, publish, read_bytes, size_of
 
@@ -90,9 +89,17 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def write_index(path: str, index: ShardIndex) -> None:
-    """Write the index of a shard; the file appears whole or not at all."""
-    metadata = {"format": FORMAT, "version": "1", "bytes": str(index.bytes), "fingerprint": index.fingerprint}
-    publish(path, save({"spans": index.spans, "keys": index.keys}, metadata))
+    """Write the index of a shard, the same bytes for the same index; the file appears whole or not at all."""
+    # A safetensors file by hand: the library writes its metadata in an order of chance.
+    spans, keys = index.spans.tobytes(), index.keys.tobytes()
+    header = {
+        "__metadata__": {"format": FORMAT, "version": "1", "bytes": str(index.bytes), "fingerprint": index.fingerprint},
+        "spans": {"dtype": "I64", "shape": index.spans.shape, "data_offsets": [0, len(spans)]},
+        "keys": {"dtype": "U8", "shape": index.keys.shape, "data_offsets": [len(spans), len(spans) + len(keys)]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers after it start at a multiple of their size
+    publish(path, len(text).to_bytes(8, "little") + text + spans + keys)
 
 
 def read_index(shard: str) -> ShardIndex:

@@ -147,6 +147,11 @@ class ShardSource:
         column = MEMBERS.index(member)
         return sum(int((index.spans[:, column, 1] < 0).sum()) for index in self._indexes)
 
+    def has(self, row: int, member: Member) -> bool:
+        """Whether a row has a member, by its index alone."""
+        shard, local = self._locate(row)
+        return bool(self._indexes[shard].spans[local, MEMBERS.index(member), 1] >= 0)
+
     def key(self, row: int) -> str:
         """The key of a row, without reading its data."""
         shard, local = self._locate(row)

@@ -61,10 +61,20 @@ def test_only_the_members_asked_for_are_read(folder: Path) -> None:
         ShardSource(folder, read=("latent",))  # type: ignore[arg-type]
 
 
+def test_the_index_is_a_safetensors_file(folder: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / f"a-000000.tar{INDEX_SUFFIX}", "np") as index:
+        assert index.get_tensor("spans").shape == (7, 4, 2)
+        assert index.metadata()["bytes"] == str((folder / "a-000000.tar").stat().st_size)
+        assert bytes(index.get_tensor("keys")[6]) == b"s0006"
+
+
 def test_the_same_samples_give_the_same_bytes_and_the_fingerprint_tells_others(folder: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "again" / "b.tar", samples(7))
     first, again = (folder / "a-000000.tar"), tmp_path / "again" / "b.tar"
     assert first.read_bytes() == again.read_bytes()
+    assert Path(f"{first}{INDEX_SUFFIX}").read_bytes() == Path(f"{again}{INDEX_SUFFIX}").read_bytes()
     assert ShardSource(first).fingerprint == ShardSource(again).fingerprint
     changed = samples(7)
     changed[3] = Sample("s0003", changed[3].image, None, "caption 4 é", changed[3].meta)  # as long as before
