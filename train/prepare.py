@@ -61,6 +61,10 @@ def prepare(
     """
     options = options or Options()
     source = str(Path(source).resolve()) if is_local(source) else source
+    if is_local(source) and is_local(out) and Path(source) in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise PrepareError(
+            f"{out} lies within the source, whose pictures would then change. Choose a folder outside of {source}."
+        )
     units = find_units(source, options.shard_size, options.columns)
     _claim(out, source, units, options)
     done = {Path(path).stem for path in list_files(join(out, UNITS))}

@@ -158,11 +158,13 @@ def _map(path: Path, description: dict[str, Any], mode: Any) -> dict[str, np.nda
         try:
             array = np.load(file, mmap_mode=None if 0 in shape else mode)
         except (OSError, ValueError, EOFError) as error:
-            raise CacheError(f"The cache {path} is damaged: {file.name} cannot be read ({error}). Make it again.") from error
+            raise CacheError(
+                f"The cache {path} is damaged: {file.name} cannot be read ({error}). Delete the folder and make it again."
+            ) from error
         if list(array.shape) != shape or array.dtype != np.dtype(dtype):
             raise CacheError(
                 f"The cache {path} is damaged: {file.name} is {array.dtype} {list(array.shape)}, "
-                f"its description says {dtype} {shape}. Make it again."
+                f"its description says {dtype} {shape}. Delete the folder and make it again."
             )
         arrays[name] = array
     return arrays

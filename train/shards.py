@@ -13,6 +13,7 @@ import json
 import posixpath
 import tarfile
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -24,6 +25,7 @@ from .storage import is_local, list_files, publishing, read_range
 
 Member = Literal["image", "face", "caption", "meta"]
 MEMBERS: tuple[Member, ...] = get_args(Member)
+INDEX_READERS = 16
 EXTENSIONS: dict[Member, str] = {"image": "jpg", "face": "face.jpg", "caption": "txt", "meta": "json"}
 
 
@@ -124,7 +126,8 @@ class ShardSource:
             raise ShardError(f"A sample has no member {sorted(unknown)}. Choose among: {', '.join(MEMBERS)}.")
         self.shards = find_shards([paths] if isinstance(paths, str | Path) else paths)
         self._columns = [MEMBERS.index(member) for member in MEMBERS if member in read]
-        self._indexes = [read_index(shard) for shard in self.shards]
+        with ThreadPoolExecutor(INDEX_READERS) as readers:  # a thousand small files, each a round trip where they are remote
+            self._indexes = list(readers.map(read_index, self.shards))
         self._starts = np.cumsum([0, *(len(index) for index in self._indexes)])
 
     def __len__(self) -> int:

@@ -135,6 +135,14 @@ def test_a_second_run_does_nothing_and_other_options_are_refused(folder: Path, p
         prepare(str(folder / "ann"), str(out), options)
 
 
+def test_shards_do_not_go_among_the_pictures(folder: Path) -> None:
+    for out in (folder, folder / "shards"):
+        with pytest.raises(
+            PrepareError, match="lies within the source, whose pictures would then change. Choose a folder outside"
+        ):
+            prepare(str(folder), str(out))
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
     """Two good pictures."""

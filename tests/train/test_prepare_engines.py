@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -50,8 +51,11 @@ def test_a_killed_run_is_taken_up_and_ends_with_the_same_bytes(many: Path, whole
     while not list(out.glob("units/*.json")):
         assert killed.poll() is None, "ended before it wrote anything"
         time.sleep(0.01)
+    workers = psutil.Process(killed.pid).children(recursive=True)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert all(worker.status() == psutil.STATUS_ZOMBIE for worker in left), "workers went on without the run"
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("units/*.json")}
     (out / ".shard-000003.tar.1.partial").write_bytes(b"half a shard")  # as a kill in the middle of writing leaves it
     assert main([str(many), str(out), *FLAGS, "--workers", "2"]) == 0
