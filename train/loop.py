@@ -88,7 +88,7 @@ def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
         if start:
             log.note("resume", start, {"ranks": ranks.world})
         for step in range(start, config.steps):
-            values = _step(task, config, ranks, step)
+            values = train_step(task, config, ranks, step)
             done = step + 1
             log.step(done, values)
             (stop,) = ranks.any(asked_to_stop.is_set())
@@ -140,7 +140,8 @@ def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
     return step
 
 
-def _step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, float]:
+def train_step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, float]:
+    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
     batch = task.batch(step)
     seed_step(config.seed, step, ranks.rank)
     task.optimizer.zero_grad(set_to_none=True)
