@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, ClassVar, Literal, TypeVar, Union
 
 import torch
 
@@ -24,6 +24,8 @@ class ConfigError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What both stages share: where the run lives, how long it is, how it steps, what it writes."""
+
+    command: ClassVar[str]
 
     out: Path
     """Folder of the run: checkpoints, log.jsonl, config.yaml and the finished weights. A run found there is resumed."""
@@ -79,6 +81,8 @@ class RunConfig:
 class PretrainConfig(RunConfig):
     """Stage 1: the fusion module and the projections around it learn the joint representation (paper, section 3.3, eq. 3)."""
 
+    command: ClassVar[str] = "train.pretrain"
+
     data: str
     """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
     guided: str = ""
@@ -126,6 +130,8 @@ class PretrainConfig(RunConfig):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
     """Stage 2: SDXL's whole UNet learns to follow the joint representation (paper, section 3.4)."""
+
+    command: ClassVar[str] = "train.finetune_sdxl"
 
     data: str
     """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
@@ -186,7 +192,9 @@ def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
     arguments = list(sys.argv[1:] if argv is None else argv)
     preset, arguments = _take_preset(arguments)
     values = read_yaml(preset, kind) if preset else {}
-    return tyro.cli(_with_defaults(kind, values), args=arguments, prog=f"python -m train.{kind.__name__.lower()}")
+    presets = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
+    description = f"{kind.__doc__}\n\n--config takes the path of a YAML file or a preset ({presets}); flags win over it."
+    return tyro.cli(_with_defaults(kind, values), args=arguments, prog=f"python -m {kind.command}", description=description)
 
 
 def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
@@ -200,7 +208,7 @@ def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
     content = yaml.safe_load(path.read_text()) or {}
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} is not a configuration: it holds a {type(content).__name__}, expected `key: value` lines.")
-    hints = typing.get_type_hints(kind)
+    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if typing.get_origin(hint) is not ClassVar}
     return {str(key): _convert(_known_key(str(key), hints, path), value, hints[str(key)], path) for key, value in content.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -72,9 +73,10 @@ def test_help_describes_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             parse(kind, ["--help"])
         text = " ".join(capsys.readouterr().out.split())
-        for name in kind.__dataclass_fields__:
+        for name in (field.name for field in dataclasses.fields(kind)):
             assert f"--{name.replace('_', '-')}" in text, name
         assert "Learning rate after warm-up" in text and "Global batch" in text
+        assert f"python -m {kind.command}" in text and "--config takes the path of a YAML file or a preset" in text
 
 
 @pytest.mark.parametrize(

@@ -69,15 +69,15 @@ def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 2},
+        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 2},
         {"prediction": "v", "zero_terminal_snr": True, "min_snr": 5.0, "ema": 0.0},
     ],
     ids=["bf16 in micro-batches", "v, min-SNR, zero terminal SNR, no average"],
 )
 def test_variants_train_and_resume_bit_for_bit(options: dict[str, Any], arguments: Arguments, tmp_path: Path) -> None:
-    assert main(arguments("whole", steps=3, **options)) == 0
+    assert main(arguments("whole", steps=2, **options)) == 0
+    assert main(arguments("halves", steps=1, **options)) == 0
     assert main(arguments("halves", steps=2, **options)) == 0
-    assert main(arguments("halves", steps=3, **options)) == 0
     whole, halves = (load_file(tmp_path / n / "unet" / "diffusion_pytorch_model.safetensors") for n in ("whole", "halves"))
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
 
