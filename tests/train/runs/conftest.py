@@ -1,0 +1,126 @@
+"""What a training run needs, small: shards of synthetic pictures, and commands started as users start them."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.shards import Sample, write_shard
+
+WORDS = ("cat", "dog", "car", "tree")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def jpeg(random: np.random.Generator, width: int, height: int) -> bytes:
+    """A picture of a few soft blobs."""
+    small = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 photographs of 12 people, in two shards, in three shapes."""
+    random = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("shards")
+    shapes = ((128, 128), (160, 96), (96, 160))
+    for shard in range(2):
+        samples = []
+        for i in range(shard * 12, shard * 12 + 12):
+            word, meta = WORDS[i % 4], {"identity": i // 2, "class": WORDS[i % 4]}
+            picture, face = jpeg(random, *shapes[i % 3]), jpeg(random, 448, 448)
+            samples.append(Sample(f"main{i:03d}", picture, face, f"a person with a {word}, number {i}", meta))
+        write_shard(folder / f"{shard:03d}.tar", samples)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def guided_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 pictures without a face."""
+    random = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("guided")
+    samples = [Sample(f"guided{i:03d}", jpeg(random, 96, 64), None, f"a {WORDS[i % 4]}, number {i}", {}) for i in range(12)]
+    write_shard(folder / "000.tar", samples)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VAE of SDXL's class, in diffusers' format."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    small = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        scaling_factor=0.13025,
+    )
+    folder = tmp_path_factory.mktemp("vae")
+    small.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pretrain_arguments(shards: Path, guided_shards: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """`pretrain_arguments(out="run", steps=4, ...)` -> the command line of a small run below the test's folder."""
+
+    def arguments(out: str = "run", **options: Any) -> list[str]:
+        fixed = {"config": "mini", "data": shards, "guided": guided_shards, "out": tmp_path / out}
+        chosen = {"batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options}
+        return flags({**fixed, **chosen})
+
+    return arguments
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """{"batch_size": 4, "compile": True, "terms": ("image",)} -> a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return words
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """`launch("train.pretrain", arguments, ranks=1)` -> the running command, its output in `output.txt` of the test's folder."""
+
+    def start(module: str, arguments: list[str], ranks: int = 1) -> subprocess.Popen[str]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        with (tmp_path / "output.txt").open("a") as output:
+            command = [sys.executable, *launcher, "-m", module, *arguments]
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+@pytest.fixture
+def read_log() -> Callable[[Path], list[dict[str, Any]]]:
+    """The whole lines of a run's log.jsonl so far; none before the run has one."""
+
+    def lines(run: Path) -> list[dict[str, Any]]:
+        path = run / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+
+    return lines

@@ -1,0 +1,138 @@
+"""A run may be killed, told to stop, moved to other ranks, or run out of disk: it goes on exactly, or says why not."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.checkpointing import Checkpoints, CheckpointWriteError
+from train.config import PretrainConfig, parse
+from train.distributed import Ranks
+from train.pretrain import build, main
+
+ONE = Ranks(0, 1, torch.device("cpu"))
+Arguments = Callable[..., list[str]]
+Launch = Callable[..., subprocess.Popen]
+STEPS = 6
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(run / "encoder.safetensors"), **load_file(run / "heads.safetensors")}
+
+
+def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], note: object) -> None:
+    assert found.keys() == expected.keys()
+    differing = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not differing, f"{len(differing)} tensors differ ({note}), among them {differing[0]}"
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen, read_log: Callable) -> None:
+    while not any(line["kind"] == "train" and line["step"] >= step for line in read_log(run)):
+        assert process.poll() is None, f"the run ended before step {step}: see output.txt beside {run}"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: Path, guided_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    options = {"config": "mini", "data": shards, "guided": guided_shards, "out": out, "steps": STEPS, "batch_size": 4}
+    assert main([word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]) == 0
+    return weights(out)
+
+
+def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
+    pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    arguments, run = pretrain_arguments(steps=STEPS), tmp_path / "run"
+    step, pause = random.randint(1, STEPS - 1), random.uniform(0, 0.5)
+    process = launch("train.pretrain", arguments)
+    wait_for_step(run, step, process, read_log)
+    time.sleep(pause)  # somewhere in the next step, or while its checkpoint is written
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (run / "encoder.safetensors").exists()
+    assert main(arguments) == 0
+    require_equal(weights(run), uninterrupted, f"killed {pause:.2f} s after step {step}")
+    assert not list((run / "checkpoints").glob("*.part"))
+
+
+def test_sigterm_saves_and_exits_with_0_and_the_rest_follows(
+    pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    arguments, run = pretrain_arguments(steps=STEPS, save_every=100), tmp_path / "run"
+    process = launch("train.pretrain", arguments)
+    wait_for_step(run, 1, process, read_log)
+    process.terminate()
+    assert process.wait() == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    (stopped_at,) = Checkpoints(run / "checkpoints", ONE, 3).steps()
+    assert 1 <= stopped_at < STEPS and not (run / "encoder.safetensors").exists()
+    assert main(arguments) == 0
+    require_equal(weights(run), uninterrupted, f"stopped after step {stopped_at}")
+    assert {"kind": "resume", "step": stopped_at, "ranks": 1} in read_log(run)
+
+
+def test_two_ranks_go_on_as_four_and_as_one(
+    pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable
+) -> None:
+    options = {"batch_size": 8, "dropout": 0.0}
+    first = pretrain_arguments(steps=2, **options)
+    assert launch("train.pretrain", first, ranks=2).wait() == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    more = pretrain_arguments(steps=4, **options)
+    assert launch("train.pretrain", more, ranks=4).wait() == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert main(pretrain_arguments("alone", steps=4, **options)) == 0
+    together, alone = ([line for line in read_log(tmp_path / run) if line["kind"] == "train"] for run in ("run", "alone"))
+    assert [line["step"] for line in together] == [1, 2, 3, 4]
+    for name in ("loss", "image", "identity", "text", "gradient_norm"):
+        assert [line[name] for line in together] == pytest.approx([line[name] for line in alone], rel=2e-3), name
+
+
+def test_a_checkpoint_is_whole_or_absent_and_only_the_last_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, ONE, keep_last=2)
+    assert checkpoints.latest() is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"a": torch.full((5,), float(step)), "b": torch.tensor(step)}, {"config": {}})
+    (tmp_path / "step-00000004.part").mkdir()  # what a killed run leaves
+    assert checkpoints.latest() == (3, {"config": {}, "step": 3})
+    assert checkpoints.steps() == [2, 3] and not list(tmp_path.glob("*.part"))
+    state = checkpoints.load(3)
+    assert torch.equal(state["a"], torch.full((5,), 3.0)) and state["b"] == 3 and state["b"].dtype == torch.int64
+
+
+def test_a_full_disk_costs_the_new_checkpoint_not_the_old_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, ONE, keep_last=1)
+    checkpoints.save(1, {"a": torch.arange(10)}, {"config": {}})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # files may not grow further: what a full disk does
+    try:
+        with pytest.raises(CheckpointWriteError, match="step 2 could not be written") as error:
+            checkpoints.save(2, {"a": torch.zeros(1 << 20)}, {"config": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "The checkpoint of step 1 is intact" in str(error.value) and "Free some space" in str(error.value)
+    assert checkpoints.steps() == [1] and torch.equal(checkpoints.load(1)["a"], torch.arange(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_run_is_not_resumed_with_other_towers_or_precision(
+    pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(pretrain_arguments(steps=1)) == 0
+    assert main(pretrain_arguments(steps=2, seed=1)) == 1
+    assert "The interrupted run had another face tower" in capsys.readouterr().err
+    assert main(pretrain_arguments(steps=2, dtype="bf16")) == 1
+    assert "was written by a run of another model" in capsys.readouterr().err
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused(pretrain_arguments: Arguments) -> None:
+    config = parse(PretrainConfig, pretrain_arguments(steps=1, batch_size=1))
+    with pytest.raises(ValueError, match="A global batch of 1 cannot be dealt to 2 ranks"):
+        build(config, Ranks(0, 2, torch.device("cpu")))

@@ -1,0 +1,187 @@
+"""Finetuning as users run it, and what each step draws: the same for any number of ranks, and never frozen by a cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from faceclip import FaceCLIPEncoder
+from train import cache
+from train.config import FinetuneConfig, parse
+from train.distributed import Ranks
+from train.finetune_data import Draws
+from train.finetune_sdxl import build, main
+from train.loop import NonFiniteLossError, run
+
+MODELS = Path(__file__).resolve().parents[3] / "models" / "faceclip"
+ENCODER, UNET = MODELS / "faceclip_mini_encoder.safetensors", MODELS / "faceclip_mini_unet.safetensors"
+ONE = Ranks(0, 1, torch.device("cpu"))
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def arguments(shards: Path, vae: Path, tmp_path: Path) -> Arguments:
+    """`arguments(out="run", steps=4, vae=None, ...)` -> the command line of a small run; an option of None is left out."""
+
+    def command(out: str = "run", **options: Any) -> list[str]:
+        fixed = {"config": "mini_sdxl", "data": shards, "encoder": ENCODER, "unet": UNET, "vae": vae, "out": tmp_path / out}
+        chosen = {**fixed, "batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options}
+        words: list[str] = []
+        for name, value in chosen.items():
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is True else [] if value is None else [flag, str(value)]
+        return words
+
+    return command
+
+
+def gradient(arguments: list[str], ranks: Ranks = ONE, step: int = 0) -> tuple[torch.Tensor, float]:
+    task = build(parse(FinetuneConfig, arguments), ranks)
+    values = task.backward(task.batch(step), step)
+    return torch.cat([parameter.grad.flatten() for parameter in task.parameters]), values["loss"]
+
+
+def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
+    arguments: Arguments, tmp_path: Path, read_log: Callable
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    assert main(arguments(steps=3, warmup=2)) == 0
+    start = load_file(UNET)
+    for folder in ("unet", "unet_last"):
+        unet = UNet2DConditionModel.from_pretrained(tmp_path / "run" / folder)
+        assert all(not torch.equal(p, start[n].float()) for n, p in unet.named_parameters() if p.ndim > 1)
+    average, last = (load_file(tmp_path / "run" / f / "diffusion_pytorch_model.safetensors") for f in ("unet", "unet_last"))
+    assert average.keys() == start.keys() and not torch.equal(average["conv_in.weight"], last["conv_in.weight"])
+    steps = [line for line in read_log(tmp_path / "run") if line["kind"] == "train"]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert [line["lr"] for line in steps] == pytest.approx([5e-5, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 2},
+        {"prediction": "v", "zero_terminal_snr": True, "min_snr": 5.0, "ema": 0.0},
+    ],
+    ids=["bf16 in micro-batches", "v, min-SNR, zero terminal SNR, no average"],
+)
+def test_variants_train_and_resume_bit_for_bit(options: dict[str, Any], arguments: Arguments, tmp_path: Path) -> None:
+    assert main(arguments("whole", steps=2, **options)) == 0
+    assert main(arguments("halves", steps=1, **options)) == 0
+    assert main(arguments("halves", steps=2, **options)) == 0
+    whole, halves = (load_file(tmp_path / n / "unet" / "diffusion_pytorch_model.safetensors") for n in ("whole", "halves"))
+    assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
+
+
+def test_two_ranks_share_the_gradient_of_one(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.finetune_step.wrap", lambda unet, ranks: unet)  # both ranks in this process, without DDP
+    alone, loss = gradient(arguments(steps=1))
+    first, second = (gradient(arguments(steps=1), Ranks(rank, 2, torch.device("cpu"))) for rank in (0, 1))
+    assert (first[1] + second[1]) / 2 == pytest.approx(loss, rel=1e-5)
+    assert ((first[0] + second[0]) / 2 - alone).norm() < 1e-5 * alone.norm()  # what DDP's averaging gives
+    assert (first[0] - second[0]).norm() > 0.1 * alone.norm()  # other rows, other noise
+
+
+def test_micro_batches_and_recomputed_activations_do_not_change_the_gradient(arguments: Arguments) -> None:
+    whole, _ = gradient(arguments(steps=1))
+    parts, _ = gradient(arguments(steps=1, micro_batch=1, activation_checkpointing=True))
+    assert (parts - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_cached_and_live_inputs_give_the_same_training(arguments: Arguments, shards: Path, vae: Path, tmp_path: Path) -> None:
+    latents, features = tmp_path / "latents", tmp_path / "features"
+    common = ["--data", str(shards), "--threads", "1"]
+    assert cache.main(["latents", *common, "--out", str(latents), "--vae", str(vae), "--resolution", "128"]) == 0
+    cached_faces = ["pretrain", *common, "--out", str(features), "--encoder", str(ENCODER), "--patch-dtype", "float32"]
+    assert cache.main(cached_faces) == 0
+    for step in (0, 3):
+        live, _ = gradient(arguments(steps=4), step=step)
+        cached, _ = gradient(arguments(steps=4, vae=None, latents=latents, features=features), step=step)
+        assert (cached - live).norm() < 2e-2 * live.norm()  # latents are kept in fp16
+
+
+def test_conditions_are_dropped_anew_at_every_step_in_the_shares_asked_for(arguments: Arguments) -> None:
+    config = parse(FinetuneConfig, arguments(drop_text=0.1, drop_face=0.2, drop_both=0.3))
+    draws = [[Draws.of(config, step, place) for place in range(50)] for step in range(80)]
+    kinds = Counter((draw.drop_text, draw.drop_face) for row in draws for draw in row)
+    shares = {kind: count / 4000 for kind, count in kinds.items()}
+    expected = {(False, False): 0.4, (True, False): 0.1, (False, True): 0.2, (True, True): 0.3}
+    assert shares == pytest.approx(expected, abs=0.04)
+    assert len({tuple(step[0:1]) for step in draws}) == 80  # a row's place draws something else at each step
+    assert len({draw.seed for row in draws for draw in row}) == 4000  # no two rows share their noise
+    timesteps = [draw.timestep for row in draws for draw in row]
+    assert min(timesteps) < 10 and max(timesteps) > 989 and abs(sum(timesteps) / 4000 - 499.5) < 20
+
+
+def test_a_row_without_its_conditions_is_exactly_the_unconditional_one(arguments: Arguments) -> None:
+    encoder = FaceCLIPEncoder.from_file(ENCODER)
+    task = build(parse(FinetuneConfig, arguments(drop_text=0.0, drop_face=0.0, drop_both=1.0)), ONE)
+    embeddings, pooled = task._condition(task.batch(0)["rows"])
+    negative = encoder.encode([""])
+    torch.testing.assert_close(embeddings, negative.embeddings.expand_as(embeddings), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled, negative.pooled.expand_as(pooled), rtol=1e-4, atol=1e-5)
+    kept = build(parse(FinetuneConfig, arguments("other", drop_text=0.0, drop_face=0.0, drop_both=0.0)), ONE)
+    rows = kept.batch(0)["rows"]
+    embeddings, _ = kept._condition(rows)
+    assert rows.faces is not None
+    expected = encoder.encode(rows.caption, encoder.encode_faces(rows.faces)).embeddings
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_that_is_not_a_number_stops_the_run_and_is_named(arguments: Arguments) -> None:
+    config = parse(FinetuneConfig, arguments(steps=2))
+    config.out.mkdir(parents=True)
+    task = build(config, ONE)
+    clean = task._rows[0]
+    broken = clean.key[1]
+
+    class Poisoned:
+        def __getitem__(self, step: int) -> Any:
+            return clean
+
+    encode = task.latents.encode
+
+    def poison(*inputs: Any) -> torch.Tensor:
+        latents = encode(*inputs)
+        latents[1] = float("nan")
+        return latents
+
+    task._rows, task.latents.encode = Poisoned(), poison
+    with pytest.raises(NonFiniteLossError, match=f"The batch of rank 0: {broken}\\. Look at these samples"):
+        run(task, dataclasses.replace(config), ONE)
+
+
+def test_it_trains_on_two_ranks(
+    arguments: Arguments, launch: Callable[..., subprocess.Popen], tmp_path: Path, read_log: Callable
+) -> None:
+    assert launch("train.finetune_sdxl", arguments(steps=2), ranks=2).wait() == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert main(arguments("alone", steps=2)) == 0
+    together, alone = ([line for line in read_log(tmp_path / name) if line["kind"] == "train"] for name in ("run", "alone"))
+    for name in ("loss", "gradient_norm"):
+        assert [line[name] for line in together] == pytest.approx([line[name] for line in alone], rel=1e-3)
+
+
+def test_an_encoder_of_one_branch_does_not_fit_and_the_message_says_what_to_do(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from faceclip import FaceCLIPConfig
+    from faceclip.checkpoint import save_encoder
+
+    save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("l")), tmp_path / "l.safetensors")
+    assert main(arguments(encoder=tmp_path / "l.safetensors")) == 1
+    message = capsys.readouterr().err
+    assert "the encoder gives embeddings of width 32" in message and "train.join" in message
+
+
+def test_a_folder_that_is_no_vae_is_refused(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(vae=tmp_path)) == 1
+    assert "is not SDXL's VAE in diffusers' format" in capsys.readouterr().err

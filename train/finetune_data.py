@@ -1,0 +1,156 @@
+"""What a step of finetuning is given: rows of one aspect bucket, their latents, and what is dropped of their conditions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceclip.sdxl_files import load_model
+from faceclip.tensor_file import CheckpointError
+
+from .buckets import BucketBatches
+from .config import FinetuneConfig
+from .diffusion import TIMESTEPS
+from .distributed import Ranks
+from .framing import aspect_buckets, cut, frame
+from .latent_cache import place
+from .shards import Sample, ShardSource
+from .transforms import decode, decode_face
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """This rank's b rows of a global batch, all of one bucket, on the CPU.
+
+    pictures: what `Latents.encode` takes, [b, ...]. faces: [b, 3, 448, 448] in [0, 1], or None where features are cached.
+    time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row.
+    """
+
+    index: list[int]
+    key: list[str]
+    caption: list[str]
+    has_face: Tensor
+    faces: Tensor | None
+    pictures: Tensor
+    time_ids: Tensor
+    draws: list[Draws]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is random about one row of one step: a function of the seed, the step and its place in the global batch alone.
+
+    So neither the number of ranks nor a resumption changes it, and no two rows share their noise.
+    """
+
+    timestep: int
+    drop_text: bool
+    drop_face: bool
+    seed: int
+
+    @staticmethod
+    def of(config: FinetuneConfig, step: int, place: int) -> Draws:
+        """Condition dropout is drawn at every step, whatever is cached: text alone, face alone, or both."""
+        random = np.random.default_rng([config.seed, step, place])
+        chance = random.random()
+        both = chance < config.drop_both
+        text = config.drop_both <= chance < config.drop_both + config.drop_text
+        face = config.drop_both + config.drop_text <= chance < config.drop_both + config.drop_text + config.drop_face
+        return Draws(int(random.integers(TIMESTEPS)), both or text, both or face, int(random.integers(2**62)))
+
+    def generator(self) -> torch.Generator:
+        """The row's own source of noise, the same on every device."""
+        return torch.Generator("cpu").manual_seed(self.seed)
+
+
+class Latents(Protocol):
+    """Where latents come from: a VAE, or a cache of what one made."""
+
+    def buckets(self) -> np.ndarray:
+        """The bucket of each row of the source, int [N]."""
+        ...
+
+    def read(self, row: int, sample: Sample) -> tuple[Tensor, tuple[int, ...]]:
+        """What `encode` needs of a row, on the CPU, and its size conditions."""
+        ...
+
+    def encode(self, pictures: Tensor, draws: Sequence[Draws]) -> Tensor:
+        """What `read` gave for b rows -> latents [b, 4, h, w], scaled as SDXL's UNet wants them."""
+        ...
+
+
+class LiveLatents:
+    """Cut each picture to its bucket and encode it at every step."""
+
+    def __init__(self, source: ShardSource, vae: Any, resolution: int, device: torch.device):
+        self._source = source
+        self._vae = vae.to(device).eval().requires_grad_(False)
+        self._device = device
+        self._shapes = aspect_buckets(resolution)
+
+    def buckets(self) -> np.ndarray:
+        return place(self._source, self._shapes, threads=8)[:, 0]
+
+    def read(self, row: int, sample: Sample) -> tuple[Tensor, tuple[int, ...]]:
+        picture = decode(sample.image, "photograph")
+        framing = frame((picture.height, picture.width), self._shapes)
+        pixels = np.array(cut(picture, framing))
+        return torch.from_numpy(pixels), framing.condition
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, draws: Sequence[Draws]) -> Tensor:
+        x = pictures.to(self._device, self._vae.dtype) / 127.5 - 1
+        posterior = self._vae.encode(x).latent_dist
+        noise = torch.cat([torch.randn(1, *posterior.mean.shape[1:], generator=draw.generator()) for draw in draws])
+        return (posterior.mean + posterior.std * noise.to(posterior.mean)) * self._vae.config.scaling_factor
+
+
+class RowReader:
+    """`reader(step)` -> this rank's rows of the step's global batch."""
+
+    def __init__(self, config: FinetuneConfig, ranks: Ranks, source: ShardSource, latents: Latents, faces: bool):
+        if config.batch_size % ranks.world:
+            raise ValueError(
+                f"A global batch of {config.batch_size} cannot be dealt to {ranks.world} ranks: every rank needs as many rows. "
+                f"Choose a multiple of {ranks.world}."
+            )
+        self._config = config
+        self._source = source
+        self._latents = latents
+        self._faces = faces
+        self._batches = BucketBatches(latents.buckets(), config.batch_size, config.seed)
+        share = config.batch_size // ranks.world
+        self._places = range(ranks.rank * share, (ranks.rank + 1) * share)
+
+    def __call__(self, step: int) -> Rows:
+        index = [int(row) for row in self._batches.batch(step)[self._places.start : self._places.stop]]
+        samples = [self._source[row] for row in index]
+        read = [self._latents.read(row, sample) for row, sample in zip(index, samples, strict=True)]
+        faces = torch.from_numpy(np.stack([decode_face(sample.face) for sample in samples])) if self._faces else None
+        return Rows(
+            index=index,
+            key=[sample.key for sample in samples],
+            caption=[sample.caption for sample in samples],
+            has_face=torch.tensor([sample.face is not None for sample in samples]),
+            faces=faces,
+            pictures=torch.stack([picture for picture, _ in read]),
+            time_ids=torch.tensor([ids for _, ids in read]),
+            draws=[Draws.of(self._config, step, place) for place in self._places],
+        )
+
+
+def load_vae(folder: Path, dtype: torch.dtype) -> Any:
+    """The VAE of a diffusers folder. Raises CheckpointError if it is something else."""
+    path = folder / "config.json"
+    kind = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
+    if kind != "AutoencoderKL":
+        raise CheckpointError(f"{folder} is not SDXL's VAE in diffusers' format: its config.json says {kind}, not AutoencoderKL.")
+    return load_model(import_module("diffusers").AutoencoderKL, folder, dtype)

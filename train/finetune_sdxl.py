@@ -1,0 +1,71 @@
+"""Finetune SDXL's UNet on the joint condition: `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
+
+    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out RUN
+
+The same command goes on with an interrupted run. RUN/unet is the finished UNet in diffusers' format.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from faceclip import FaceCLIPEncoder
+from faceclip.sdxl_files import load_unet
+
+from .cache import FeatureCache, LatentCache
+from .cached import CachedIdentities, CachedLatents
+from .checkpointing import CheckpointWriteError
+from .config import DTYPES, FinetuneConfig, parse
+from .distributed import Ranks, distributed
+from .finetune_data import Latents, LiveLatents, RowReader, load_vae
+from .finetune_step import FinetuneTask
+from .identities import IdentitySource, LiveIdentities
+from .loop import NonFiniteLossError, run
+from .shards import Member, ShardSource
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        config = parse(FinetuneConfig, argv)
+        with distributed() as ranks:
+            run(build(config, ranks), config, ranks)
+    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
+    """Everything that finetuning needs, from files. Raises ValueError (of many kinds) for what cannot be used."""
+    dtype = DTYPES[config.dtype]
+    source = ShardSource(config.data, read=_reads(config))
+    encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
+    unet = load_unet(config.unet, config.unet_config or config.unet / "config.json", dtype)
+    latents = _latents(config, ranks, source)
+    identities: IdentitySource = LiveIdentities(encoder)
+    if config.features:
+        identities = CachedIdentities(encoder, FeatureCache(config.features, source))
+    reader = RowReader(config, ranks, source, latents, faces=config.features is None)
+    return FinetuneTask(config, ranks, unet, encoder, identities, latents, reader)
+
+
+def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
+    """The members of a sample that are not replaced by cached features."""
+    image: tuple[Member, ...] = () if config.latents else ("image",)
+    face: tuple[Member, ...] = () if config.features else ("face",)
+    return (*image, *face, "caption", "meta")
+
+
+def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> Latents:
+    if config.latents:
+        return CachedLatents(LatentCache(config.latents, source))
+    assert config.vae
+    return LiveLatents(source, load_vae(config.vae, DTYPES[config.dtype]), config.resolution, ranks.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

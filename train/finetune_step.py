@@ -1,0 +1,157 @@
+"""One step of stage 2 (paper, section 3.4): SDXL's whole UNet on noise prediction with the joint condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from faceclip import FaceCLIPEncoder
+from faceclip.checkpoint import CheckpointError, write_safetensors
+
+from .checkpointing import State, load_model_state, load_optimizer_state, model_state, optimizer_state
+from .config import DTYPES, FinetuneConfig
+from .diffusion import NoiseSchedule
+from .distributed import Ranks, wrap
+from .ema import MovingAverage
+from .finetune_data import Latents, RowReader, Rows
+from .identities import IdentitySource
+from .loop import make_optimizer
+from .prefetch import Prefetch
+from .pretrain_data import token_ids, with_blank
+
+
+class FinetuneTask:
+    """SDXL finetuning as the loop sees it (`train.loop.Task`)."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        ranks: Ranks,
+        unet: Any,
+        encoder: FaceCLIPEncoder,
+        identities: IdentitySource,
+        latents: Latents,
+        reader: RowReader,
+    ):
+        require_fit(encoder, unet)
+        self.config = config
+        self.ranks = ranks
+        self.encoder = encoder
+        self.identities = identities
+        self.latents = latents
+        self.schedule = NoiseSchedule.sdxl(config.prediction, config.min_snr, config.zero_terminal_snr)
+        self.unet = unet.to(ranks.device).train().requires_grad_(True)
+        if config.activation_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        if config.compile:
+            self.unet.compile()
+        self.names: dict[str, nn.Parameter] = dict(self.unet.named_parameters())
+        self.optimizer = make_optimizer(config, self.parameters)
+        self.average = MovingAverage(self.names, config.ema) if config.ema else None
+        self.wrapped = wrap(self.unet, ranks)
+        self._rows = Prefetch(reader, config.workers)
+        self._row_losses: list[float] = []
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.names.values())
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        return {"rows": self._rows[step]}
+
+    def suspects(self, batch: Mapping[str, Any]) -> list[str]:
+        finite = torch.tensor(self._row_losses).isfinite()
+        keys: list[str] = batch["rows"].key
+        return [key for key, good in zip(keys, finite.tolist(), strict=True) if not good] or keys
+
+    def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
+        rows: Rows = batch["rows"]
+        latents = self.latents.encode(rows.pictures, rows.draws).to(self.ranks.device)
+        embeddings, pooled = self._condition(rows)
+        size = self.config.micro_batch or len(latents)
+        losses = []
+        for start in range(0, len(latents), size):
+            part = slice(start, start + size)
+            last = start + size >= len(latents)
+            waits = isinstance(self.wrapped, DistributedDataParallel) and not last
+            with self.wrapped.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
+                found = self._losses(rows, part, latents[part], embeddings[part], pooled[part])
+                (found.sum() / len(latents)).backward()
+            losses.append(found.detach())
+        self._row_losses = torch.cat(losses).tolist()
+        return {"loss": sum(self._row_losses) / len(self._row_losses)}
+
+    def after_step(self, step: int) -> None:
+        if self.average:
+            self.average.update(self.optimizer)
+
+    def state(self) -> State:
+        average = model_state("ema", self.average.shadow) if self.average else {}
+        return {**model_state("unet", self.names), **optimizer_state(self.optimizer, self.names), **average}
+
+    def load_state(self, state: State, step: int) -> None:
+        load_model_state("unet", self.names, state)
+        load_optimizer_state(self.optimizer, self.names, state)
+        if self.average:
+            load_model_state("ema", self.average.shadow, state)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {}
+
+    def export(self) -> None:
+        """`unet/`, a diffusers folder: the moving average where there is one. `unet_last/` then holds the weights as they are.
+
+        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads.
+        """
+        if not self.ranks.is_main:
+            return
+        self._write("unet", self.average.shadow if self.average else self.names)
+        if self.average:
+            self._write("unet_last", self.names)
+
+    def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        folder = self.config.out / name
+        self.unet.save_config(folder)
+        tensors = {**self.unet.state_dict(), **{n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items()}}
+        metadata = {"format": "pt", "steps": str(self.config.steps), "prediction": self.config.prediction}
+        write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, metadata)
+
+    @torch.no_grad()
+    def _condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The joint condition, after what each row drops of it: embeddings [b, 77, 2048], pooled [b, 1280]."""
+        identity = self.identities(rows)
+        kept = ~torch.tensor([draw.drop_face for draw in rows.draws], device=identity.present.device)
+        identity = with_blank(identity.class_token, identity.patch_tokens, identity.present & kept, self.encoder)
+        captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
+        return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
+
+    def _losses(self, rows: Rows, part: slice, latents: Tensor, embeddings: Tensor, pooled: Tensor) -> Tensor:
+        """[b] each row's loss."""
+        device, dtype = self.ranks.device, DTYPES[self.config.dtype]
+        draws = rows.draws[part]
+        # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
+        generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in draws]
+        noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)
+        timesteps = torch.tensor([draw.timestep for draw in draws], device=device)
+        noisy = self.schedule.add_noise(latents.float(), noise, timesteps).to(dtype)
+        added = {"text_embeds": pooled.to(dtype), "time_ids": rows.time_ids[part].to(device, dtype)}
+        predicted = self.wrapped(noisy, timesteps, embeddings.to(dtype), added_cond_kwargs=added).sample
+        return self.schedule.losses(predicted, latents.float(), noise, timesteps)
+
+
+def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
+    """Raise CheckpointError unless the UNet takes conditioning of the encoder's widths."""
+    config = encoder.config
+    sizes = 6 * (unet.config.addition_time_embed_dim or 0)
+    found = unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - sizes
+    if found != (config.width, config.pooled_width):
+        raise CheckpointError(
+            f"This encoder and this UNet do not belong together: the encoder gives embeddings of width {config.width} and pooled "
+            f"ones of {config.pooled_width}, the UNet takes {found[0]} and {found[1]}. SDXL needs both branches: join an encoder "
+            "of `l` and one of `g` with `python -m train.join`."
+        )

@@ -1,0 +1,134 @@
+"""Where a run starts: open_clip's towers, InsightFace's ArcFace ViT, or a FaceCLIP encoder file; and what then stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from faceclip import FaceCLIPConfig, FaceCLIPEncoder
+from faceclip.checkpoint import load_encoder, read_state_dict
+from faceclip.model.branch import FaceCLIPBranch
+
+from .config import PretrainConfig
+
+# The projections around the fusion module (paper, section 3.3). `proj1` acts through the frozen text tower.
+_TRAINED = ("face_patch_proj.", "face_pos_proj.", "text_embed_proj.", "text_pos_proj.", "proj1.", "fuser.encoder.")
+_FACE = "face_encoder."
+
+
+class InitError(ValueError):
+    """A file that a run cannot start from: what is wrong, what was found, what to do."""
+
+
+def new_encoder(config: PretrainConfig) -> FaceCLIPEncoder:
+    """The encoder of one branch that a run starts from, in fp32 on the CPU; all ranks get the same. Raises InitError."""
+    whole = FaceCLIPConfig.preset(config.size).only(config.branch)
+    branch = whole.branches[config.branch]
+    shape = FaceCLIPConfig({config.branch: replace(branch, fusion=replace(branch.fusion, dropout=config.dropout))})
+    if config.init_encoder:
+        return _from_encoder(config.init_encoder, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder = FaceCLIPEncoder(shape)
+    if config.init_clip:
+        load_text_tower(encoder.branches[config.branch], Path(config.init_clip))
+    if config.init_face:
+        load_face_tower(encoder.branches[config.branch], config.init_face)
+    return encoder
+
+
+def load_text_tower(branch: FaceCLIPBranch, path: Path) -> None:
+    """Copy the text tower of an open_clip checkpoint into a branch. Raises InitError for another model's."""
+    tensors = {name.removeprefix("text."): tensor for name, tensor in read_state_dict(path).items()}
+    own = {name: tensor for name, tensor in branch.state_dict().items() if _is_text_tower(name)}
+    _copy(own, tensors, path, "the CLIP that FaceCLIP's text tower is", "ViT-L-14-quickgelu for `l`, ViT-bigG-14 for `g`")
+
+
+def load_face_tower(branch: FaceCLIPBranch, path: Path) -> None:
+    """Copy an InsightFace ArcFace ViT checkpoint into a branch. Raises InitError for another model's."""
+    tensors = {name.removeprefix("module.").removeprefix("backbone."): t for name, t in read_state_dict(path).items()}
+    own = {n: t for n, t in branch.face_encoder.state_dict().items() if not n.endswith("num_batches_tracked")}
+    _copy(own, tensors, path, "the ArcFace ViT that FaceCLIP's face tower is", "InsightFace's vit_l_dp005_mask_005")
+
+
+def freeze(branch: FaceCLIPBranch) -> dict[str, nn.Parameter]:
+    """Let only what the paper trains have gradients; return it by name.
+
+    Parameters that the forward pass never reads (the last block's face side) stay frozen too: DDP would wait for them.
+    """
+    last = len(branch.fuser.encoder.fusion_layers) - 1
+    cross = f"fuser.encoder.fusion_layers.{last}."
+    unread = (f"fuser.encoder.layers.{last}.", *(cross + n for n in ("attn.out_v_proj.", "attn.values_l_proj.", "gamma_v")))
+    trained = {}
+    for name, parameter in branch.named_parameters():
+        parameter.requires_grad_(name.startswith(_TRAINED) and not name.startswith(unread))
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return trained
+
+
+def join(first: FaceCLIPEncoder, second: FaceCLIPEncoder) -> FaceCLIPEncoder:
+    """One encoder of two that were trained apart: SDXL takes CLIP-L's branch and bigG's. The face tower is kept once.
+
+    Raises InitError if both have the same branch, or face towers that differ.
+    """
+    branches = {**first.branches, **second.branches}
+    if len(branches) < len(first.branches) + len(second.branches):
+        raise InitError(f"Both encoders have a branch {set(first.branches) & set(second.branches)}; one `l` and one `g` join.")
+    if not torch.equal(first.signature(), second.signature()):
+        raise InitError("The two encoders were trained on different face towers, so one identity cannot serve both.")
+    names = [name for name in ("l", "g") if name in branches]
+    configs = {**first.config.branches, **second.config.branches}
+    joined = FaceCLIPEncoder(FaceCLIPConfig({name: configs[name] for name in names}))
+    joined.load_state_dict({**first.state_dict(), **second.state_dict()})
+    return joined.eval().requires_grad_(False)
+
+
+def checkpoint_activations(blocks: Iterable[nn.Module]) -> None:
+    """Recompute each block in backward instead of keeping its activations; names of parameters do not change."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint
+
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def blocks_of(branch: FaceCLIPBranch) -> list[nn.Module]:
+    """The blocks through which gradients flow: the text tower's (for `proj1`) and the fusion module's."""
+    fusion = branch.fuser.encoder
+    return [*branch.transformer.resblocks, *fusion.layers, *fusion.text_layers, *fusion.fusion_layers]
+
+
+def _from_encoder(path: Path, shape: FaceCLIPConfig) -> FaceCLIPEncoder:
+    name = next(iter(shape.branches))
+    loaded = load_encoder(path, torch.device("cpu"), torch.float32)
+    if name not in loaded.branches:
+        raise InitError(f"{path} has no branch {name!r}; it has {', '.join(loaded.branches)}. Choose --branch accordingly.")
+    encoder = FaceCLIPEncoder(shape)
+    tensors = {n: t for n, t in loaded.state_dict().items() if n.startswith(f"face_clip_{name}.")}
+    _copy(encoder.state_dict(), tensors, path, f"a FaceCLIP encoder of this size ({name})", "the file of the same --size")
+    return encoder
+
+
+def _is_text_tower(name: str) -> bool:
+    return name.startswith(("token_embedding.", "transformer.", "ln_final.")) or name in (
+        "positional_embedding",
+        "text_projection",
+    )
+
+
+def _copy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, what: str, advice: str) -> None:
+    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
+    if wrong:
+        found = list(tensors[wrong[0]].shape) if wrong[0] in tensors else "nothing of that name"
+        raise InitError(
+            f"{path} is not {what}: {wrong[0]} should have shape {list(own[wrong[0]].shape)}, found {found}. Use {advice}."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])

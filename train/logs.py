@@ -1,0 +1,85 @@
+"""What a run tells: JSONL always, TensorBoard and Weights & Biases on request, and a progress bar. Rank 0 alone writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+from .config import RunConfig, as_plain
+from .distributed import Ranks
+
+Values = Mapping[str, float]
+
+
+class RunLog:
+    """The log of one run; a resumed run appends to it. A context manager."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, start: int):
+        self.every = config.log_every
+        self._step_rows = config.batch_size
+        self._active = ranks.is_main
+        self._since, self._steps = time.monotonic(), 0
+        self._file: TextIO | None = None
+        self._bar: Any = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if self._active:
+            self._open(config, start)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file:
+            self._file.close()
+            self._bar.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=1 if error else 0)
+
+    def step(self, step: int, values: Values) -> None:
+        """Note the values of a step (counted from 1): loss parts, scales, learning rate; adds samples per second."""
+        if not self._active:
+            return
+        self._steps += 1
+        self._bar.update()
+        if step % self.every and step != self._bar.total:
+            return
+        now = time.monotonic()
+        rate = self._steps * self._step_rows / max(now - self._since, 1e-9)
+        self._since, self._steps = now, 0
+        self._bar.set_postfix({**{k: f"{v:.4g}" for k, v in values.items()}, "samples/s": f"{rate:.1f}"}, refresh=False)
+        self._write("train", step, {**values, "samples_per_second": rate})
+
+    def note(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Note something that happens now and then: a measurement, a checkpoint, a resumption."""
+        if self._active:
+            self._write(kind, step, values)
+
+    def _open(self, config: RunConfig, start: int) -> None:
+        from tqdm import tqdm
+
+        self._file = (config.out / "log.jsonl").open("a", buffering=1)
+        self._bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True)
+        if config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(config.out / "tensorboard"), purge_step=start)
+        if config.wandb:
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            self._wandb = wandb.init(project=config.wandb, dir=config.out, config=as_plain(config), resume="allow")
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        assert self._file
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        if self._tensorboard:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)

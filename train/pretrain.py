@@ -1,0 +1,103 @@
+"""Pretrain FaceCLIP: `python -m train.pretrain`, or `torchrun ... -m train.pretrain`, or `accelerate launch -m train.pretrain`.
+
+    python -m train.pretrain --config faceclip_l --data SHARDS --init-clip CLIP --init-face ARCFACE --out RUN
+
+The same command goes on with an interrupted run. RUN/encoder.safetensors is the finished encoder of one branch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from faceclip import FaceCLIPEncoder
+
+from .cache import FeatureCache
+from .cached import CachedFeatures
+from .checkpointing import CheckpointWriteError
+from .config import DTYPES, ConfigError, PretrainConfig, parse
+from .data import ReadOptions, TrainingData
+from .distributed import Ranks, distributed
+from .evaluate import HeldOut
+from .initialise import new_encoder
+from .loop import NonFiniteLossError, run
+from .pretrain_data import FeatureSource, LiveFeatures
+from .pretrain_step import PretrainTask
+from .shards import MEMBERS, Member, ShardSource
+from .teacher import load_teacher
+from .transforms import DecodeSample
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        config = parse(PretrainConfig, argv)
+        with distributed() as ranks:
+            run(build(config, ranks), config, ranks)
+    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(config: PretrainConfig, ranks: Ranks) -> PretrainTask:
+    """Everything that pretraining needs, from files. Raises ValueError (of many kinds) for what cannot be used."""
+    encoder = new_encoder(config)
+    reads = _reads(config)
+    source = ShardSource(config.data, read=reads)
+    guided = ShardSource(config.guided, read=reads) if config.guided else None
+    features, transform = _features(config, encoder, ranks, source, guided)
+    data = TrainingData(
+        main=source,
+        guided=guided,
+        guided_fraction=config.guided_fraction if guided else 0.0,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        transform=transform,
+        reading=ReadOptions(threads=config.workers),
+    )
+    return PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks))
+
+
+def _reads(config: PretrainConfig) -> tuple[Member, ...]:
+    """The members of a sample that are not replaced by cached features."""
+    return ("caption", "meta") if config.features and _caches_faces(config) else MEMBERS
+
+
+def _caches_faces(config: PretrainConfig) -> bool:
+    return bool(config.features) and (config.features / "patch_tokens.npy").is_file()
+
+
+def _features(
+    config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks, source: ShardSource, guided: ShardSource | None
+) -> tuple[FeatureSource, DecodeSample]:
+    """From the cache if there is one, else by the towers themselves; and what has to be decoded for it."""
+    if config.features is None:
+        return _live(config, encoder, ranks)
+    main = FeatureCache(config.features, source)
+    pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
+    cached = CachedFeatures(encoder, main, pairs, config.teacher)
+    return cached, DecodeSample(faces=not cached.has_faces)
+
+
+def _live(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> tuple[LiveFeatures, DecodeSample]:
+    teacher = load_teacher(config.teacher, config.init_clip, encoder.config.width).to(ranks.device, DTYPES[config.dtype])
+    return LiveFeatures(encoder, teacher), DecodeSample(teacher.size)
+
+
+def _held_out(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> HeldOut | None:
+    if not config.held_out or not ranks.is_main:
+        return None
+    if not config.teacher:
+        raise ConfigError("Measuring on held-out shards needs the image teacher: name it with --teacher.")
+    features, transform = _live(config, encoder, ranks)
+    rows = config.micro_batch or config.batch_size // ranks.world
+    return HeldOut(ShardSource(config.held_out), transform, features, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Where photographs with captions come from: a folder, a table, or webdataset tars, cut into units of work.
+
+A unit becomes at most one shard. It is small to send to a worker and reads its records there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from .shards import ShardSource
+from .storage import is_local, join, list_files, read_bytes
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class SourceError(ValueError):
+    """A source that cannot be read: what is wrong, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One photograph as it was found. `photo` is a path, a URL, or the file's bytes; `identity` names the person if known."""
+
+    key: str
+    photo: str | bytes
+    caption: str | None
+    identity: str | None = None
+
+
+@dataclass(frozen=True)
+class BrokenRecord:
+    """A record that could not be read at all."""
+
+    key: str
+    problem: str
+
+
+class Unit(Protocol):
+    """A stretch of a source. Equal units have equal `repr`, which tells a finished one from another."""
+
+    @property
+    def size(self) -> int | None:
+        """How many records it has; None if that takes reading it."""
+        ...
+
+    def records(self) -> Iterator[Record | BrokenRecord]: ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a table's columns."""
+
+    image_column: str = "path"
+    """Column with the photographs' paths (relative ones start at the table's folder) or URLs."""
+    caption_column: str = "caption"
+    """Column with the captions."""
+    identity_column: str = "identity"
+    """Column that names the person; may be absent."""
+
+
+@dataclass(frozen=True)
+class FolderUnit:
+    """Pictures of a folder, each with its caption in a `.txt` of the same name, and the person in a `.json`, both optional."""
+
+    root: str
+    names: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
+
+    def records(self) -> Iterator[Record | BrokenRecord]:
+        for name in self.names:
+            photo = Path(self.root, name)
+            key = key_of(name)
+            caption, described = photo.with_suffix(".txt"), photo.with_suffix(".json")
+            try:
+                text = caption.read_text("utf-8", errors="replace").strip() if caption.is_file() else None
+                identity = _identity(json.loads(described.read_text())) if described.is_file() else None
+            except (OSError, ValueError) as error:
+                yield BrokenRecord(key, f"the caption or json beside {photo} cannot be read ({error})")
+                continue
+            yield Record(key, str(photo), text, identity)
+
+
+@dataclass(frozen=True)
+class RowsUnit:
+    """Rows of a table: (path or URL, caption, person), numbered from `start`."""
+
+    folder: str
+    start: int
+    rows: tuple[tuple[str | None, str | None, str | None], ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def records(self) -> Iterator[Record | BrokenRecord]:
+        for number, (photo, caption, identity) in enumerate(self.rows, start=self.start):
+            if photo:
+                yield Record(f"{number:09d}", _beside(self.folder, photo), caption.strip() if caption else None, identity or None)
+            else:
+                yield BrokenRecord(f"{number:09d}", f"row {number} of the table names no photograph")
+
+
+@dataclass(frozen=True)
+class ParquetUnit:
+    """Rows `start` to `stop` of a parquet file, read where the unit is worked on."""
+
+    path: str
+    start: int
+    stop: int
+    columns: Columns
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def records(self) -> Iterator[Record | BrokenRecord]:
+        rows = tuple(self._rows())
+        yield from RowsUnit(str(Path(self.path).parent), self.start, rows).records()
+
+    def _rows(self) -> Iterator[tuple[str | None, str | None, str | None]]:
+        import pyarrow.parquet as parquet
+
+        file = parquet.ParquetFile(self.path)
+        wanted = [
+            name
+            for name in (self.columns.image_column, self.columns.caption_column, self.columns.identity_column)
+            if name in file.schema.names
+        ]
+        first = 0
+        for group in range(file.num_row_groups):
+            after = first + file.metadata.row_group(group).num_rows
+            if first < self.stop and after > self.start:
+                table = file.read_row_group(group, columns=wanted)
+                low, high = max(self.start, first) - first, min(self.stop, after) - first
+                yield from (_row(row, self.columns) for row in table.slice(low, high - low).to_pylist())
+            first = after
+
+
+@dataclass(frozen=True)
+class TarUnit:
+    """A webdataset tar, local or by URL."""
+
+    path: str
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def records(self) -> Iterator[Record | BrokenRecord]:
+        try:
+            whole, bare = ShardSource(self.path), ShardSource(self.path, read=("image", "meta"))
+        except ValueError as error:
+            yield BrokenRecord(Path(self.path).name, str(error))
+            return
+        for row in range(len(whole)):
+            try:
+                sample = (whole if whole.has(row, "caption") else bare)[row]
+            except ValueError as error:
+                yield BrokenRecord(whole.key(row), str(error))
+                continue
+            caption = sample.caption.strip() if whole.has(row, "caption") else None
+            yield Record(key_of(sample.key), sample.image, caption, _identity(sample.meta))
+
+
+def find_units(source: str, shard_size: int, columns: Columns) -> list[Unit]:
+    """Cut a source into units of `shard_size` records; each tar is one.
+
+    Raises:
+        SourceError: there is nothing there, a table lacks a column, or its kind is unknown.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_units(source, shard_size, columns)
+    if suffix in (".csv", ".tsv"):
+        return _csv_units(source, shard_size, columns, "\t" if suffix == ".tsv" else ",")
+    tars: list[Unit] = [TarUnit(name) for name in list_files(source) if name.endswith(".tar")]
+    if tars:
+        return tars
+    if is_local(source) and Path(source).is_dir():
+        return _folder_units(Path(source), shard_size)
+    found = "nothing there" if not list_files(source) else "something else"
+    raise SourceError(
+        f"{source} is no source of photographs: found {found}. Give a folder with pictures and .txt captions, "
+        "a .csv, .tsv or .parquet of paths and captions, or webdataset .tar files (one, a folder, or a pattern)."
+    )
+
+
+def _folder_units(root: Path, shard_size: int) -> list[Unit]:
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix.lower() in PICTURES)
+    if not names:
+        raise SourceError(f"The folder {root} holds no picture ({', '.join(PICTURES)}) and no .tar.")
+    return [FolderUnit(str(root), tuple(part)) for part in _parts(names, shard_size)]
+
+
+def _csv_units(path: str, shard_size: int, columns: Columns, delimiter: str) -> list[Unit]:
+    text = _existing(path).decode("utf-8-sig", errors="replace")
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    _require_columns(path, list(reader.fieldnames or []), columns)
+    rows = [_row(row, columns) for row in reader]
+    if not rows:
+        raise SourceError(f"The table {path} has no row below its heading.")
+    folder = path.rpartition("/")[0] or "."
+    return [RowsUnit(folder, n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
+
+
+def _parquet_units(path: str, shard_size: int, columns: Columns) -> list[Unit]:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    if not Path(path).is_file():
+        raise SourceError(f"There is no file {path} on this machine.")
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SourceError(f"{path} is no parquet file, or damaged ({error}).") from error
+    _require_columns(path, file.schema.names, columns)
+    count = file.metadata.num_rows
+    if not count:
+        raise SourceError(f"The table {path} has no row.")
+    starts = range(0, count, shard_size)
+    return [ParquetUnit(path, start, min(start + shard_size, count), columns) for start in starts]
+
+
+def _require_columns(path: str, found: Sequence[str], columns: Columns) -> None:
+    if columns.image_column not in found:
+        raise SourceError(
+            f"The table {path} has no column {columns.image_column!r} with the photographs' paths; "
+            f"it has {', '.join(found) or 'none'}. Name it with --image-column (and --caption-column, --identity-column)."
+        )
+
+
+def _row(row: dict[str, Any], columns: Columns) -> tuple[str | None, str | None, str | None]:
+    values = (row.get(name) for name in (columns.image_column, columns.caption_column, columns.identity_column))
+    photo, caption, identity = (None if value is None else str(value) for value in values)
+    return photo, caption, identity
+
+
+def _existing(path: str) -> bytes:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError as error:
+        raise SourceError(f"There is no file {path}.") from error
+
+
+def _beside(folder: str, photo: str) -> str:
+    return photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
+
+
+def _identity(described: Any) -> str | None:
+    value = described.get("identity") if isinstance(described, dict) else None
+    return None if value is None else str(value)
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def key_of(name: str) -> str:
+    """A webdataset key for a file's name: without its extension, and without dots and slashes, which mean something there."""
+    stem = name.rpartition(".")[0] if Path(name).suffix.lower() in PICTURES else name
+    return stem.replace("\\", "/").strip("/").replace("/", "__").replace(".", "_")

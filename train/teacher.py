@@ -1,0 +1,80 @@
+"""The frozen image teacher of pretraining: CLIP's vision tower, whose embedding the joint representation is pulled to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceclip.checkpoint import read_state_dict
+
+from .initialise import InitError
+
+MINI = "mini"
+_MINI_VISION = {"layers": 2, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 32}
+
+
+class ImageTeacher(nn.Module):
+    """Pictures uint8 [B, 3, `size`, `size`] -> CLIP image embeddings [B, width], normalised. Frozen."""
+
+    def __init__(self, visual: nn.Module, width: int, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.visual = visual
+        self.width = width
+        self.size = size
+        self._normalisation = (mean, std)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        weight = next(self.visual.parameters())
+        mean, std = (torch.tensor(values, device=weight.device).view(1, 3, 1, 1) for values in self._normalisation)
+        x = ((images.to(weight.device).float() / 255 - mean) / std).to(weight.dtype)
+        return F.normalize(self.visual(x).float(), dim=-1)
+
+
+def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
+    """The vision tower `name` of open_clip with the weights of a CLIP checkpoint, for targets of `width`.
+
+    `mini` is a small one; without weights it is random, the same everywhere. Raises InitError for a tower of another width,
+    an unknown name, or a checkpoint that does not fit.
+    """
+    import open_clip
+
+    if name == MINI:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: Any = open_clip.CLIP(width, _MINI_VISION, {"width": width, "heads": 4, "layers": 1})  # type: ignore[arg-type]
+    elif name in open_clip.list_models():
+        model = open_clip.create_model(name)
+    else:
+        raise InitError(f"open_clip has no model {name!r}. FaceCLIP uses ViT-L-14-quickgelu for `l` and ViT-bigG-14 for `g`.")
+    visual = model.visual
+    if visual.output_dim != width:
+        raise InitError(
+            f"The teacher {name} gives embeddings of width {visual.output_dim}, this FaceCLIP needs {width}: "
+            "ViT-L-14-quickgelu belongs to `l`, ViT-bigG-14 to `g`."
+        )
+    if weights:
+        _load(visual, Path(weights), name)
+    elif name != MINI:
+        raise InitError(f"The teacher {name} has no weights: name its checkpoint with --init-clip.")
+    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    return ImageTeacher(visual, width, size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+def _load(visual: nn.Module, path: Path, name: str) -> None:
+    tensors = read_state_dict(path)
+    own = visual.state_dict()
+    found = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
+    wrong = [n for n in own if n not in found or found[n].shape != own[n].shape]
+    if wrong:
+        what = f"visual.{wrong[0]} of shape {list(found[wrong[0]].shape)}" if wrong[0] in found else f"no visual.{wrong[0]}"
+        raise InitError(
+            f"{path} is not the checkpoint of the teacher {name}: it has {what}, expected {list(own[wrong[0]].shape)}. "
+            "Use the CLIP checkpoint of that architecture, with both towers, in open_clip's format."
+        )
+    visual.load_state_dict(found)
