@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,11 +136,14 @@ def mutant(change: tuple[str, str] | None) -> Any:
         return contrastive
     source = Path(contrastive.__file__).read_text()
     assert source.count(change[0]) >= 1, f"The source no longer has what this mutant changes: {change[0]}"
-    spec = importlib.util.spec_from_loader("mutant", loader=None)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutant"] = module  # dataclasses look their module up
-    exec(compile(source.replace(*change), "mutant", "exec"), vars(module))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mutant.py"
+        path.write_text(source.replace(*change))
+        spec = importlib.util.spec_from_file_location("mutant", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["mutant"] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
     return module
 
 

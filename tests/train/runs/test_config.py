@@ -144,4 +144,4 @@ def refused(kind: type, command: str, message: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as exit_code:
         parse(kind, command.split())
     assert exit_code.value.code == 2
-    assert re.search(message, " ".join(capsys.readouterr().err.replace("│", " ").split()))
+    assert re.search(message, " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split()))
