@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import Linear
 
 
 class ProjectionHeads(nn.Module):
@@ -14,8 +15,8 @@ class ProjectionHeads(nn.Module):
     def __init__(self, width: int, context: int, dim_text: int, dim_identity: int):
         super().__init__()
         self.width, self.context = width, context
-        self.text = nn.Linear(context * width, dim_text)
-        self.identity = nn.Linear(context * width, dim_identity)
+        self.text = Linear(context * width, dim_text)
+        self.identity = Linear(context * width, dim_identity)
 
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Joint representation e [B, T, d] -> e->t [B, dim_text], e->r [B, dim_identity], neither normalised.

@@ -217,7 +217,7 @@ def test_bf16_features_have_fp32_logits(autocast: bool) -> None:
     scale = torch.tensor(100.0)
     exact = queries.detach().double().requires_grad_()
     expected = frozen_key_info_nce(exact, keys.double(), scale.double())
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.amp.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = frozen_key_info_nce(queries, keys, scale)
         off = gradient(queries, found) - gradient(exact, expected)
     assert found.dtype == torch.float32

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.nn import Linear
 from torch.optim import Optimizer
 
 from train import optim
@@ -136,7 +137,7 @@ def test_state_takes_ten_bytes_per_bf16_weight_with_the_weight() -> None:
 def model() -> tuple[nn.Module, KahanAdamW]:
     """A mixed one: a bf16 layer, an fp32 layer, a frozen one, in two groups."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 5).bfloat16(), nn.Linear(5, 4), nn.Linear(4, 3).requires_grad_(False))
+    net = nn.Sequential(Linear(6, 5).bfloat16(), Linear(5, 4), Linear(4, 3).requires_grad_(False))
     groups = [{"params": net[0].parameters()}, {"params": net[1].parameters(), "weight_decay": 0.0}]
     return net, KahanAdamW(groups, lr=1e-3)
 
