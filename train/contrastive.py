@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.amp import autocast_mode
 from torch.autograd.function import once_differentiable
 
 UNIQUE = -1  # a label equal to no other row's
@@ -175,7 +176,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, scale: Tensor, keys: Tensor, labels: Tensor | None, batch: _GlobalBatch) -> Tensor:
-        with torch.amp.autocast(queries.device.type, enabled=False):
+        with autocast_mode.autocast(queries.device.type, enabled=False):
             q, k, s = _in_full_precision(queries, keys, scale)
             columns = q.new_full((len(k),), -torch.inf)
             rows, positives = [], []
@@ -200,7 +201,7 @@ class _InfoNCE(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries, scale, keys, labels, rows, columns, count = ctx.saved_tensors
         batch: _GlobalBatch = ctx.batch
-        with torch.amp.autocast(queries.device.type, enabled=False):
+        with autocast_mode.autocast(queries.device.type, enabled=False):
             q, k, s = _in_full_precision(queries, keys, scale)
             valid = batch.own_valid(len(q)).to(q)
             pulls = torch.empty_like(q)  # sum_j of dL/dz_ij * k_j, up to constant factors
@@ -222,7 +223,7 @@ class _Sigmoid(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, scale: Tensor, bias: Tensor, keys: Tensor, labels: Tensor | None, batch: _GlobalBatch
     ) -> Tensor:
-        with torch.amp.autocast(queries.device.type, enabled=False):
+        with autocast_mode.autocast(queries.device.type, enabled=False):
             q, k, s, offset = _in_full_precision(queries, keys, scale, bias)
             valid, count = batch.own_valid(len(q)), batch.count()
             total = q.new_zeros(())
@@ -240,7 +241,7 @@ class _Sigmoid(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         queries, scale, bias, keys, labels, count = ctx.saved_tensors
         batch: _GlobalBatch = ctx.batch
-        with torch.amp.autocast(queries.device.type, enabled=False):
+        with autocast_mode.autocast(queries.device.type, enabled=False):
             q, k, s, offset = _in_full_precision(queries, keys, scale, bias)
             valid = batch.own_valid(len(q)).to(q)
             pulls, lift = torch.empty_like(q), q.new_zeros(())

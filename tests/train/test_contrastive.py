@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.amp import autocast_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from train import contrastive
@@ -217,7 +218,7 @@ def test_bf16_features_have_fp32_logits(autocast: bool) -> None:
     scale = torch.tensor(100.0)
     exact = queries.detach().double().requires_grad_()
     expected = frozen_key_info_nce(exact, keys.double(), scale.double())
-    with torch.amp.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with autocast_mode.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = frozen_key_info_nce(queries, keys, scale)
         off = gradient(queries, found) - gradient(exact, expected)
     assert found.dtype == torch.float32
