@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -69,6 +70,10 @@ def run(file: str, module: str, function: str, folder: str, rank: int, world: in
 def load(file: str, module: str) -> Any:
     """The test file, under pytest's name for it, so that pytest can read objects of its classes."""
     if module not in sys.modules:
+        *packages, _ = module.split(".")
+        for depth in range(len(packages)):  # pickle asks for them, and no path leads to them
+            package = ".".join(packages[: depth + 1])
+            sys.modules.setdefault(package, ModuleType(package))
         spec = importlib.util.spec_from_file_location(module, file)
         assert spec and spec.loader
         sys.modules[module] = importlib.util.module_from_spec(spec)

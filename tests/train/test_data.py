@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
 from itertools import chain, islice
 from pathlib import Path
@@ -135,10 +137,18 @@ def test_resume_anywhere_on_any_number_of_ranks(main: ShardSource, guided: Shard
         assert list(chain(*(rows(take(half, 1)) for half in halves))) == rows(whole[stop : stop + 1])
 
 
-def test_threads_and_workers_change_nothing(main: ShardSource, guided: ShardSource) -> None:
+def test_threads_and_workers_change_nothing(
+    main: ShardSource, guided: ShardSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = rows(take(stream(main, guided, part=0.25, threads=1, ahead=1), 8))
     assert rows(take(stream(main, guided, part=0.25, threads=8, ahead=3), 8)) == expected
-    resumed = stream(main, guided, part=0.25, workers=2)
+    # Workers start afresh and import what they run, from where they can find it, unlike this file.
+    (tmp_path / "drawing_of_rows.py").write_text(
+        "from typing import Any\nimport numpy as np\n" + inspect.getsource(draw).replace(": Sample", "")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importable = importlib.import_module("drawing_of_rows").draw
+    resumed = stream(main, guided, part=0.25, workers=2, transform=importable)
     resumed.load_state_dict({"step": 1})
     assert rows(take(resumed, 7)) == expected[6:]
 

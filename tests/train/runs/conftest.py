@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,7 +111,9 @@ def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
         with (tmp_path / "output.txt").open("a") as output:
             command = [sys.executable, *launcher, "-m", module, *arguments]
-            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
+            # As many threads as in this process: sums over other numbers of threads differ in their last bits.
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
 
     return start
 
