@@ -18,8 +18,7 @@ from torch import Tensor
 from . import hub
 from .identity import Identity
 from .model.encoder import Conditioning, FaceCLIPEncoder
-from .sdxl_files import SDXL_BASE, base_folder, load_model, load_unet
-from .tensor_file import CheckpointError
+from .sdxl_files import SDXL_BASE, base_folder, load_model, load_unet, require_fit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,7 +51,7 @@ class FaceCLIPPipeline:
 
         Raises CheckpointError if the UNet was made for conditioning of other widths than the encoder's.
         """
-        _require_fit(encoder, sdxl.unet)
+        require_fit(encoder, sdxl.unet)
         self.encoder = encoder
         self.sdxl = sdxl
         self.device = torch.device(device)
@@ -182,17 +181,6 @@ def best_device() -> torch.device:
 def default_dtype(device: torch.device) -> torch.dtype:
     """bf16 on a GPU, as in the release; fp32 on a CPU, most of which are slow in anything else."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
-def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
-    config = encoder.config
-    time_width = 6 * (unet.config.addition_time_embed_dim or 0)
-    found = (unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - time_width)
-    if found != (config.width, config.pooled_width):
-        raise CheckpointError(
-            f"This encoder and this UNet do not belong together: the encoder gives embeddings of width {config.width} and pooled "
-            f"ones of {config.pooled_width}, the UNet takes {found[0]} and {found[1]}."
-        )
 
 
 def _check_request(width: int, height: int, steps: int, num_images: int) -> None:

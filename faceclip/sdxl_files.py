@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .model.encoder import FaceCLIPEncoder
 from .recognize import SDXL_UNET, recognize
 from .tensor_file import CheckpointError, TensorFile, open_tensor_file
 
@@ -31,6 +32,18 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
     unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
     return unet.eval().requires_grad_(False)
+
+
+def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
+    """Raise CheckpointError unless the UNet (diffusers' class) takes conditioning of the encoder's widths."""
+    config = encoder.config
+    time_width = 6 * (unet.config.addition_time_embed_dim or 0)
+    found = (unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - time_width)
+    if found != (config.width, config.pooled_width):
+        raise CheckpointError(
+            f"This encoder and this UNet do not belong together: the encoder gives embeddings of width {config.width} and pooled "
+            f"ones of {config.pooled_width}, the UNet takes {found[0]} and {found[1]}."
+        )
 
 
 def _open_unet(path: str | Path) -> TensorFile:

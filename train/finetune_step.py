@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError, write_safetensors
+from faceclip.sdxl_files import require_fit
 
 from .checkpointing import State, load_model_state, load_optimizer_state, model_state, optimizer_state
 from .config import DTYPES, FinetuneConfig
@@ -38,7 +39,7 @@ class FinetuneTask:
         latents: Latents,
         reader: RowReader,
     ):
-        require_fit(encoder, unet)
+        _require_fit(encoder, unet)
         self.config = config
         self.ranks = ranks
         self.encoder = encoder
@@ -144,14 +145,9 @@ class FinetuneTask:
         return self.schedule.losses(predicted, latents.float(), noise, timesteps)
 
 
-def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
-    """Raise CheckpointError unless the UNet takes conditioning of the encoder's widths."""
-    config = encoder.config
-    sizes = 6 * (unet.config.addition_time_embed_dim or 0)
-    found = unet.config.cross_attention_dim, (unet.config.projection_class_embeddings_input_dim or 0) - sizes
-    if found != (config.width, config.pooled_width):
-        raise CheckpointError(
-            f"This encoder and this UNet do not belong together: the encoder gives embeddings of width {config.width} and pooled "
-            f"ones of {config.pooled_width}, the UNet takes {found[0]} and {found[1]}. SDXL needs both branches: join an encoder "
-            "of `l` and one of `g` with `python -m train.join`."
-        )
+def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
+    try:
+        require_fit(encoder, unet)
+    except CheckpointError as error:
+        advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
+        raise CheckpointError(f"{error} {advice}") from None
