@@ -19,7 +19,7 @@ from .checkpointing import CheckpointWriteError
 from .config import DTYPES, ConfigError, PretrainConfig, parse
 from .data import ReadOptions, TrainingData
 from .distributed import Ranks, distributed
-from .evaluate import HeldOut
+from .held_out import HeldOut
 from .initialise import new_encoder
 from .loop import NonFiniteLossError, run
 from .pretrain_data import FeatureSource, LiveFeatures

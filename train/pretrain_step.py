@@ -16,9 +16,9 @@ from .checkpointing import ResumeError, State, load_model_state, load_optimizer_
 from .config import DTYPES, PretrainConfig
 from .data import TrainingData
 from .distributed import Ranks, wrap
-from .evaluate import HeldOut
 from .gradcache import gradcache_step
 from .heads import ProjectionHeads
+from .held_out import HeldOut
 from .initialise import blocks_of, checkpoint_activations, freeze
 from .loop import make_optimizer
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, Targets, caption_labels
