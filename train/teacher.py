@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from faceclip import FaceCLIPConfig
 from faceclip.checkpoint import read_state_dict
+from faceclip.config import TextTowerConfig
 
 from .initialise import InitError
 
 MINI = "mini"
-_MINI_VISION = {"layers": 2, "width": 64, "head_width": 16, "patch_size": 8, "image_size": 32}
+MINI_VISION = {"layers": 4, "width": 96, "head_width": 24, "patch_size": 8, "image_size": 64}
 
 
 class ImageTeacher(nn.Module):
@@ -47,7 +49,7 @@ def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
     if name == MINI:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model: Any = open_clip.CLIP(width, _MINI_VISION, {"width": width, "heads": 4, "layers": 1})  # type: ignore[arg-type]
+            model: Any = mini_clip(_mini_text(width))
     elif name in open_clip.list_models():
         model = open_clip.create_model(name)
     else:
@@ -64,6 +66,24 @@ def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
         raise InitError(f"The teacher {name} has no weights: name its checkpoint with --init-clip.")
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
     return ImageTeacher(visual, width, size, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+def mini_clip(text: TextTowerConfig) -> Any:
+    """An untrained CLIP (open_clip's class) around a text tower of that shape, with the mini teacher's vision tower."""
+    import open_clip
+
+    tower = {"width": text.width, "heads": text.heads, "layers": text.layers}
+    return open_clip.CLIP(text.width, MINI_VISION, tower, quick_gelu=text.activation == "quick_gelu")  # type: ignore[arg-type]
+
+
+def _mini_text(width: int) -> TextTowerConfig:
+    branches = FaceCLIPConfig.preset("mini").branches.values()
+    for branch in branches:
+        if branch.width == width:
+            return branch.text
+    raise InitError(
+        f"The teacher mini gives embeddings of width {', '.join(str(b.width) for b in branches)}, this FaceCLIP needs {width}."
+    )
 
 
 def _load(visual: nn.Module, path: Path, name: str) -> None:
