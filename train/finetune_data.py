@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from faceclip.sdxl_files import load_model
-from faceclip.tensor_file import CheckpointError
 
 from .buckets import BucketBatches
 from .config import FinetuneConfig
@@ -145,12 +139,3 @@ class RowReader:
             time_ids=torch.tensor([ids for _, ids in read]),
             draws=[Draws.of(self._config, step, place) for place in self._places],
         )
-
-
-def load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    """The VAE of a diffusers folder. Raises CheckpointError if it is something else."""
-    path = folder / "config.json"
-    kind = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
-    if kind != "AutoencoderKL":
-        raise CheckpointError(f"{folder} is not SDXL's VAE in diffusers' format: its config.json says {kind}, not AutoencoderKL.")
-    return load_model(import_module("diffusers").AutoencoderKL, folder, dtype)

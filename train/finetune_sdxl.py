@@ -19,11 +19,12 @@ from .cached import CachedIdentities, CachedLatents
 from .checkpointing import CheckpointWriteError
 from .config import DTYPES, FinetuneConfig, parse
 from .distributed import Ranks, distributed
-from .finetune_data import Latents, LiveLatents, RowReader, load_vae
+from .finetune_data import Latents, LiveLatents, RowReader
 from .finetune_step import FinetuneTask
 from .identities import IdentitySource, LiveIdentities
 from .loop import NonFiniteLossError, run
 from .shards import Member, ShardSource
+from .vae import load_vae
 
 
 def main(argv: Sequence[str] | None = None) -> int:
