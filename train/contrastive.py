@@ -2,19 +2,24 @@
 
 All three targets of FaceCLIP come from frozen towers, so only queries need a gradient. That makes the loss cheap: keys are
 gathered once, logits are computed in blocks of rows and thrown away, what a row needs of the other ranks' rows is one number
-per column (its log-sum-exp), and the backward pass recomputes the blocks without talking to anybody.
+per column (its log-sum-exp), and the backward pass recomputes the blocks without talking to anybody. Keys are known before
+queries are: `gather_keys` sends them on their way while the encoder computes.
 
 b rows per rank (the same number on all ranks), W ranks, N = W * b rows in the global batch, d = width of queries and keys.
 Values returned are the global mean on every rank; gradients carry a factor W, so that the average over ranks which
 DistributedDataParallel takes is the gradient of the global mean, exactly. Leave TF32 off, as it is by default: it would round
 the fp32 features to 10 bits.
+
+Kept for the backward pass, per loss: this rank's queries [b, d] as they are, all ranks' keys [N, d] in the dtype they travelled
+in, their labels (8 bytes a row, if there are any), two log-sum-exps (fp32: [b] and [N]; none for the sigmoid loss), scalars.
+Nothing of size b x N. While a pass runs there are, besides, the keys in fp32 and two blocks of logits [chunk, N].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -23,11 +28,13 @@ from torch import Tensor
 from torch.amp import autocast_mode
 from torch.autograd.function import once_differentiable
 
+Group: TypeAlias = "dist.ProcessGroup | None"  # None: all ranks
+
 UNIQUE = -1  # a label equal to no other row's
 LEFT_OUT = -2  # how a row that takes no part travels in the gathered labels
 
 
-def rank_and_world(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
+def rank_and_world(group: Group = None) -> tuple[int, int]:
     """This process's place in `group` (None: all ranks) and the group's size; (0, 1) where nothing is distributed."""
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
@@ -36,44 +43,90 @@ def rank_and_world(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
 
 def frozen_key_info_nce(
     queries: Tensor,
-    keys: Tensor,
+    keys: Tensor | GatheredKeys,
     scale: Tensor,
     *,
     valid: Tensor | None = None,
     duplicates: Tensor | None = None,
     chunk: int = 1024,
-    group: dist.ProcessGroup | None = None,
+    group: Group = None,
 ) -> Tensor:
     """The symmetric InfoNCE loss (paper, equation 3) of `queries` [b, d] against `keys` [b, d], row by row, over all ranks' rows.
 
     `queries` and `keys` are of unit length; `scale`, a scalar, multiplies their products (1 / temperature). `valid` [b] bool:
     rows that take part; the others neither have a loss nor are anybody's negatives. `duplicates` [b] int64: rows with an equal
-    label >= 0 are not each other's negatives; -1 is equal to nothing. Ranks must agree on whether these two are given.
+    label >= 0 are not each other's negatives; a negative label is equal to nothing. Ranks must agree on whether these two are
+    given. Keys that `gather_keys` has sent already bring them, and the group, along.
     `chunk` rows of logits exist at a time: memory is O(N * chunk). Keys travel in the dtype they have; logits are fp32 (fp64
     for fp64 queries), under autocast, too. No valid row anywhere makes the loss 0. Scalar; see the module on gradients.
     Raises ValueError for keys that want a gradient, shapes that do not fit, or labels of another dtype.
     """
-    batch = _gather(queries, keys, valid, duplicates, chunk, group)
+    batch = _global_batch(queries, keys, valid, duplicates, chunk, group)
     return _InfoNCE.apply(queries, scale, batch.keys, batch.labels, batch)  # pyright: ignore[reportReturnType]
 
 
 def sigmoid_loss(
     queries: Tensor,
-    keys: Tensor,
+    keys: Tensor | GatheredKeys,
     scale: Tensor,
     bias: Tensor,
     *,
     valid: Tensor | None = None,
     duplicates: Tensor | None = None,
     chunk: int = 1024,
-    group: dist.ProcessGroup | None = None,
+    group: Group = None,
 ) -> Tensor:
     """SigLIP's loss (arXiv 2303.15343, equation 1): every pair is a yes-or-no question with the logit `scale * q . k + bias`.
 
     As `frozen_key_info_nce` in everything else; the sum over pairs is divided by the number of valid rows.
     """
-    batch = _gather(queries, keys, valid, duplicates, chunk, group)
+    batch = _global_batch(queries, keys, valid, duplicates, chunk, group)
     return _Sigmoid.apply(queries, scale, bias, batch.keys, batch.labels, batch)  # pyright: ignore[reportReturnType]
+
+
+class GatheredKeys:
+    """All ranks' keys and labels, on their way until `wait` is called; the ranks' tensors stay untouched till then."""
+
+    def __init__(self, rows: int, keys: Tensor, labels: Tensor | None, works: Sequence[dist.Work], group: Group):
+        self.rows = rows  # this rank's, b
+        self.group = group
+        self._keys, self._labels, self._works = keys, labels, works
+
+    def wait(self) -> tuple[Tensor, Tensor | None]:
+        """Keys [N, d] and labels [N] int64 (None: every row is valid and unique), once they are here. May be called again."""
+        for work in self._works:
+            work.wait()
+        self._works = ()
+        return self._keys, self._labels
+
+
+def gather_keys(
+    keys: Tensor, *, valid: Tensor | None = None, duplicates: Tensor | None = None, group: Group = None
+) -> GatheredKeys:
+    """Send this rank's keys [b, d] to all ranks without waiting; `frozen_key_info_nce` and `sigmoid_loss` take the result.
+
+    Every rank calls it, in the same order among its other collectives. Raises ValueError as these do.
+    """
+    _check(keys, valid, duplicates)
+    labels = None
+    if valid is not None or duplicates is not None:
+        labels = torch.full((len(keys),), UNIQUE, device=keys.device) if duplicates is None else duplicates.clamp(min=UNIQUE)
+        labels = labels if valid is None else labels.masked_fill(~valid, LEFT_OUT)
+    rows, works = len(keys), []
+    if rank_and_world(group)[1] > 1:
+        keys, work = _start_all_gather(keys, group)
+        works.append(work)
+        if labels is not None:
+            labels, work = _start_all_gather(labels, group)
+            works.append(work)
+    return GatheredKeys(rows, keys, labels, works, group)
+
+
+def _start_all_gather(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
+    gathered = tensor.new_empty(rank_and_world(group)[1] * len(tensor), *tensor.shape[1:])
+    work = dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=group, async_op=True)
+    assert work
+    return gathered, work
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +138,7 @@ class _GlobalBatch:
     first: int
     world: int
     chunk: int
-    group: dist.ProcessGroup | None
+    group: Group
 
     def count(self) -> Tensor:
         """How many rows take part; at least 1, so that it divides."""
@@ -105,45 +158,41 @@ class _GlobalBatch:
         return tensor
 
 
-def _gather(
-    queries: Tensor, keys: Tensor, valid: Tensor | None, duplicates: Tensor | None, chunk: int, group: dist.ProcessGroup | None
+def _global_batch(
+    queries: Tensor, keys: Tensor | GatheredKeys, valid: Tensor | None, duplicates: Tensor | None, chunk: int, group: Group
 ) -> _GlobalBatch:
-    _check(queries, keys, valid, duplicates, chunk)
-    rank, world = rank_and_world(group)
-    labels = None
-    if valid is not None or duplicates is not None:
-        labels = torch.full((len(keys),), UNIQUE, device=keys.device) if duplicates is None else duplicates
-        labels = labels if valid is None else labels.masked_fill(~valid, LEFT_OUT)
-    if world > 1:
-        keys = _all_gather(keys, world, group)
-        labels = None if labels is None else _all_gather(labels, world, group)
-    return _GlobalBatch(keys, labels, rank * len(queries), world, chunk, group)
+    if chunk < 1:
+        raise ValueError(f"`chunk` is the number of rows of logits held at a time; it must be at least 1, not {chunk}.")
+    if isinstance(keys, GatheredKeys):
+        if valid is not None or duplicates is not None or group is not None:
+            raise ValueError("`valid`, `duplicates` and `group` belong to gather_keys where keys were sent by it.")
+    else:
+        _check_fit(queries, keys)
+        keys = gather_keys(keys, valid=valid, duplicates=duplicates, group=group)
+    everybody, labels = keys.wait()
+    _check_fit(queries, everybody[: keys.rows])
+    rank, world = rank_and_world(keys.group)
+    return _GlobalBatch(everybody, labels, rank * keys.rows, world, chunk, keys.group)
 
 
-def _all_gather(tensor: Tensor, world: int, group: dist.ProcessGroup | None) -> Tensor:
-    gathered = tensor.new_empty(world * len(tensor), *tensor.shape[1:])
-    dist.all_gather(list(gathered.chunk(world)), tensor.contiguous(), group=group)
-    return gathered
-
-
-def _check(queries: Tensor, keys: Tensor, valid: Tensor | None, duplicates: Tensor | None, chunk: int) -> None:
+def _check_fit(queries: Tensor, keys: Tensor) -> None:
     if queries.ndim != 2 or queries.shape != keys.shape:
         raise ValueError(
             f"Queries and keys must both be [rows, width]; found {list(queries.shape)} and {list(keys.shape)}. "
             "The projection head and its target (CLIP or ArcFace) must have one width."
         )
-    if len(queries) == 0:
+
+
+def _check(keys: Tensor, valid: Tensor | None, duplicates: Tensor | None) -> None:
+    if len(keys) == 0:
         raise ValueError("A contrastive loss needs at least one row per rank; this rank's batch is empty.")
     if keys.requires_grad:
         raise ValueError("The keys of this loss are frozen and get no gradient; compute them under no_grad, or detach() them.")
     for name, tensor, dtype in (("valid", valid, torch.bool), ("duplicates", duplicates, torch.int64)):
-        if tensor is not None and (tensor.shape != queries.shape[:1] or tensor.dtype != dtype):
+        if tensor is not None and (tensor.shape != keys.shape[:1] or tensor.dtype != dtype):
             raise ValueError(
-                f"`{name}` must be {dtype} of shape [{len(queries)}], one entry per row; "
-                f"found {tensor.dtype} {list(tensor.shape)}."
+                f"`{name}` must be {dtype} of shape [{len(keys)}], one entry per row; found {tensor.dtype} {list(tensor.shape)}."
             )
-    if chunk < 1:
-        raise ValueError(f"`chunk` is the number of rows of logits held at a time; it must be at least 1, not {chunk}.")
 
 
 def _blocks(

@@ -6,19 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from .contrastive import UNIQUE, frozen_key_info_nce, sigmoid_loss
+from .contrastive import UNIQUE, GatheredKeys, frozen_key_info_nce, gather_keys, sigmoid_loss
 
 __all__ = [
     "FaceCLIPLoss",
     "FaceCLIPLossConfig",
     "LossParts",
+    "SentTargets",
     "Targets",
     "caption_labels",
     "frozen_key_info_nce",
@@ -28,6 +30,7 @@ __all__ = [
 INITIAL_LOG_SCALE = math.log(1 / 0.07)  # the release's
 MAXIMAL_LOG_SCALE = math.log(100)
 INITIAL_BIAS = -10.0  # the release's; for kind "siglip"
+_SHORTEST = 1e-12  # length that a projection is taken to have at least, as in torch's normalize
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Targets:
     caption_label: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class SentTargets:
+    """Targets, normalised, on their way to all ranks (`FaceCLIPLoss.start`): the keys of each term that is on."""
+
+    keys: dict[str, GatheredKeys]
+
+
 class LossParts(NamedTuple):
     """The sum and its terms: scalars, equal on all ranks; None for a term that is off."""
 
@@ -98,32 +108,42 @@ class FaceCLIPLoss(nn.Module):
         with_bias = self.config.terms if self.config.kind == "siglip" else []
         self.bias = nn.ParameterDict({name: torch.tensor(INITIAL_BIAS) for name in with_bias})
 
-    def forward(self, text_like: Tensor, identity_like: Tensor, targets: Targets) -> LossParts:
-        """Projections e->t [b, dt] and e->r [b, 512], of any length, against `targets` -> the loss.
+    @torch.no_grad()
+    def start(self, targets: Targets) -> SentTargets:
+        """Send this rank's targets to all ranks and return at once: they travel while the encoder computes, and `forward` waits.
 
+        All ranks call it at the same place among their collectives. Raises ValueError for a target that is missing.
+        """
+        labels = {"image": _both(targets), "identity": targets.identity_label, "text": targets.caption_label}
+        keys = {}
+        for name in self.config.terms:
+            target = getattr(targets, name)
+            if target is None:
+                raise ValueError(
+                    f"The {name} term of the loss is on, but the batch has no {name} target. Cache it, or switch it off."
+                )
+            valid = targets.has_face if name == "identity" else None
+            normalised = F.normalize(_in_full_precision(target), dim=-1).to(target.dtype)
+            keys[name] = gather_keys(normalised, valid=valid, duplicates=labels[name], group=self.group)
+        return SentTargets(keys)
+
+    def forward(self, text_like: Tensor, identity_like: Tensor, targets: Targets | SentTargets) -> LossParts:
+        """Projections e->t [b, dt] and e->r [b, 512], of any length, against targets, sent already or not -> the loss.
+
+        Kept for the backward pass, beside what `contrastive` names: each projection normalised, once, in fp32, and its lengths.
         Raises ValueError for a target that is missing or does not have its projection's shape.
         """
         self._clamp_scales()
-        labels = {"image": _both(targets), "identity": targets.identity_label, "text": targets.caption_label}
-        parts = {}
-        for name in self.config.terms:
-            projection = identity_like if name == "identity" else text_like
-            valid = targets.has_face if name == "identity" else None
-            parts[name] = self._term(name, projection, getattr(targets, name), valid, labels[name])
+        sent = targets if isinstance(targets, SentTargets) else self.start(targets)
+        text, identity = (_Normalize.apply(_in_full_precision(x)) for x in (text_like, identity_like))
+        parts = {name: self._term(name, identity if name == "identity" else text, sent.keys[name]) for name in self.config.terms}
         return LossParts(torch.stack(list(parts.values())).sum(), *(parts.get(name) for name in LossParts._fields[1:]))
 
-    def _term(self, name: str, projection: Tensor, target: Tensor | None, valid: Tensor | None, labels: Tensor) -> Tensor:
-        if target is None:
-            raise ValueError(
-                f"The {name} term of the loss is on, but the batch has no {name} target. Cache it, or switch it off."
-            )
-        queries, keys = _normalize(projection), _normalize(target).to(target.dtype)
+    def _term(self, name: str, queries: Tensor, keys: GatheredKeys) -> Tensor:
         scale = self.log_scale[name].exp()
-        chunk, group = self.config.chunk, self.group
         if self.config.kind == "infonce":
-            return frozen_key_info_nce(queries, keys, scale, valid=valid, duplicates=labels, chunk=chunk, group=group)
-        bias = self.bias[name]
-        return sigmoid_loss(queries, keys, scale, bias, valid=valid, duplicates=labels, chunk=chunk, group=group)
+            return frozen_key_info_nce(queries, keys, scale, chunk=self.config.chunk)
+        return sigmoid_loss(queries, keys, scale, self.bias[name], chunk=self.config.chunk)
 
     @torch.no_grad()
     def _clamp_scales(self) -> None:
@@ -147,5 +167,23 @@ def _both(targets: Targets) -> Tensor:
     return mixed.masked_fill(unknown, UNIQUE)
 
 
-def _normalize(x: Tensor) -> Tensor:
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+class _Normalize(torch.autograd.Function):
+    """x [b, d] -> x / |x|. Keeps its result, which the losses keep anyway, and the lengths; autograd would keep x as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = x.norm(dim=-1, keepdim=True).clamp_min(_SHORTEST)
+        unit = x / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        unit, length = ctx.saved_tensors
+        (pull,) = grad_outputs
+        return (pull - unit * (unit * pull).sum(-1, keepdim=True)) / length
+
+
+def _in_full_precision(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

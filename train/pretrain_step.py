@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.checkpoint import save_encoder, write_safetensors
 
-from .checkpointing import ResumeError, State, load_model_state, load_optimizer_state, model_state, optimizer_state
+from .checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
 from .config import DTYPES, PretrainConfig
 from .data import TrainingData
 from .distributed import Ranks, wrap
@@ -21,7 +21,7 @@ from .heads import ProjectionHeads
 from .held_out import HeldOut
 from .initialise import blocks_of, checkpoint_activations, freeze
 from .loop import make_optimizer
-from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, Targets, caption_labels
+from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, SentTargets, Targets, caption_labels
 from .pretrain_data import Features, FeatureSource, text_embedding, token_ids
 
 
@@ -70,7 +70,7 @@ class PretrainTask:
         trained = {f"branch.{name}": p for name, p in freeze(self.model.branch).items()}
         self.names: dict[str, nn.Parameter] = {**trained, **{f"heads.{n}": p for n, p in self.model.heads.named_parameters()}}
         self.loss_names = {f"loss.{name}": p for name, p in self.loss.named_parameters()}
-        self.optimizer = make_optimizer(config, self.parameters)
+        self.optimizer = make_optimizer(config, {**self.names, **self.loss_names}, ranks)
         self.wrapped = wrap(self.model, ranks)
         self._batches: Iterator[dict[str, Any]] | None = None
 
@@ -90,7 +90,7 @@ class PretrainTask:
     def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
         has_face = batch["has_face"]
         features = self.features(batch)
-        targets = self._targets(batch, features)
+        targets = self.loss.start(self._targets(batch, features))  # they travel while the encoder computes
         ids = token_ids(batch["caption"], has_face.tolist()).to(self.ranks.device)
         inputs = (ids, features.class_token, features.patch_tokens, has_face.to(self.ranks.device))
         rows = self.config.micro_batch or len(ids)
@@ -105,16 +105,13 @@ class PretrainTask:
         pass  # the loss clamps its scales itself
 
     def state(self) -> State:
-        every = {**self.names, **self.loss_names}
         signature = {"frozen.face_tower": self.model.encoder.signature(), "frozen.text_tower": self._text_sample()}
-        return {**model_state("model", every), **optimizer_state(self.optimizer, every), **signature}
+        return {**self._trained_state(), **signature}
 
-    def load_state(self, state: State, step: int) -> None:
-        every = {**self.names, **self.loss_names}
-        require_same_frozen("face tower", self.model.encoder.signature(), state["frozen.face_tower"])
-        require_same_frozen("text tower", self._text_sample(), state["frozen.text_tower"])
-        load_model_state("model", every, state)
-        load_optimizer_state(self.optimizer, every, state)
+    def load_state(self, saved: SavedState, step: int) -> None:
+        require_same_frozen("face tower", self.model.encoder.signature(), saved["frozen.face_tower"])
+        require_same_frozen("text tower", self._text_sample(), saved["frozen.text_tower"])
+        saved.read_into(self._trained_state(), whole="model")
 
     def evaluate(self, step: int) -> dict[str, float]:
         every = self.config.evaluate_every
@@ -133,7 +130,7 @@ class PretrainTask:
         heads |= {f"loss.{name}": tensor for name, tensor in self.loss.state_dict().items()}
         write_safetensors(self.config.out / "heads.safetensors", heads, {"format": "faceclip_training_heads"})
 
-    def _accumulate(self, chunks: list[tuple[Tensor, ...]], targets: Targets) -> LossParts:
+    def _accumulate(self, chunks: list[tuple[Tensor, ...]], targets: SentTargets) -> LossParts:
         """Leave the gradient of the whole batch's loss in the parameters; return the loss."""
         noted: list[LossParts] = []
 
@@ -158,6 +155,9 @@ class PretrainTask:
             identity_label=batch["identity"].to(device),
             caption_label=caption_labels(batch["caption"]).to(device),
         )
+
+    def _trained_state(self) -> State:
+        return {**model_state("model", {**self.names, **self.loss_names}), **optimizer_state(self.optimizer)}
 
     def _text_sample(self) -> Tensor:
         """A few weights of the frozen text tower: tells runs on different CLIPs apart."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.losses import FaceCLIPLoss, FaceCLIPLossConfig, Targets, caption_labels
+from train.contrastive import GatheredKeys
+from train.losses import FaceCLIPLoss, FaceCLIPLossConfig, SentTargets, Targets, caption_labels
 
 KINDS = ["infonce", "siglip"]
 
@@ -96,6 +97,63 @@ def test_scales_start_at_the_releases_and_stay_below_100() -> None:
     loss(*projections(), targets()).total.backward()
     assert math.isclose(loss.log_scale["image"].item(), math.log(100), rel_tol=1e-6)
     assert loss.log_scale["image"].grad  # it can come back
+
+
+def kept_bytes(loss: FaceCLIPLoss, text_like: Tensor, identity_like: Tensor, targets: Targets | SentTargets) -> int:
+    """Bytes that wait for the backward pass, each memory counted once; the projections themselves are the encoder's."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        parts = loss(text_like, identity_like, targets)
+    parts.total.backward()
+    return sum(storages.values())
+
+
+def test_what_waits_for_the_backward_pass_is_one_copy_of_each_thing() -> None:
+    """One of 8 ranks, with 16 rows of 128 in all: bf16 projections and targets, as in training."""
+    own, everybody, dt, di = 16, 128, 24, 20
+    generator = torch.Generator().manual_seed(0)
+
+    def sent(width: int) -> GatheredKeys:
+        keys = F.normalize(torch.randn(everybody, width, generator=generator), dim=-1).bfloat16()
+        return GatheredKeys(own, keys, torch.arange(everybody), (), None)
+
+    projections = [torch.randn(own, width, generator=generator).bfloat16().requires_grad_() for width in (dt, di)]
+    keys = SentTargets({"image": sent(dt), "identity": sent(di), "text": sent(dt)})
+    found = kept_bytes(FaceCLIPLoss(FaceCLIPLossConfig(chunk=4)), *projections, keys)
+    expected = everybody * (dt + di + dt) * 2  # keys, bf16
+    expected += own * (dt + di + 2) * 4  # both normalised projections and their lengths, fp32
+    expected += 3 * (everybody * 8 + everybody * 4 + own * 4)  # labels, log-sum-exps of columns and of rows
+    assert expected <= found <= expected + 3 * 64  # scalars
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_sent_early_change_no_bit(kind: Any) -> None:
+    loss = FaceCLIPLoss(FaceCLIPLossConfig(kind=kind))
+    results = []
+    for send in (lambda targets: targets, loss.start):
+        features = [x.requires_grad_() for x in projections()]
+        parts = loss(*features, send(targets(identity_label=torch.tensor([4, 4, 5, -1, 5, 4, 6, -1]))))
+        results.append([parts.total, *torch.autograd.grad(parts.total, [*features, *loss.parameters()])])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_projections_of_any_length_have_the_gradient_of_normalised_ones() -> None:
+    text_like, identity_like = (x.double() * 37 for x in projections())
+    text_like[2] = 0  # no direction: no gradient that is not finite
+    world = targets(**{name: getattr(targets(), name).double() for name in ("image", "identity", "text")})
+    ours, torchs = (x.clone().requires_grad_() for x in (text_like, text_like))
+    loss = FaceCLIPLoss()
+    (found,) = torch.autograd.grad(loss(ours, identity_like, world).total, ours)
+    (expected,) = torch.autograd.grad(loss(F.normalize(torchs, dim=-1), identity_like, world).total, torchs)
+    assert found.isfinite().all()
+    others = torch.arange(len(found)) != 2
+    torch.testing.assert_close(found[others], expected[others], rtol=1e-10, atol=1e-12)
 
 
 def test_caption_labels_are_equal_for_equal_captions_everywhere() -> None:

@@ -98,8 +98,8 @@ def gradients(*modules: nn.Module) -> list[Tensor]:
     return [p.grad.clone() for module in modules for p in module.parameters() if p.requires_grad and p.grad is not None]
 
 
-def distributed_step(group: Any, chunks: int) -> tuple[Tensor, list[Tensor]]:
-    """The step as training does it: the loss and every gradient after it."""
+def distributed_step(group: Any, chunks: int, early: bool = True) -> tuple[Tensor, list[Tensor]]:
+    """The step as training does it, targets sent `early`, before the encoder runs: the loss and every gradient after it."""
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     model, loss = build()
     loss.group = group
@@ -107,11 +107,12 @@ def distributed_step(group: Any, chunks: int) -> tuple[Tensor, list[Tensor]]:
     inputs, targets = batch()
     rows = own_rows(rank, world)
     targets = rows_of(targets, rows)
+    keys = loss.start(targets) if early else targets
     seed(rank)
     value = gradcache_step(
         lambda chunk: ddp(*chunk),
         split(inputs, rows, chunks),
-        lambda features: loss(*features, targets).total,
+        lambda features: loss(*features, keys).total,
         ddp=ddp,
         loss_parameters=loss.parameters(),
         group=group,
@@ -154,6 +155,7 @@ def on_every_world(rank: int, _: int) -> dict[Any, Any]:
         for chunks in CHUNKS:
             results[world, chunks] = distributed_step(group, chunks)
         if world <= 2:
+            results["late", world] = distributed_step(group, CHUNKS[-1], early=False)
             results["trajectory", world] = five_steps(group)
     return results
 
@@ -214,6 +216,14 @@ def test_step_has_the_gradient_of_the_whole_batch(by_rank: list[dict[Any, Any]],
         assert distance([found_value], [value]) <= 1e-5
         assert distance(found, expected) <= 1e-5
         assert distance(found[-3:], expected[-3:]) <= 1e-5  # the three temperatures
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_sending_targets_while_the_encoder_computes_changes_no_bit(by_rank: list[dict[Any, Any]], world: int) -> None:
+    for results in by_rank[:world]:
+        (late, late_gradients), (early, early_gradients) = results["late", world], results[world, CHUNKS[-1]]
+        assert torch.equal(early, late)
+        assert all(torch.equal(a, b) for a, b in zip(early_gradients, late_gradients, strict=True))
 
 
 def test_five_steps_are_the_same_on_one_and_on_two_ranks(by_rank: list[dict[Any, Any]]) -> None:
