@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from faceclip.face import AlignedFace, Face, FaceDetector, FaceError, FaceQuality, align_face, assess, detect_faces, load_photo
+from faceclip.face import AlignedFace, Face, FaceDetector, FaceError, FaceQuality, align_face, assess, detect_faces
 
+from .photographs import AnimatedError, read_photo, to_jpeg
 from .shards import Sample
 from .sources import Record
-from .storage import is_local, read_bytes
+from .storage import read_bytes
 
-JPEG_QUALITY = 95
 # A face of at least this part of the largest one's side is another person of the picture, not someone in its background.
 SECOND_FACE = 0.5
-_UPRIGHT = (None, 1)
-_EXIF_ORIENTATION = 0x0112
 
 Captioner = Callable[[np.ndarray], str]
 """uint8 [H, W, 3] RGB to a caption."""
@@ -88,8 +82,9 @@ class Preparer:
     def _read(self, record: Record) -> tuple[bytes, np.ndarray]:
         try:
             data = record.photo if isinstance(record.photo, bytes) else read_bytes(record.photo)
-            photo = decode_photo(data, record.key if isinstance(record.photo, bytes) else record.photo)
-            stored = data if is_plain_jpeg(data) else to_jpeg(photo)
+            stored, photo = read_photo(data, record.key if isinstance(record.photo, bytes) else record.photo)
+        except AnimatedError as error:
+            raise self._dropped("animated picture", str(error)) from error
         except Exception as error:
             # Decoders raise anything on broken bytes (SyntaxError, struct.error, ...): one picture must not end the run.
             raise self._dropped("broken photograph", f"{type(error).__name__}: {error}") from error
@@ -132,36 +127,6 @@ class Preparer:
 
     def _dropped(self, reason: str, detail: str) -> DroppedError:
         return DroppedError(reason, detail, self.measured)
-
-
-def decode_photo(data: bytes, name: str) -> np.ndarray:
-    """The pixels of a picture file, as `faceclip.face.load_photo` reads it; `name` stands for it in errors.
-
-    Raises:
-        FaceError: the file is empty, cut short or no picture.
-    """
-    if is_local(name) and Path(name).is_file():
-        return load_photo(name)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        try:
-            return load_photo(file.name)
-        except FaceError as error:
-            raise FaceError(str(error).replace(file.name, name)) from error
-
-
-def is_plain_jpeg(data: bytes) -> bool:
-    """Whether a file is an upright RGB JPEG, which is stored as it is: compressing again would lose detail."""
-    with Image.open(io.BytesIO(data)) as picture:
-        return picture.format == "JPEG" and picture.mode == "RGB" and picture.getexif().get(_EXIF_ORIENTATION) in _UPRIGHT
-
-
-def to_jpeg(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] RGB as a JPEG with whole colour resolution."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def describe_face(face: Face, quality: FaceQuality) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .shards import ShardSource
-from .storage import is_local, join, list_files, read_bytes
+from .storage import is_local, join, list_files, open_seekable, read_bytes, size_of
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# Also kinds that may turn out to be unreadable here, so that the report names them.
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 
 
 class SourceError(ValueError):
@@ -80,9 +81,9 @@ class FolderUnit:
             key = key_of(name)
             caption, described = photo.with_suffix(".txt"), photo.with_suffix(".json")
             try:
-                text = caption.read_text("utf-8", errors="replace").strip() if caption.is_file() else None
-                identity = _identity(json.loads(described.read_text())) if described.is_file() else None
-            except (OSError, ValueError) as error:
+                text = caption.read_text("utf-8-sig").strip() if caption.is_file() else None
+                identity = _identity(json.loads(described.read_text("utf-8"))) if described.is_file() else None
+            except (OSError, ValueError) as error:  # text that is no UTF-8 is a ValueError
                 yield BrokenRecord(key, f"the caption or json beside {photo} cannot be read ({error})")
                 continue
             yield Record(key, str(photo), text, identity)
@@ -102,10 +103,13 @@ class RowsUnit:
 
     def records(self) -> Iterator[Record | BrokenRecord]:
         for number, (photo, caption, identity) in enumerate(self.rows, start=self.start):
-            if photo:
-                yield Record(f"{number:09d}", _beside(self.folder, photo), caption.strip() if caption else None, identity or None)
+            key = f"{number:09d}"
+            if not photo:
+                yield BrokenRecord(key, f"row {number} of the table names no photograph")
+            elif caption and any("\udc80" <= letter <= "\udcff" for letter in caption):  # what "surrogateescape" left
+                yield BrokenRecord(key, f"the caption of row {number} is no UTF-8: save the table as UTF-8")
             else:
-                yield BrokenRecord(f"{number:09d}", f"row {number} of the table names no photograph")
+                yield Record(key, _beside(self.folder, photo), caption.strip() if caption else None, identity or None)
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,12 @@ class ParquetUnit:
 
     def records(self) -> Iterator[Record | BrokenRecord]:
         rows = tuple(self._rows())
-        yield from RowsUnit(str(Path(self.path).parent), self.start, rows).records()
+        yield from RowsUnit(_folder_of(self.path), self.start, rows).records()
 
     def _rows(self) -> Iterator[tuple[str | None, str | None, str | None]]:
         import pyarrow.parquet as parquet
 
-        file = parquet.ParquetFile(self.path)
+        file = parquet.ParquetFile(open_seekable(self.path))
         wanted = [
             name
             for name in (self.columns.image_column, self.columns.caption_column, self.columns.identity_column)
@@ -162,6 +166,8 @@ class TarUnit:
             return
         for row in range(len(whole)):
             try:
+                if not whole.has(row, "image"):
+                    raise SourceError("it has no photograph (no .jpg, .png or .webp of its name)")
                 sample = (whole if whole.has(row, "caption") else bare)[row]
             except ValueError as error:
                 yield BrokenRecord(whole.key(row), str(error))
@@ -201,24 +207,23 @@ def _folder_units(root: Path, shard_size: int) -> list[Unit]:
 
 
 def _csv_units(path: str, shard_size: int, columns: Columns, delimiter: str) -> list[Unit]:
-    text = _existing(path).decode("utf-8-sig", errors="replace")
+    text = _existing(path).decode("utf-8-sig", errors="surrogateescape")  # a row that is none is told with the rows
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
     _require_columns(path, list(reader.fieldnames or []), columns)
     rows = [_row(row, columns) for row in reader]
     if not rows:
         raise SourceError(f"The table {path} has no row below its heading.")
-    folder = path.rpartition("/")[0] or "."
-    return [RowsUnit(folder, n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
+    return [RowsUnit(_folder_of(path), n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
 
 
 def _parquet_units(path: str, shard_size: int, columns: Columns) -> list[Unit]:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    if not Path(path).is_file():
-        raise SourceError(f"There is no file {path} on this machine.")
+    if size_of(path) is None:
+        raise SourceError(f"There is no file {path}.")
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(open_seekable(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise SourceError(f"{path} is no parquet file, or damaged ({error}).") from error
     _require_columns(path, file.schema.names, columns)
@@ -250,6 +255,10 @@ def _existing(path: str) -> bytes:
         raise SourceError(f"There is no file {path}.") from error
 
 
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0] or "."
+
+
 def _beside(folder: str, photo: str) -> str:
     return photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
 
@@ -266,4 +275,5 @@ def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 def key_of(name: str) -> str:
     """A webdataset key for a file's name: without its extension, and without dots and slashes, which mean something there."""
     stem = name.rpartition(".")[0] if Path(name).suffix.lower() in PICTURES else name
+    stem = stem.encode(errors="backslashreplace").decode()  # file names need not be UTF-8
     return stem.replace("\\", "/").strip("/").replace("/", "__").replace(".", "_")

@@ -7,9 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from fsspec.core import url_to_fs
+
+
+class StorageError(ValueError):
+    """A URL that cannot be used: what is wrong, what was found, and what to do."""
 
 
 def is_local(path: str) -> bool:
@@ -22,9 +26,19 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
 
+def _open_fs(path: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path within it. Raises StorageError where no installed package knows it."""
+    try:
+        return url_to_fs(path)
+    except ImportError as error:
+        raise StorageError(f"{path} cannot be opened: {error}. Install what it names with pip, and run again.") from error
+    except ValueError as error:
+        raise StorageError(f"{path} cannot be opened ({error}). Give a path, or a URL that fsspec knows.") from error
+
+
 def list_files(path: str) -> list[str]:
     """The files that a path stands for, sorted: itself, those directly in a folder, or those that match a pattern with `*`."""
-    fs, inner = url_to_fs(path)
+    fs, inner = _open_fs(path)
     if "*" in inner:
         names = fs.glob(inner)
     elif fs.isdir(inner):
@@ -40,17 +54,20 @@ def size_of(path: str) -> int | None:
     try:
         if is_local(path):
             return Path(path).stat().st_size
-        fs, inner = url_to_fs(path)
-        return int(fs.size(inner))
+        fs, inner = _open_fs(path)
+        size = fs.size(inner)
     except FileNotFoundError:
         return None
+    if size is None:
+        raise StorageError(f"The server does not tell how long {path} is. Use one that sends Content-Length, or copy the file.")
+    return int(size)
 
 
 def read_bytes(path: str) -> bytes:
     """A whole file. Raises FileNotFoundError."""
     if is_local(path):
         return Path(path).read_bytes()
-    fs, inner = url_to_fs(path)
+    fs, inner = _open_fs(path)
     return fs.cat_file(inner)
 
 
@@ -59,15 +76,21 @@ def read_range(path: str, start: int, end: int) -> bytes:
     if is_local(path):
         with Path(path).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), end - start, start)
-    fs, inner = url_to_fs(path)
-    return fs.cat_file(inner, start=start, end=end)
+    fs, inner = _open_fs(path)
+    data = fs.cat_file(inner, start=start, end=end)
+    if len(data) > end - start:
+        raise StorageError(
+            f"The server of {path} answers with the whole file where {end - start:,} bytes of it are asked for. "
+            "Use a server that knows range requests, an object store for example, or copy the files."
+        )
+    return data
 
 
 def open_seekable(path: str) -> IO[bytes]:
     """A file to read here and there."""
     if is_local(path):
         return Path(path).open("rb")
-    fs, inner = url_to_fs(path)
+    fs, inner = _open_fs(path)
     return cast("IO[bytes]", fs.open(inner, "rb"))
 
 
@@ -79,7 +102,7 @@ def publishing(path: str) -> Iterator[IO[bytes]]:
         with tempfile.TemporaryDirectory() as folder:
             with (Path(folder) / "upload").open("w+b") as file:
                 yield file
-            fs, inner = url_to_fs(path)
+            fs, inner = _open_fs(path)
             fs.makedirs(fs._parent(inner), exist_ok=True)
             fs.put_file(file.name, inner)
         return

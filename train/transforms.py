@@ -52,7 +52,7 @@ def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
         if least is not None:
             picture.draft("RGB", (least, least))
         return picture.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a broken PNG is a SyntaxError
         raise ValueError(f"its {what} is no picture or cut short ({error})") from error
 
 
