@@ -118,11 +118,27 @@ def ordered_batches(
 
     `has_face` is true for all of them unless `transform` says otherwise.
     """
-    places = [(int(row), int(row)) for row in rows]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
-    loaded = grain.MapDataset.source(places).map(_Load(source, None, transform, seed=0))
+    loaded = grain.MapDataset.source(_Places(rows)).map(_Load(source, None, transform, seed=0))
     for batch in loaded.to_iter_dataset(options).batch(batch_size, batch_fn=_stack_rows):
         yield _to_tensors(batch)
+
+
+class _Places:
+    """Row numbers as `_Load` takes them, each its own place; made one by one, since there may be tens of millions."""
+
+    def __init__(self, rows: Sequence[int] | np.ndarray):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        row = int(self._rows[int(index)])
+        return row, row
+
+    def __repr__(self) -> str:
+        return f"_Places({len(self)} rows)"  # grain names its steps by repr
 
 
 def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world: int) -> None:

@@ -25,6 +25,7 @@ KIND = "latents"
 PLACES = "places"
 # Columns of `places`: bucket, row in the bucket's array, then the six numbers of `Framing.condition`.
 _BUCKET, _SLOT, _CONDITION = 0, 1, slice(2, 8)
+_MEASURED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +156,17 @@ class _Pixels:
 
 def place(source: ShardSource, buckets: Sequence[Size], threads: int) -> np.ndarray:
     """int32 [N, 8]: each photograph's bucket, its row in the bucket's array, and its size conditions."""
-    # train.prepare writes the size beside the photograph: a few bytes to read, not all of the pictures.
-    light = ShardSource(source.shards, read=("meta",))
+    sizes = source.sizes()
+    # Shards of train.prepare tell sizes in their indexes; of others' each photograph's header is read.
+    unknown = np.flatnonzero(sizes[:, 0] == 0)
     with ThreadPoolExecutor(threads) as pool:
-        sizes = pool.map(lambda row: light[row].meta.get("size") or _measure(source[row]), range(len(source)))
-        framings = [frame((int(height), int(width)), buckets) for height, width in sizes]
-    places = np.zeros((len(source), 8), dtype=np.int32)
-    places[:, _BUCKET] = [buckets.index(framing.target) for framing in framings]
-    places[:, _CONDITION] = [framing.condition for framing in framings]
+        for first in range(0, len(unknown), _MEASURED_AT_ONCE):
+            some = unknown[first : first + _MEASURED_AT_ONCE]
+            sizes[some] = list(pool.map(lambda row: _measure(source[int(row)]), some))
+    different, which = np.unique(sizes, axis=0, return_inverse=True)
+    framings = [frame((int(height), int(width)), buckets) for height, width in different]
+    shown = np.array([(buckets.index(framing.target), 0, *framing.condition) for framing in framings], dtype=np.int32)
+    places = shown[which.reshape(-1)]
     for bucket in range(len(buckets)):
         inside = places[:, _BUCKET] == bucket
         places[inside, _SLOT] = np.arange(inside.sum())
@@ -174,7 +178,7 @@ def _measure(sample: Sample) -> Size:
     try:
         with Image.open(io.BytesIO(sample.image)) as picture:
             return picture.height, picture.width
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise CacheError(f"The photograph of sample {sample.key!r} is no picture ({error}). Take the sample out.") from error
 
 

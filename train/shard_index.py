@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import posixpath
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 INDEX_SUFFIX = ".index"
 FORMAT = "faceclip_shard_index"
 ABSENT = -1
+_ARRAYS: dict[str, type[np.generic]] = {"spans": np.int64, "keys": np.uint8, "pixels": np.int32}
+_SPANS = 4 * 2 * 8
+_LONGEST_HEADER = 1 << 16
 # Column of each extension in `ShardIndex.spans`; other photographs than JPEG are read as what they are.
 _COLUMNS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "face.jpg": 1, "txt": 2, "json": 3}
 
@@ -28,24 +32,85 @@ class ShardError(ValueError):
     """A shard that cannot be used: what is wrong, what was found, and what to do."""
 
 
-@dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """N samples of one tar."""
+class Index(Protocol):
+    """Where the members of N samples of one tar lie."""
 
-    spans: np.ndarray
-    """int64 [N, 4, 2]: first byte and length of photograph, face, caption and meta; length -1 where there is none."""
-    keys: np.ndarray
-    """uint8 [N, K]: the keys in UTF-8, padded with zeros."""
     bytes: int
     """Length of the tar."""
     fingerprint: str
     """Hex digest of the tar's contents, or of its table of contents where it was indexed by others."""
+    absent: tuple[int, ...]
+    """How many samples lack photograph, face, caption and meta."""
+
+    def __len__(self) -> int: ...
+
+    def lookup(self, row: int) -> tuple[str, np.ndarray]:
+        """A row's key, and int64 [4, 2]: first byte and length of photograph, face, caption and meta, length -1 for none."""
+        ...
+
+    def sizes(self) -> np.ndarray:
+        """int32 [N, 2]: height and width of every photograph in pixels, 0 where they are not known."""
+        ...
+
+
+class ShardIndex:
+    """An index in memory: `spans` int64 [N, 4, 2], `keys` uint8 [N, K] in UTF-8 and padded with zeros, `pixels` int32 [N, 2]."""
+
+    def __init__(self, spans: np.ndarray, keys: np.ndarray, pixels: np.ndarray, length: int, fingerprint: str):
+        self.spans, self.keys, self.pixels = spans, keys, pixels
+        self.bytes, self.fingerprint = length, fingerprint
+        self.absent = tuple(int(count) for count in (spans[:, :, 1] < 0).sum(axis=0))
 
     def __len__(self) -> int:
         return len(self.spans)
 
-    def key(self, row: int) -> str:
-        return self.keys[row].tobytes().rstrip(b"\0").decode()
+    def lookup(self, row: int) -> tuple[str, np.ndarray]:
+        return _key(self.keys[row].tobytes()), self.spans[row]
+
+    def sizes(self) -> np.ndarray:
+        return self.pixels
+
+
+class StoredIndex:
+    """The index of a local shard, left where it lies: a row costs two small reads, of pages that all ranks share.
+
+    Not mapped: each map holds a file descriptor, and ten thousand shards are more than a process may have.
+    """
+
+    def __init__(self, path: str, header: Mapping[str, Any], start: int):
+        self._path, self._start = path, start
+        self._places = {name: header[name]["data_offsets"] for name in ("spans", "keys", "pixels")}
+        self._rows, self._key_width = header["keys"]["shape"]
+        self.bytes, self.fingerprint, self.absent = _facts(header)
+        last = max(end for _, end in self._places.values())
+        if start + last != Path(path).stat().st_size:
+            raise ValueError("it has another length than its header says")
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def lookup(self, row: int) -> tuple[str, np.ndarray]:
+        with Path(self._path).open("rb", buffering=0) as file:
+            spans = os.pread(file.fileno(), _SPANS, self._start + self._places["spans"][0] + row * _SPANS)
+            key = os.pread(file.fileno(), self._key_width, self._start + self._places["keys"][0] + row * self._key_width)
+        if len(spans) != _SPANS or len(key) != self._key_width:
+            raise ShardError(f"The index {self._path} was cut short since it was opened. Copy it and its shard again.")
+        return _key(key), np.frombuffer(spans, dtype=np.int64).reshape(4, 2)
+
+    def sizes(self) -> np.ndarray:
+        first = self._start + self._places["pixels"][0]
+        return np.fromfile(self._path, dtype=np.int32, count=2 * self._rows, offset=first).reshape(-1, 2)
+
+
+def _key(stored: bytes) -> str:
+    return stored.rstrip(b"\0").decode()
+
+
+def _facts(header: Mapping[str, Any]) -> tuple[int, str, tuple[int, ...]]:
+    metadata = header["__metadata__"]
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"its format is {metadata['format']!r}")
+    return int(metadata["bytes"]), metadata["fingerprint"], tuple(json.loads(metadata["absent"]))
 
 
 def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> ShardIndex:
@@ -54,7 +119,9 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
     Raises:
         ShardError: the file is no tar, was cut short, or holds no sample.
     """
-    spans: dict[str, np.ndarray] = {}
+    found: list[tuple[str, np.ndarray]] = []
+    open_rows: dict[str, int] = {}
+    names: set[str] = set()
     end = 0
     length = file.seek(0, 2)
     file.seek(0)
@@ -65,20 +132,27 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
                 key, extension = _split(entry.name)
                 if not entry.isfile() or extension not in _COLUMNS:
                     continue
-                row = spans.setdefault(key, np.full((4, 2), ABSENT, dtype=np.int64))
-                row[_COLUMNS[extension]] = entry.offset_data, entry.size
+                if key not in open_rows or entry.name in names:  # a name that comes again begins another sample of that key
+                    open_rows[key] = len(found)
+                    found.append((key, np.full((4, 2), ABSENT, dtype=np.int64)))
+                names.add(entry.name)
+                member = found[open_rows[key]][1][_COLUMNS[extension]]
+                if member[1] == ABSENT:  # of several pictures, such as a mask beside, the first is the photograph
+                    member[:] = entry.offset_data, entry.size
     except tarfile.TarError as error:
         raise ShardError(f"{path} is no tar, or damaged ({error}; {length:,} bytes). Copy or make it again.") from error
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an empty block ends every tar
-        raise ShardError(f"{path} was cut short: its {length:,} bytes end within or after sample {len(spans):,}. Copy it again.")
-    if not spans:
+        raise ShardError(f"{path} was cut short: its {length:,} bytes end within or after sample {len(found):,}. Copy it again.")
+    if not found:
         raise ShardError(f"{path} holds no sample: none of its files ends in .jpg, .txt or .json. Is it a webdataset shard?")
-    encoded = [key.encode() for key in spans]
+    encoded = [key.encode(errors="surrogateescape") for key, _ in found]
     width = max(map(len, encoded))
     keys = np.frombuffer(b"".join(key.ljust(width, b"\0") for key in encoded), dtype=np.uint8).reshape(-1, width)
-    table = np.stack(list(spans.values()))
-    return ShardIndex(table, keys, length, fingerprint or hashlib.sha256(table.tobytes() + keys.tobytes()).hexdigest())
+    spans = np.stack([row for _, row in found])
+    if fingerprint is None:
+        fingerprint = hashlib.sha256(spans.tobytes() + keys.tobytes()).hexdigest()
+    return ShardIndex(spans, keys, np.zeros((len(spans), 2), np.int32), length, fingerprint)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -91,18 +165,19 @@ def _split(name: str) -> tuple[str, str]:
 def write_index(path: str, index: ShardIndex) -> None:
     """Write the index of a shard, the same bytes for the same index; the file appears whole or not at all."""
     # A safetensors file by hand: the library writes its metadata in an order of chance.
-    spans, keys = index.spans.tobytes(), index.keys.tobytes()
-    header = {
-        "__metadata__": {"format": FORMAT, "version": "1", "bytes": str(index.bytes), "fingerprint": index.fingerprint},
-        "spans": {"dtype": "I64", "shape": index.spans.shape, "data_offsets": [0, len(spans)]},
-        "keys": {"dtype": "U8", "shape": index.keys.shape, "data_offsets": [len(spans), len(spans) + len(keys)]},
-    }
+    facts = {"bytes": str(index.bytes), "fingerprint": index.fingerprint, "absent": json.dumps(index.absent)}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": "1", **facts}}
+    blocks: list[bytes] = []
+    for name, kind, array in (("spans", "I64", index.spans), ("pixels", "I32", index.pixels), ("keys", "U8", index.keys)):
+        first = sum(map(len, blocks))
+        blocks.append(array.tobytes())
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [first, first + len(blocks[-1])]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the numbers after it start at a multiple of their size
-    publish(path, len(text).to_bytes(8, "little") + text + spans + keys)
+    publish(path, b"".join([len(text).to_bytes(8, "little"), text, *blocks]))
 
 
-def read_index(shard: str) -> ShardIndex:
+def read_index(shard: str) -> Index:
     """The index of a shard, checked against the shard's length. A shard without one is indexed in memory, by its headers.
 
     Raises:
@@ -125,24 +200,25 @@ def read_index(shard: str) -> ShardIndex:
     return index
 
 
-def _load(sidecar: str) -> ShardIndex:
-    """Arrays mapped from a local file (shared by all processes), read from any other."""
-    data = np.memmap(sidecar, dtype=np.uint8, mode="r") if is_local(sidecar) and Path(sidecar).stat().st_size else None
-    raw = data if data is not None else np.frombuffer(read_bytes(sidecar), dtype=np.uint8)
+def _load(sidecar: str) -> Index:
+    """The header alone of a local file, the whole of any other."""
     try:
-        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-        header = json.loads(raw[8:start].tobytes())
-        metadata = header["__metadata__"]
-        arrays = {name: _view(raw[start:], header[name], kind) for name, kind in (("spans", np.int64), ("keys", np.uint8))}
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format']!r}")
-        return ShardIndex(arrays["spans"], arrays["keys"], int(metadata["bytes"]), metadata["fingerprint"])
+        if is_local(sidecar):
+            with Path(sidecar).open("rb") as file:
+                start = 8 + int.from_bytes(file.read(8), "little")
+                return StoredIndex(sidecar, json.loads(file.read(min(start, _LONGEST_HEADER) - 8)), start)
+        raw = read_bytes(sidecar)
+        start = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:start])
+        length, fingerprint, _ = _facts(header)
+        spans, keys, pixels = (_array(raw, start, header[name], kind) for name, kind in _ARRAYS.items())
+        return ShardIndex(spans, keys, pixels, length, fingerprint)
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"The index {sidecar} is damaged ({error}). Delete it: the shard's own headers are then read."
         ) from error
 
 
-def _view(data: np.ndarray, entry: dict, kind: type[np.generic]) -> np.ndarray:
+def _array(raw: bytes, start: int, entry: Mapping[str, Any], kind: type[np.generic]) -> np.ndarray:
     first, last = entry["data_offsets"]
-    return data[first:last].view(kind).reshape(entry["shape"])
+    return np.frombuffer(raw[start + first : start + last], dtype=kind).reshape(entry["shape"])

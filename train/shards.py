@@ -58,24 +58,30 @@ def write_shard(path: str | Path, samples: Iterable[Sample]) -> int:
     """
     path = str(path)
     with publishing(path) as file:
-        _write_tar(file, samples, path)
+        sizes = _write_tar(file, samples, path)
         index = scan_tar(file, path, fingerprint=_digest(file))
+    index.pixels[:] = sizes
     write_index(path + INDEX_SUFFIX, index)
     return len(index)
 
 
-def _write_tar(file: IO[bytes], samples: Iterable[Sample], path: str) -> None:
+def _write_tar(file: IO[bytes], samples: Iterable[Sample], path: str) -> list[tuple[int, int]]:
+    """Write the samples; return their photographs' sizes, as far as their meta tells them."""
     seen: set[str] = set()
+    sizes: list[tuple[int, int]] = []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for sample in samples:
             _check_writable(sample, seen, path)
             seen.add(sample.key)
+            height, width = sample.meta.get("size", (0, 0))
+            sizes.append((int(height), int(width)))
             for member, data in _encode(sample).items():
                 entry = tarfile.TarInfo(f"{sample.key}.{EXTENSIONS[member]}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
     if not seen:
         raise ShardError(f"No sample to write to {path}: a shard holds at least one.")
+    return sizes
 
 
 def _digest(file: IO[bytes]) -> str:
@@ -108,8 +114,8 @@ def _encode(sample: Sample) -> dict[Member, bytes]:
 class ShardSource:
     """The samples of some shards as one long sequence: `len(source)`, `source[i]`, safe to share among threads and processes.
 
-    Holds no open file: rows are read with one range request each, and the indexes of local shards are mapped, so all
-    ranks of a machine share them.
+    Holds no open file: rows are read with one range request each. The indexes of local shards stay on the disk, so that a
+    source of any length costs a process some hundred bytes per shard; those of remote shards are held in memory.
     """
 
     def __init__(self, paths: str | Path | Sequence[str | Path], read: Collection[Member] = MEMBERS):
@@ -148,17 +154,21 @@ class ShardSource:
     def missing(self, member: Member) -> int:
         """How many samples lack a member, by the indexes alone."""
         column = MEMBERS.index(member)
-        return sum(int((index.spans[:, column, 1] < 0).sum()) for index in self._indexes)
+        return sum(index.absent[column] for index in self._indexes)
+
+    def sizes(self) -> np.ndarray:
+        """int32 [N, 2]: height and width of every photograph in pixels, by the indexes alone; 0 where they are not known."""
+        return np.concatenate([index.sizes() for index in self._indexes])
 
     def has(self, row: int, member: Member) -> bool:
         """Whether a row has a member, by its index alone."""
         shard, local = self._locate(row)
-        return bool(self._indexes[shard].spans[local, MEMBERS.index(member), 1] >= 0)
+        return bool(self._indexes[shard].lookup(local)[1][MEMBERS.index(member), 1] >= 0)
 
     def key(self, row: int) -> str:
         """The key of a row, without reading its data."""
         shard, local = self._locate(row)
-        return self._indexes[shard].key(local)
+        return self._indexes[shard].lookup(local)[0]
 
     def __getitem__(self, row: int) -> Sample:
         """Read one sample.
@@ -168,21 +178,21 @@ class ShardSource:
             ShardError: the row's caption is missing, or its shard was cut or exchanged since the source was opened.
         """
         shard, local = self._locate(row)
-        index, path = self._indexes[shard], self.shards[shard]
-        spans: dict[Member, np.ndarray] = {MEMBERS[column]: index.spans[local, column] for column in self._columns}
+        path = self.shards[shard]
+        key, table = self._indexes[shard].lookup(local)
+        spans: dict[Member, np.ndarray] = {MEMBERS[column]: table[column] for column in self._columns}
         present: dict[Member, tuple[int, int]] = {}
         for member, (start, size) in spans.items():
             if size >= 0:
                 present[member] = int(start), int(size)
-        key = index.key(local)
         if "caption" in spans and "caption" not in present:
             raise ShardError(f"The sample {key!r} of {path} has no caption (no {key}.txt). Add it, or run train.prepare again.")
-        data = _read_spans(path, present)
+        data = _read_spans(path, present, key)
         return Sample(
             key=key,
             image=data.get("image", b""),
             face=data.get("face"),
-            caption=data.get("caption", b"").decode(errors="replace"),
+            caption=_parse_caption(data.get("caption", b""), key, path),
             meta=_parse_meta(data.get("meta"), key, path),
         )
 
@@ -193,16 +203,41 @@ class ShardSource:
         return shard, int(row - self._starts[shard])
 
 
-def _read_spans(path: str, spans: dict[Member, tuple[int, int]]) -> dict[Member, bytes]:
+def _read_spans(path: str, spans: dict[Member, tuple[int, int]], key: str) -> dict[Member, bytes]:
     """Read some members of one sample with a single request over the stretch that holds them."""
     if not spans:
         return {}
-    first = min(start for start, _ in spans.values())
+    # The tar's own header of the first member tells whether the index belongs to this tar: an exchanged one may be as long.
+    start, size = min(spans.values())
+    first = start - tarfile.BLOCKSIZE
     last = max(start + size for start, size in spans.values())
     block = read_range(path, first, last)
     if len(block) != last - first:
         raise ShardError(f"{path} was cut short: it ends before byte {last}. Copy it again.")
+    if not _is_header(block[: tarfile.BLOCKSIZE], size):
+        raise ShardError(
+            f"{path} is not the tar its index was made for: sample {key!r} does not lie where the index says. "
+            f"Copy both again, or delete {path}{INDEX_SUFFIX}: the shard's own headers are then read."
+        )
     return {member: block[start - first : start - first + size] for member, (start, size) in spans.items()}
+
+
+def _is_header(block: bytes, size: int) -> bool:
+    """Whether a block of a tar is the header of a file of `size` bytes."""
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size == size
+    except tarfile.HeaderError:
+        return False
+
+
+def _parse_caption(data: bytes, key: str, path: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ShardError(
+            f"The sample {key!r} of {path} has a caption that is no UTF-8 ({error}). Save it as UTF-8, or run train.prepare: "
+            "it leaves such samples out."
+        ) from error
 
 
 def _parse_meta(data: bytes | None, key: str, path: str) -> dict[str, Any]:
