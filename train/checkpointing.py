@@ -1,6 +1,8 @@
 """Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
 
-torch.distributed.checkpoint writes them: ranks share the work of writing replicated state, and any number of ranks can read it.
+torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank reads what it
+needs, straight into the tensors that it trains. Tensors are whole under their parameter's name, so the number of ranks, and
+whether they share out the optimiser's state, may change from one start of a run to the next.
 A checkpoint is written under another name and renamed when every rank is done, so a killed run leaves at most a `.part` folder.
 """
 
@@ -11,20 +13,21 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.optim import Optimizer
 
 from .distributed import Ranks
+from .sharding import ShardedAdamW
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,59 @@ class CheckpointWriteError(RuntimeError):
 
 
 class ResumeError(ValueError):
-    """A checkpoint that does not belong to the run that found it."""
+    """A checkpoint that does not belong to the run that found it, or cannot be read."""
+
+
+class SavedState:
+    """The tensors of one checkpoint, read when asked for; every rank for itself."""
+
+    def __init__(self, folder: Path):
+        self._reader = FileSystemReader(folder)
+        self._folder = folder
+        try:
+            described = self._reader.read_metadata().state_dict_metadata
+        except (OSError, EOFError, UnpicklingError) as error:
+            raise self._unreadable(error) from error
+        self._kinds = {n: (e.properties.dtype, e.size) for n, e in described.items() if isinstance(e, TensorStorageMetadata)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor, in CPU memory."""
+        if name not in self._kinds:
+            raise ResumeError(f"The checkpoint {self._folder} was written by a run of another kind: it has no {name}.")
+        dtype, size = self._kinds[name]
+        tensor = torch.empty(size, dtype=dtype)
+        self._read({name: tensor})
+        return tensor
+
+    def read_into(self, state: State, whole: str) -> None:
+        """Overwrite the tensors of `state`, in place, wherever they are.
+
+        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and those
+        below the prefix `whole` are all that the checkpoint has below it.
+        """
+        wrong = [name for name in self._kinds if name.startswith(whole + ".") and name not in state]
+        wrong += [name for name, tensor in state.items() if self._kinds.get(name) != (tensor.dtype, tensor.shape)]
+        if wrong:
+            raise ResumeError(
+                f"The checkpoint was written by a run of another model: {len(wrong)} tensors differ, among them {min(wrong)}. "
+                "Use the configuration of that run, or another --out."
+            )
+        self._read(state)
+
+    def _read(self, state: State) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # each rank reads without the others
+            try:
+                load({**state}, storage_reader=self._reader, no_dist=True)
+            # torch wraps what it met in a CheckpointException, which is a BaseException.
+            except (OSError, RuntimeError, CheckpointException) as error:
+                raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> ResumeError:
+        return ResumeError(
+            f"The checkpoint {self._folder} is damaged: {error}\n"
+            "Delete that folder, and the same command goes on from the one before."
+        )
 
 
 class Checkpoints:
@@ -47,6 +102,8 @@ class Checkpoints:
         self.folder = folder
         self.ranks = ranks
         self.keep_last = keep_last
+        self.newest: int | None = None
+        """Step of the checkpoint that was written or found last: the same on every rank."""
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
@@ -58,62 +115,64 @@ class Checkpoints:
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> Path:
         """Write `state` after `step` steps; collective. Then delete all but the last N.
 
+        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes it.
         Raises CheckpointWriteError on every rank when a rank cannot write (a full disk): older checkpoints survive.
         """
         final = self.path(step)
         part = final.with_suffix(".part")
-        if final.is_dir():
-            return final
-        failure = self._write(part, state, {**meta, "step": step})
-        if any(self.ranks.any(failure is not None)):
-            if self.ranks.is_main:
-                shutil.rmtree(part, ignore_errors=True)
-            raise CheckpointWriteError(self._describe(step, failure)) from failure
-        if self.ranks.is_main:
-            part.replace(final)
-            _sync(self.folder)
-            for old in self.steps()[: -self.keep_last]:
-                shutil.rmtree(self.path(old), ignore_errors=True)
-        self.ranks.barrier()
+        stages = (
+            lambda: self._begin(part, {**meta, "step": step}),
+            lambda: self._write(part, state),
+            lambda: self._finish(part),
+        )
+        for stage in stages:
+            failure = _failure_of(stage)
+            # Every rank learns of it before the next collective, in which it would wait for the one that failed.
+            if any(self.ranks.any(failure is not None)):
+                if self.ranks.is_main:
+                    shutil.rmtree(part, ignore_errors=True)
+                raise CheckpointWriteError(self._describe(step, failure)) from failure
+        self.newest = step
         return final
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Steps done and notes of the newest whole checkpoint, or None; leftovers of a killed run are removed."""
-        if self.ranks.is_main:
-            for part in self.folder.glob("step-*.part"):
-                shutil.rmtree(part, ignore_errors=True)
-        self.ranks.barrier()
+        """Steps done and notes of the newest whole checkpoint, or None; leftovers of a killed run are removed.
+
+        Collective: rank 0 looks, since ranks may see a shared disk differently for a while.
+        """
+        found = self.ranks.told(self._look() if self.ranks.is_main else None)
+        self.newest = found[0] if found else None
+        return found
+
+    def saved(self, step: int) -> SavedState:
+        """The tensors of a checkpoint."""
+        return SavedState(self.path(step))
+
+    def _look(self) -> tuple[int, dict[str, Any]] | None:
+        for part in self.folder.glob("step-*.part"):
+            shutil.rmtree(part, ignore_errors=True)
         steps = self.steps()
         return (steps[-1], json.loads((self.path(steps[-1]) / _META).read_text())) if steps else None
 
-    def load(self, step: int) -> State:
-        """Every tensor of a checkpoint, in CPU memory; collective, on any number of ranks."""
-        reader = FileSystemReader(self.path(step))
-        described = reader.read_metadata().state_dict_metadata
-        state = {
-            name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in described.items()
-            if isinstance(entry, TensorStorageMetadata)
-        }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)
-            load(state, storage_reader=reader, no_dist=self.ranks.world == 1)
-        return state
+    def _begin(self, part: Path, meta: Mapping[str, Any]) -> None:
+        if self.ranks.is_main:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            (part / _META).write_text(json.dumps(meta))
 
-    def _write(self, part: Path, state: State, meta: Mapping[str, Any]) -> BaseException | None:
-        try:
-            if self.ranks.is_main:
-                shutil.rmtree(part, ignore_errors=True)
-                part.mkdir(parents=True)
-                (part / _META).write_text(json.dumps(meta))
-            self.ranks.barrier()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
-                save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
-        # torch wraps what a rank met in a CheckpointException, which is a BaseException.
-        except (OSError, RuntimeError, CheckpointException) as error:
-            return error
-        return None
+    def _write(self, part: Path, state: State) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
+            save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
+
+    def _finish(self, part: Path) -> None:
+        if self.ranks.is_main:
+            _sync(part / _META)
+            _sync(part)
+            part.replace(part.with_suffix(""))
+            _sync(self.folder)
+            for old in self.steps()[: -self.keep_last]:
+                shutil.rmtree(self.path(old), ignore_errors=True)
 
     def _describe(self, step: int, failure: BaseException | None) -> str:
         kept = self.steps()
@@ -127,51 +186,31 @@ class Checkpoints:
 
 
 def model_state(prefix: str, parameters: Mapping[str, Tensor]) -> State:
-    """Named tensors under a prefix."""
+    """Named tensors under a prefix; they stay those of the model."""
     return {f"{prefix}.{name}": tensor.detach() for name, tensor in parameters.items()}
 
 
-def load_model_state(prefix: str, parameters: Mapping[str, Tensor], state: State) -> None:
-    """Inverse of `model_state`, in place. Raises ResumeError unless names, shapes and precisions are equal."""
-    found = {name.removeprefix(prefix + "."): tensor for name, tensor in state.items() if name.startswith(prefix + ".")}
-    wrong = [n for n in parameters.keys() | found.keys() if n not in found or n not in parameters]
-    wrong = wrong or [n for n in parameters if _kind(parameters[n]) != _kind(found[n])]
-    if wrong:
-        raise ResumeError(
-            f"The checkpoint was written by a run of another model: {len(wrong)} tensors of {prefix} differ, among them "
-            f"{min(wrong)}. Use the configuration of that run, or another --out."
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(found[name])
-
-
-def optimizer_state(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> State:
-    """An optimiser's tensors, by parameter name and kind."""
+def optimizer_state(optimizer: ShardedAdamW) -> State:
+    """What this rank keeps of the optimiser, by parameter name and kind; the tensors stay the optimiser's."""
     return {
-        f"optimizer.{name}.{kind}": torch.as_tensor(value)
-        for name, parameter in names.items()
-        for kind, value in optimizer.state[parameter].items()
+        f"optimizer.{name}.{kind}": tensor
+        for name, parameter in optimizer.shards.owned.items()
+        for kind, tensor in optimizer.state[parameter].items()
     }
 
 
-def load_optimizer_state(optimizer: Optimizer, names: Mapping[str, nn.Parameter], state: State) -> None:
-    """Inverse of `optimizer_state`; a moment keeps the precision that it was saved in."""
-    for name, parameter in names.items():
-        stem = f"optimizer.{name}."
-        kinds = [key.removeprefix(stem) for key in state if key.startswith(stem) and "." not in key.removeprefix(stem)]
-        tensors = {kind: state[stem + kind] for kind in kinds}
-        # Step counters stay on the CPU, where torch's optimisers keep them.
-        optimizer.state[parameter] = {k: t.to(parameter.device) if t.ndim else t for k, t in tensors.items()}
+def _failure_of(stage: Callable[[], None]) -> BaseException | None:
+    try:
+        stage()
+    # torch wraps what a rank met in a CheckpointException, which is a BaseException.
+    except (OSError, RuntimeError, CheckpointException) as error:
+        return error
+    return None
 
 
-def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.Size]:
-    return tensor.dtype, tensor.shape
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

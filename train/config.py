@@ -49,6 +49,9 @@ class RunConfig:
     """Largest norm of the gradient; 0 never clips. The paper names none."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. bf16 (the paper's) trains with Kahan AdamW, second moment in fp32."""
+    shard_optimizer: bool = True
+    """Deal the optimiser's state and the moving average out to the ranks (ZeRO-1) instead of keeping all of it on each: same
+    bits, less memory. Costs one broadcast of the weights per step. Nothing to one rank."""
     activation_checkpointing: bool = False
     """Recompute blocks in backward instead of keeping their activations."""
     compile: bool = False

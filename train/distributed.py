@@ -1,16 +1,41 @@
-"""Ranks: one process each, found through the variables that torchrun and accelerate set; a plain process is rank 0 of 1."""
+"""Ranks: one process each, found through the variables that a launcher sets; a plain process is rank 0 of 1."""
+
+# torch documents its stores and rendezvous without listing them.
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .alarm import fail_together
+
+Value = TypeVar("Value")
+
+PATIENCE = timedelta(minutes=30)
+"""How long ranks wait for one that is silent: as long as rank 0 may take to measure on held-out shards."""
+
+# Rank, number of ranks and place on its machine, as torchrun (and accelerate, by it), Open MPI, MPICH (and Intel MPI) and MVAPICH
+# name them.
+_NAMES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK"),
+)
+
+
+class LaunchError(ValueError):
+    """Processes that were started so that they cannot find each other."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,14 @@ class Ranks:
         dist.all_reduce(tensor)
         return (tensor / self.world).tolist()
 
+    def told(self, value: Value) -> Value:
+        """Rank 0's value, on every rank: for what ranks might see differently, as files on a shared disk."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
@@ -48,20 +81,43 @@ class Ranks:
 
 @contextmanager
 def distributed() -> Iterator[Ranks]:
-    """Join the process group that the environment describes, on this rank's GPU if there is one; leave it at the end."""
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Join the process group that the environment describes, on this rank's GPU if there is one; leave it at the end.
+
+    An exception on one rank ends all of them (`train.alarm`). Raises LaunchError for an environment that promises more ranks
+    than it makes.
+    """
+    rank, world, local_rank = place_among_ranks(os.environ)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if world == 1:
         yield Ranks(rank, world, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    store, *_ = next(dist.rendezvous("env://", rank, world, timeout=PATIENCE))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=PATIENCE)
+    with fail_together(dist.PrefixStore("alarm", store), rank):
         yield Ranks(rank, world, device)
-    finally:
-        dist.destroy_process_group()
+    # Only after success: with a peer gone, leaving in good order would wait for it.
+    dist.destroy_process_group()
+
+
+def place_among_ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """Rank, number of ranks, and rank within its machine, from a launcher's variables. Raises LaunchError."""
+    for rank, world, local_rank in _NAMES:
+        if world in environment:
+            if rank not in environment:
+                raise LaunchError(f"{world} is {environment[world]}, but {rank} is not set: start the command with torchrun.")
+            return int(environment[rank]), int(environment[world]), int(environment.get(local_rank, 0))
+    if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
+        # accelerate names a port for several processes, yet starts several only with --multi_gpu (or through MPI).
+        raise LaunchError(
+            "accelerate was asked for several processes and started one. Give it --multi_gpu instead of --cpu: it then starts "
+            "--num_processes of them, on machines without a GPU too. (Or use torchrun --nproc-per-node; for a single process, "
+            "unset MASTER_PORT.)"
+        )
+    return 0, 1, 0
 
 
 def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:

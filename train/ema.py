@@ -13,7 +13,7 @@ class MovingAverage:
     """shadow = decay * shadow + (1 - decay) * weight, after every update.
 
     In bf16 one step of 1 - decay = 1e-4 would be rounded away; so would a weight's own low bits, which Kahan AdamW keeps apart
-    as `compensation` and which count here.
+    as `compensation` and which count here. Give it the parameters whose optimiser state this rank has (`Shards.owned`).
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):

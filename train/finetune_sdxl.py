@@ -7,7 +7,6 @@ The same command goes on with an interrupted run. RUN/unet is the finished UNet 
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -16,28 +15,19 @@ from faceclip.sdxl_files import load_unet
 
 from .cache import FeatureCache, LatentCache
 from .cached import CachedIdentities, CachedLatents
-from .checkpointing import CheckpointWriteError
-from .config import DTYPES, FinetuneConfig, parse
-from .distributed import Ranks, distributed
+from .config import DTYPES, FinetuneConfig
+from .distributed import Ranks
 from .finetune_data import Latents, LiveLatents, RowReader
 from .finetune_step import FinetuneTask
 from .identities import IdentitySource, LiveIdentities
-from .loop import NonFiniteLossError, run
+from .launch import train
 from .shards import Member, ShardSource
 from .vae import load_vae
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    try:
-        config = parse(FinetuneConfig, argv)
-        with distributed() as ranks:
-            run(build(config, ranks), config, ranks)
-    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+    return train(FinetuneConfig, build, argv)
 
 
 def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:

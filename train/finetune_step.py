@@ -14,7 +14,7 @@ from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError, write_safetensors
 from faceclip.sdxl_files import require_fit
 
-from .checkpointing import State, load_model_state, load_optimizer_state, model_state, optimizer_state
+from .checkpointing import SavedState, State, model_state, optimizer_state
 from .config import DTYPES, FinetuneConfig
 from .diffusion import NoiseSchedule
 from .distributed import Ranks, wrap
@@ -52,8 +52,8 @@ class FinetuneTask:
         if config.compile:
             self.unet.compile()
         self.names: dict[str, nn.Parameter] = dict(self.unet.named_parameters())
-        self.optimizer = make_optimizer(config, self.parameters)
-        self.average = MovingAverage(self.names, config.ema) if config.ema else None
+        self.optimizer = make_optimizer(config, self.names, ranks)
+        self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
         self._rows = Prefetch(reader, config.workers)
         self._row_losses: list[float] = []
@@ -93,13 +93,10 @@ class FinetuneTask:
 
     def state(self) -> State:
         average = model_state("ema", self.average.shadow) if self.average else {}
-        return {**model_state("unet", self.names), **optimizer_state(self.optimizer, self.names), **average}
+        return {**model_state("unet", self.names), **optimizer_state(self.optimizer), **average}
 
-    def load_state(self, state: State, step: int) -> None:
-        load_model_state("unet", self.names, state)
-        load_optimizer_state(self.optimizer, self.names, state)
-        if self.average:
-            load_model_state("ema", self.average.shadow, state)
+    def load_state(self, saved: SavedState, step: int) -> None:
+        saved.read_into(self.state(), whole="unet")
 
     def evaluate(self, step: int) -> dict[str, float]:
         return {}
@@ -109,10 +106,12 @@ class FinetuneTask:
 
         `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads.
         """
+        dtype = DTYPES[self.config.dtype]
+        average = self.optimizer.shards.collect(self.average.shadow, dtype) if self.average else None
         if not self.ranks.is_main:
             return
-        self._write("unet", self.average.shadow if self.average else self.names)
-        if self.average:
+        self._write("unet", self.names if average is None else average)
+        if average is not None:
             self._write("unet_last", self.names)
 
     def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .checkpointing import Checkpoints, State
+from .checkpointing import Checkpoints, SavedState, State
 from .config import RunConfig, as_plain, write_yaml
 from .distributed import Ranks
 from .logs import RunLog
-from .optim import KahanAdamW
+from .sharding import ShardedAdamW, Shards
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +57,11 @@ class Task(Protocol):
         ...
 
     def state(self) -> State:
-        """Everything that a resumed run needs, as tensors."""
+        """Everything that a resumed run needs and this rank keeps, as tensors: those in use, not copies."""
         ...
 
-    def load_state(self, state: State, step: int) -> None:
-        """Inverse of `state`, after which `step` is the next step."""
+    def load_state(self, saved: SavedState, step: int) -> None:
+        """Inverse of `state`, after which `step` is the next step. Raises ResumeError for what does not fit."""
         ...
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -93,12 +93,13 @@ def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
             log.step(done, values)
             (stop,) = ranks.any(asked_to_stop.is_set())
             if done % config.save_every == 0 or done == config.steps or stop:
-                checkpoints.save(done, task.state(), {"config": as_plain(config)})
-                log.note("checkpoint", done, {"path": str(checkpoints.path(done))})
+                _save(task, config, checkpoints, done, log)
             measured = task.evaluate(done)
             if measured:
                 log.note("evaluate", done, measured)
-            if stop and done < config.steps:
+            # Asked again: a signal during a long save or measurement must not wait for another step.
+            if done < config.steps and any(ranks.any(stop, asked_to_stop.is_set())):
+                _save(task, config, checkpoints, done, log)
                 logger.warning("Stopped by SIGTERM after step %d; the same command goes on from there.", done)
                 return False
     task.export()
@@ -111,13 +112,10 @@ def learning_rate(config: RunConfig, step: int) -> float:
     return config.lr * min(1.0, (step + 1) / config.warmup) if config.warmup else config.lr
 
 
-def make_optimizer(config: RunConfig, parameters: Sequence[nn.Parameter]) -> KahanAdamW:
-    """AdamW with the paper's settings. Gains, biases and temperatures are not decayed, as in CLIP."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return KahanAdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:
+    """AdamW with the paper's settings, its state dealt to the ranks. The parameters are where they will stay."""
+    shards = Shards(parameters, ranks, dealt=config.shard_optimizer)
+    return ShardedAdamW(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -125,6 +123,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     from numpy.random import SeedSequence
 
     torch.manual_seed(int(SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def _save(task: Task, config: RunConfig, checkpoints: Checkpoints, done: int, log: RunLog) -> None:
+    if done == checkpoints.newest:
+        return
+    checkpoints.save(done, task.state(), {"config": as_plain(config)})
+    log.note("checkpoint", done, {"path": str(checkpoints.path(done))})
 
 
 def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
@@ -135,7 +140,7 @@ def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
     changed = {k: (meta["config"].get(k), v) for k, v in as_plain(config).items() if meta["config"].get(k) != v}
     for name, (before, now) in changed.items():
         logger.warning("Going on with another %s than the run began with: %s, was %s.", name, now, before)
-    task.load_state(checkpoints.load(step), step)
+    task.load_state(checkpoints.saved(step), step)
     logger.info("Going on from step %d.", step)
     return step
 
@@ -144,7 +149,8 @@ def train_step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[s
     """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
     batch = task.batch(step)
     seed_step(config.seed, step, ranks.rank)
-    task.optimizer.zero_grad(set_to_none=True)
+    for parameter in task.parameters:
+        parameter.grad = None
     values = task.backward(batch, step)
     norm = _gradient_norm(task.parameters)
     if any(ranks.any(not math.isfinite(values["loss"]), not math.isfinite(norm))):

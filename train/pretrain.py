@@ -7,7 +7,6 @@ The same command goes on with an interrupted run. RUN/encoder.safetensors is the
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -15,13 +14,12 @@ from faceclip import FaceCLIPEncoder
 
 from .cache import FeatureCache
 from .cached import CachedFeatures
-from .checkpointing import CheckpointWriteError
-from .config import DTYPES, ConfigError, PretrainConfig, parse
+from .config import DTYPES, ConfigError, PretrainConfig
 from .data import ReadOptions, TrainingData
-from .distributed import Ranks, distributed
+from .distributed import Ranks
 from .held_out import HeldOut
 from .initialise import new_encoder
-from .loop import NonFiniteLossError, run
+from .launch import train
 from .pretrain_data import FeatureSource, LiveFeatures
 from .pretrain_step import PretrainTask
 from .shards import MEMBERS, Member, ShardSource
@@ -31,15 +29,7 @@ from .transforms import DecodeSample
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    try:
-        config = parse(PretrainConfig, argv)
-        with distributed() as ranks:
-            run(build(config, ranks), config, ranks)
-    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+    return train(PretrainConfig, build, argv)
 
 
 def build(config: PretrainConfig, ranks: Ranks) -> PretrainTask:

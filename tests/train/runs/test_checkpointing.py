@@ -103,7 +103,7 @@ def test_a_checkpoint_is_whole_or_absent_and_only_the_last_are_kept(tmp_path: Pa
     (tmp_path / "step-00000004.part").mkdir()  # what a killed run leaves
     assert checkpoints.latest() == (3, {"config": {}, "step": 3})
     assert checkpoints.steps() == [2, 3] and not list(tmp_path.glob("*.part"))
-    state = checkpoints.load(3)
+    state = checkpoints.saved(3)
     assert torch.equal(state["a"], torch.full((5,), 3.0)) and state["b"] == 3 and state["b"].dtype == torch.int64
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_costs_the_new_checkpoint_not_the_old_one(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "The checkpoint of step 1 is intact" in str(error.value) and "Free some space" in str(error.value)
-    assert checkpoints.steps() == [1] and torch.equal(checkpoints.load(1)["a"], torch.arange(10))
+    assert checkpoints.steps() == [1] and torch.equal(checkpoints.saved(1)["a"], torch.arange(10))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
