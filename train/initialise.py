@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from .config import PretrainConfig
 
 # The projections around the fusion module (paper, section 3.3). `proj1` acts through the frozen text tower.
 _TRAINED = ("face_patch_proj.", "face_pos_proj.", "text_embed_proj.", "text_pos_proj.", "proj1.", "fuser.encoder.")
-_FACE = "face_encoder."
+_ARCFACE_RUN = "state_dict_backbone."  # in what arcface_torch saves to go on from
 
 
 class InitError(ValueError):
@@ -42,17 +43,50 @@ def new_encoder(config: PretrainConfig) -> FaceCLIPEncoder:
 
 
 def load_text_tower(branch: FaceCLIPBranch, path: Path) -> None:
-    """Copy the text tower of an open_clip checkpoint into a branch. Raises InitError for another model's."""
-    tensors = {name.removeprefix("text."): tensor for name, tensor in read_state_dict(path).items()}
+    """Copy the text tower of a CLIP checkpoint into a branch (`read_clip` says in which formats).
+
+    Raises InitError for another model's. Which activation weights were trained with no file tells: OpenAI's and MetaCLIP's
+    ViT-L-14 use quick GELU, as FaceCLIP's `l` does, LAION's plain GELU.
+    """
+    tensors = {name.removeprefix("text."): tensor for name, tensor in read_clip(path).items()}
     own = {name: tensor for name, tensor in branch.state_dict().items() if _is_text_tower(name)}
-    _copy(own, tensors, path, "the CLIP that FaceCLIP's text tower is", "ViT-L-14-quickgelu for `l`, ViT-bigG-14 for `g`")
+    found = {name: tensor for name, tensor in tensors.items() if _is_text_tower(name)} or tensors
+    _copy(own, found, path, "the CLIP that FaceCLIP's text tower is", "ViT-L-14-quickgelu for `l`, ViT-bigG-14 for `g`")
+
+
+def read_clip(path: Path) -> dict[str, Tensor]:
+    """The tensors of a CLIP checkpoint under open_clip's names.
+
+    Takes open_clip's `.safetensors`, `.bin` and training checkpoints, MetaCLIP's `.pt` (with `state_dict` around and `module.`
+    before, or without), and OpenAI's TorchScript archives. Raises InitError for Hugging Face's naming.
+    """
+    tensors = _read_torchscript(path) if _is_torchscript(path) else read_state_dict(path)
+    if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
+        raise InitError(
+            f"{path} is a CLIP in Hugging Face's naming (`text_model.encoder...`); --init-clip reads open_clip's. Use the file "
+            "of the same model for open_clip: OpenAI's ViT-L-14.pt, MetaCLIP's .pt, or the open_clip_model.safetensors or "
+            "open_clip_pytorch_model.bin that lies beside it on its web page."
+        )
+    return {_without(("module.", "_orig_mod."), name): tensor for name, tensor in tensors.items()}
 
 
 def load_face_tower(branch: FaceCLIPBranch, path: Path) -> None:
-    """Copy an InsightFace ArcFace ViT checkpoint into a branch. Raises InitError for another model's."""
-    tensors = {name.removeprefix("module.").removeprefix("backbone."): t for name, t in read_state_dict(path).items()}
-    own = {n: t for n, t in branch.face_encoder.state_dict().items() if not n.endswith("num_batches_tracked")}
-    _copy(own, tensors, path, "the ArcFace ViT that FaceCLIP's face tower is", "InsightFace's vit_l_dp005_mask_005")
+    """Copy an InsightFace ArcFace ViT checkpoint into a branch: `model.pt` or `backbone.pth`, or what a run of arcface_torch
+    saves to go on from. Raises InitError for another model's.
+
+    Names and shapes, for L: `patch_embed.proj` [768, 3, 9, 9], `pos_embed` [1, 144, 768], `mask_token` [1, 1, 768] (used in
+    ArcFace's own training only, so it may be absent), 24 `blocks` of `norm1`, `attn.qkv` (no bias), `attn.proj`, `norm2`,
+    `mlp.fc1` [3072, 768], `mlp.fc2`; `norm`; the head `feature`: 0 [768, 110592], 1 BatchNorm, 2 [512, 768], 3 BatchNorm.
+    """
+    tensors = read_state_dict(path)
+    if any(name.startswith(_ARCFACE_RUN) for name in tensors):  # beside it lie the optimiser and the classifier of the run
+        tensors = {name.removeprefix(_ARCFACE_RUN): t for name, t in tensors.items() if name.startswith(_ARCFACE_RUN)}
+    tensors = {_without(("module.", "backbone."), name): tensor for name, tensor in tensors.items()}
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    optional = {"mask_token"} - found.keys()
+    own = {name: tensor for name, tensor in branch.face_encoder.state_dict().items() if name not in optional}
+    own = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
+    _copy(own, found, path, "the ArcFace ViT that FaceCLIP's face tower is", "InsightFace's vit_l_dp005_mask_005")
 
 
 def freeze(branch: FaceCLIPBranch) -> dict[str, nn.Parameter]:
@@ -122,13 +156,45 @@ def _is_text_tower(name: str) -> bool:
     )
 
 
+def _without(prefixes: tuple[str, ...], name: str) -> str:
+    while name.startswith(prefixes):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    try:
+        return torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError as error:
+        raise InitError(f"{path} is a damaged TorchScript archive. Download it again. (torch says: {str(error)[:99]})") from error
+
+
 def _copy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, what: str, advice: str) -> None:
+    """Fill `own` from `tensors`, which must have the same names and shapes and no others. Raises InitError."""
     wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
     if wrong:
         found = list(tensors[wrong[0]].shape) if wrong[0] in tensors else "nothing of that name"
         raise InitError(
-            f"{path} is not {what}: {wrong[0]} should have shape {list(own[wrong[0]].shape)}, found {found}. Use {advice}."
+            f"{path} is not {what}: {wrong[0]} should have shape {list(own[wrong[0]].shape)}, found {found}"
+            f"{'' if wrong[0] in tensors else _looks_like(tensors)}. Use {advice}."
+        )
+    unknown = sorted(tensors.keys() - own.keys())
+    if unknown:
+        raise InitError(
+            f"{path} is not {what}: it has {len(unknown)} tensors that this one has not, among them {', '.join(unknown[:3])}. "
+            f"Use {advice}."
         )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def _looks_like(tensors: Mapping[str, Tensor]) -> str:
+    return f" (its tensors are {', '.join(sorted(tensors)[:3])}, ...)" if tensors else ""

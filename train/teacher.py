@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from faceclip import FaceCLIPConfig
-from faceclip.checkpoint import read_state_dict
 from faceclip.config import TextTowerConfig
 
-from .initialise import InitError
+from .initialise import InitError, read_clip
 
 MINI = "mini"
 MINI_VISION = {"layers": 4, "width": 96, "head_width": 24, "patch_size": 8, "image_size": 64}
@@ -87,14 +86,18 @@ def _mini_text(width: int) -> TextTowerConfig:
 
 
 def _load(visual: nn.Module, path: Path, name: str) -> None:
-    tensors = read_state_dict(path)
     own = visual.state_dict()
-    found = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
+    found = {n.removeprefix("visual."): t for n, t in read_clip(path).items() if n.startswith("visual.")}
     wrong = [n for n in own if n not in found or found[n].shape != own[n].shape]
+    unknown = sorted(found.keys() - own.keys())
     if wrong:
         what = f"visual.{wrong[0]} of shape {list(found[wrong[0]].shape)}" if wrong[0] in found else f"no visual.{wrong[0]}"
+        what += f", expected {list(own[wrong[0]].shape)}"
+    elif unknown:
+        what = f"{len(unknown)} tensors that this one has not, among them visual.{unknown[0]}"
+    if wrong or unknown:
         raise InitError(
-            f"{path} is not the checkpoint of the teacher {name}: it has {what}, expected {list(own[wrong[0]].shape)}. "
+            f"{path} is not the checkpoint of the teacher {name}: it has {what}. "
             "Use the CLIP checkpoint of that architecture, with both towers, in open_clip's format."
         )
     visual.load_state_dict(found)
