@@ -211,7 +211,10 @@ def _read_spans(path: str, spans: dict[Member, tuple[int, int]], key: str) -> di
     start, size = min(spans.values())
     first = start - tarfile.BLOCKSIZE
     last = max(start + size for start, size in spans.values())
-    block = read_range(path, first, last)
+    try:
+        block = read_range(path, first, last)
+    except FileNotFoundError as error:
+        raise ShardError(f"There is no shard {path} any more: it was there when the run began. Put it back.") from error
     if len(block) != last - first:
         raise ShardError(f"{path} was cut short: it ends before byte {last}. Copy it again.")
     if not _is_header(block[: tarfile.BLOCKSIZE], size):

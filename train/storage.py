@@ -36,17 +36,38 @@ def _open_fs(path: str) -> tuple[Any, str]:
         raise StorageError(f"{path} cannot be opened ({error}). Give a path, or a URL that fsspec knows.") from error
 
 
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Raise StorageError, naming the URL, for whatever a remote file system raises but FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError):
+        raise
+    except Exception as error:  # each has errors of its own: of sockets, of HTTP, of its store's client
+        raise StorageError(
+            f"{path} cannot be reached ({type(error).__name__}: {error}). Check the address, the network and your rights to it."
+        ) from error
+
+
 def list_files(path: str) -> list[str]:
     """The files that a path stands for, sorted: itself, those directly in a folder, or those that match a pattern with `*`."""
     fs, inner = _open_fs(path)
-    if "*" in inner:
-        names = fs.glob(inner)
-    elif fs.isdir(inner):
-        names = [entry["name"] for entry in fs.ls(inner, detail=True) if entry["type"] == "file"]
-    else:
-        names = [inner] if fs.exists(inner) else []
+    with _explained(path):
+        if "*" in inner:
+            names = fs.glob(inner)
+        elif not _is_folder(fs, inner):
+            names = [] if size_of(path) is None else [inner]
+        else:
+            names = [entry["name"] for entry in fs.ls(inner, detail=True) if entry["type"] == "file"]
     plain = sorted(str(name) for name in names)
     return plain if is_local(path) else [fs.unstrip_protocol(name) for name in plain]
+
+
+def _is_folder(fs: Any, inner: str) -> bool:
+    """As `fs.isdir`, which over HTTP downloads a file to look for links in it: names with an extension are files there."""
+    if "http" in fs.protocol and Path(inner).suffix:
+        return False
+    return fs.isdir(inner)
 
 
 def size_of(path: str) -> int | None:
@@ -55,7 +76,8 @@ def size_of(path: str) -> int | None:
         if is_local(path):
             return Path(path).stat().st_size
         fs, inner = _open_fs(path)
-        size = fs.size(inner)
+        with _explained(path):
+            size = fs.size(inner)
     except FileNotFoundError:
         return None
     if size is None:
@@ -68,7 +90,8 @@ def read_bytes(path: str) -> bytes:
     if is_local(path):
         return Path(path).read_bytes()
     fs, inner = _open_fs(path)
-    return fs.cat_file(inner)
+    with _explained(path):
+        return fs.cat_file(inner)
 
 
 def read_range(path: str, start: int, end: int) -> bytes:
@@ -77,7 +100,8 @@ def read_range(path: str, start: int, end: int) -> bytes:
         with Path(path).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), end - start, start)
     fs, inner = _open_fs(path)
-    data = fs.cat_file(inner, start=start, end=end)
+    with _explained(path):
+        data = fs.cat_file(inner, start=start, end=end)
     if len(data) > end - start:
         raise StorageError(
             f"The server of {path} answers with the whole file where {end - start:,} bytes of it are asked for. "
@@ -91,7 +115,9 @@ def open_seekable(path: str) -> IO[bytes]:
     if is_local(path):
         return Path(path).open("rb")
     fs, inner = _open_fs(path)
-    return cast("IO[bytes]", fs.open(inner, "rb"))
+    read_range(path, 0, 1)  # a server without ranges is told here, rather than by whoever reads
+    with _explained(path):
+        return cast("IO[bytes]", fs.open(inner, "rb"))
 
 
 @contextmanager
