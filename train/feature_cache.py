@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .data import Transform, ordered_batches
-from .row_store import CacheError, Column, RowStore, part_of
+from .row_store import CacheError, Column, RowStore
 from .shards import ShardSource
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,8 @@ class FeatureCache:
         Raises:
             CacheError: no finished cache is there, or it was made from other shards.
         """
-        self._store = RowStore.open(path, KIND)
-        self._store.require_source(source.fingerprint, len(source))
-        self.made_by: dict[str, Any] = self._store.description["made_by"]
+        self._store = RowStore.open(path, KIND, source)
+        self.made_by = self._store.made_by
         """Which towers made the features, by the names given to `cache_features`."""
 
     def __len__(self) -> int:
@@ -121,8 +120,7 @@ def cache_features(
     columns = {name: Column((len(source), *values.shape[1:]), dtypes.get(name, "float32")) for name, values in probe.items()}
     description = {"kind": KIND, "source": source.fingerprint, "made_by": dict(made_by)}
     store = RowStore.create(path, len(source), columns, description)
-    mine = part_of(len(source), *part)
-    rows = mine[~store.done[mine]]
+    rows = store.to_do(*part)
     stored = {name: getattr(torch, column.dtype) for name, column in columns.items()}
     for count, batch in enumerate(ordered_batches(source, rows, batch_size, transform, threads), start=1):
         features = {name: values.to(stored[name]).cpu().numpy() for name, values in extract(batch).items()}

@@ -15,6 +15,8 @@ from PIL import Image
 Size = tuple[int, int]
 """Height, width in pixels."""
 
+_FRAMED_AT_ONCE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Framing:
@@ -51,16 +53,34 @@ def aspect_buckets(resolution: int = 1024, step: int = 64, widest: float = 2.0) 
 
 def frame(original: Size, buckets: Sequence[Size]) -> Framing:
     """The bucket nearest in aspect, filled by the photograph's middle."""
-    height, width = original
-    target = min(buckets, key=lambda size: (abs(math.log(size[0] * width / (size[1] * height))), size))
-    resized = cover(original, target)
-    return Framing(original, ((resized[0] - target[0]) // 2, (resized[1] - target[1]) // 2), target)
+    (height, width, top, left, rows, columns), _ = (array[0].tolist() for array in frame_all(np.array([original]), buckets))
+    return Framing((height, width), (top, left), (rows, columns))
 
 
-def cover(original: Size, target: Size) -> Size:
-    """The least size of the photograph's own aspect that covers `target`."""
-    scale = max(target[0] / original[0], target[1] / original[1])
-    return max(target[0], round(original[0] * scale)), max(target[1], round(original[1] * scale))
+def frame_all(originals: np.ndarray, buckets: Sequence[Size]) -> tuple[np.ndarray, np.ndarray]:
+    """`frame` for N photographs, int [N, 2] of height and width: their conditions int32 [N, 6], and buckets' numbers int32 [N].
+
+    Works in stretches: there may be tens of millions.
+    """
+    sizes = np.array(buckets)
+    by_size = np.lexsort((sizes[:, 1], sizes[:, 0]))  # of two equally near, the first
+    aspects = np.log(sizes[by_size, 0] / sizes[by_size, 1])
+    conditions, nearest = np.zeros((len(originals), 6), dtype=np.int32), np.zeros(len(originals), dtype=np.int32)
+    for first in range(0, len(originals), _FRAMED_AT_ONCE):
+        part = slice(first, first + _FRAMED_AT_ONCE)
+        some = originals[part]
+        aspect = np.log(some[:, 0] / some[:, 1])
+        nearest[part] = by_size[np.abs(aspect[:, None] - aspects).argmin(axis=1)]
+        targets = sizes[nearest[part]]
+        crops = (cover(some, targets) - targets) // 2
+        conditions[part] = np.concatenate([some, crops, targets], axis=1)
+    return conditions, nearest
+
+
+def cover(originals: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The least sizes [N, 2] of the photographs' own aspects that cover `targets` [N, 2]."""
+    scales = (targets / originals).max(axis=1, keepdims=True)
+    return np.maximum(targets, np.rint(originals * scales).astype(np.int64))
 
 
 def cut(picture: Image.Image, framing: Framing) -> np.ndarray:
@@ -71,7 +91,7 @@ def cut(picture: Image.Image, framing: Framing) -> np.ndarray:
     """
     if (picture.height, picture.width) != framing.original:
         raise ValueError(f"its photograph is {picture.width} x {picture.height} px, its framing is for {framing.original[::-1]}")
-    height, width = cover(framing.original, framing.target)
+    height, width = cover(np.array([framing.original]), np.array([framing.target]))[0].tolist()
     resized = picture.resize((width, height), Image.Resampling.LANCZOS)
     (top, left), (rows, columns) = framing.crop, framing.target
     return np.array(resized.crop((left, top, left + columns, top + rows))).transpose(2, 0, 1)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .data import ordered_batches
 from .feature_cache import require_finite
-from .framing import Framing, Size, cut, frame
-from .row_store import CacheError, Column, RowStore, part_of
+from .framing import Framing, Size, cut, frame, frame_all
+from .row_store import CacheError, Column, RowStore
 from .shards import Sample, ShardSource
 from .transforms import decode
 
@@ -51,9 +51,8 @@ class LatentCache:
         Raises:
             CacheError: no finished cache is there, or it was made from other shards.
         """
-        self._store = RowStore.open(path, KIND)
-        self._store.require_source(source.fingerprint, len(source))
-        self.made_by: dict[str, Any] = self._store.description["made_by"]
+        self._store = RowStore.open(path, KIND, source)
+        self.made_by = self._store.made_by
         self.buckets: list[Size] = [(height, width) for height, width in self._store.description["buckets"]]
         self.scaling_factor = float(self.made_by["scaling_factor"])
         """What the VAE's latents are multiplied with before they get noise (SDXL: 0.13025)."""
@@ -122,8 +121,7 @@ def cache_latents(
     }
     store = RowStore.create(path, len(source), columns, description)
     store.arrays[PLACES][:] = places  # every process writes the same
-    mine = part_of(len(source), *part)
-    rows = mine[~store.done[mine]]
+    rows = store.to_do(*part)
     done = 0
     for bucket in np.unique(places[rows, _BUCKET]):
         inside = rows[places[rows, _BUCKET] == bucket]
@@ -163,10 +161,8 @@ def place(source: ShardSource, buckets: Sequence[Size], threads: int) -> np.ndar
         for first in range(0, len(unknown), _MEASURED_AT_ONCE):
             some = unknown[first : first + _MEASURED_AT_ONCE]
             sizes[some] = list(pool.map(lambda row: _measure(source[int(row)]), some))
-    different, which = np.unique(sizes, axis=0, return_inverse=True)
-    framings = [frame((int(height), int(width)), buckets) for height, width in different]
-    shown = np.array([(buckets.index(framing.target), 0, *framing.condition) for framing in framings], dtype=np.int32)
-    places = shown[which.reshape(-1)]
+    places = np.zeros((len(sizes), 8), dtype=np.int32)
+    places[:, _CONDITION], places[:, _BUCKET] = frame_all(sizes, buckets)
     for bucket in range(len(buckets)):
         inside = places[:, _BUCKET] == bucket
         places[inside, _SLOT] = np.arange(inside.sum())

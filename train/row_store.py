@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .shards import ShardSource
 from .storage import publish
 
 DESCRIPTION = "cache.json"
@@ -58,16 +59,21 @@ class RowStore:
         return RowStore(path, description, _map(path, description, "r+"))
 
     @staticmethod
-    def open(path: str | Path, kind: str) -> RowStore:
-        """Open a store of some `kind` for reading.
+    def open(path: str | Path, kind: str, source: ShardSource) -> RowStore:
+        """Open a store of some `kind`, made from the shards of `source`, for reading.
 
         Raises:
-            CacheError: there is none, it is of another kind, damaged, or not all of its rows are filled.
+            CacheError: there is none, it is of another kind, of other shards, damaged, or not all of its rows are filled.
         """
         path = Path(path)
         description = _read_description(path)
         if description.get("kind") != kind:
             raise CacheError(f"{path} is a cache of {description.get('kind')}, where one of {kind} is expected.")
+        if description["source"] != source.fingerprint:
+            raise CacheError(
+                f"The cache {path} was made from other shards ({description['rows']:,} samples; yours hold {len(source):,}). "
+                "Name the shards it was made from, in the same order, or make a cache for yours."
+            )
         store = RowStore(path, description, _map(path, description, "r"))
         filled = int(store.done.sum())
         if filled < len(store.done):
@@ -77,13 +83,15 @@ class RowStore:
             )
         return store
 
-    def require_source(self, fingerprint: str, rows: int) -> None:
-        """Raise CacheError unless the store was made from the shards of this fingerprint."""
-        if self.description["source"] != fingerprint:
-            raise CacheError(
-                f"The cache {self.path} was made from other shards ({self.description['rows']:,} samples; yours hold {rows:,}). "
-                "Name the shards it was made from, in the same order, or make a cache for yours."
-            )
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What the rows were made by, as the store's maker described it."""
+        return self.description["made_by"]
+
+    def to_do(self, part: int, parts: int) -> np.ndarray:
+        """The row numbers that process `part` of `parts` has yet to fill: one stretch each, to read shards from end to end."""
+        first, after = (len(self.done) * place // parts for place in (part, part + 1))
+        return first + np.flatnonzero(~self.done[first:after])
 
     def fill(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Write some rows of every array that has one per sample, then mark them as done."""
@@ -98,11 +106,6 @@ class RowStore:
             if flush is not None:
                 flush()
         self.done[rows] = True
-
-
-def part_of(rows: int, part: int, parts: int) -> np.ndarray:
-    """The row numbers that process `part` of `parts` fills: one stretch each, so that it reads shards from end to end."""
-    return np.arange(rows * part // parts, rows * (part + 1) // parts)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

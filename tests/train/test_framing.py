@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.framing import Framing, aspect_buckets, cover, cut, frame
+from train.framing import Framing, aspect_buckets, cover, cut, frame, frame_all
 
 
 def test_buckets_have_about_the_area_and_both_orientations() -> None:
@@ -29,7 +29,7 @@ def test_a_photograph_goes_to_the_bucket_of_its_aspect() -> None:
     assert frame((864, 1152), buckets).target == (896, 1152)
     tall = frame((3000, 1000), buckets)  # more upright than any bucket: the middle is shown
     assert tall.target == (1408, 704)
-    assert tall.crop == ((cover((3000, 1000), tall.target)[0] - 1408) // 2, 0)
+    assert tall.crop == ((2112 - 1408) // 2, 0)  # 704 px wide, it is 2,112 px high
     assert tall.condition == (3000, 1000, *tall.crop, 1408, 704)
 
 
@@ -42,7 +42,7 @@ def test_the_crop_shows_what_the_condition_says(size: tuple[int, int]) -> None:
     framing = frame(size, aspect_buckets(128, step=32))
     pixels = cut(picture, framing)
     assert pixels.shape == (3, *framing.target) and pixels.dtype == np.uint8
-    resized = cover(size, framing.target)
+    resized = cover(np.array([size]), np.array([framing.target]))[0]
     for axis in (0, 1):
         if size[axis] < 60:
             continue
@@ -54,3 +54,14 @@ def test_the_crop_shows_what_the_condition_says(size: tuple[int, int]) -> None:
 def test_another_picture_than_the_framing_was_made_for() -> None:
     with pytest.raises(ValueError, match="its photograph is 30 x 20 px, its framing is for"):
         cut(Image.new("RGB", (30, 20)), frame((20, 31), aspect_buckets(64)))
+
+
+def test_many_are_framed_as_one_is() -> None:
+    sizes = np.random.default_rng(0).integers(1, 5000, (300, 2))
+    buckets = aspect_buckets(512)
+    conditions, numbers = frame_all(sizes, buckets)
+    for size, condition, number in zip(sizes.tolist(), conditions.tolist(), numbers.tolist(), strict=True):
+        framing = frame(tuple(size), buckets)
+        assert list(framing.condition) == condition and framing.target == buckets[number]
+        distances = [abs(np.log(height / width * size[1] / size[0])) for height, width in buckets]
+        assert distances[number] <= min(distances) + 1e-12
