@@ -21,6 +21,7 @@ from .distributed import Ranks, wrap
 from .ema import MovingAverage
 from .finetune_data import Latents, RowReader, Rows
 from .identities import IdentitySource
+from .initialise import compile_blocks
 from .loop import make_optimizer
 from .prefetch import Prefetch
 from .pretrain_data import token_ids, with_blank
@@ -50,7 +51,7 @@ class FinetuneTask:
         if config.activation_checkpointing:
             self.unet.enable_gradient_checkpointing()
         if config.compile:
-            self.unet.compile()
+            compile_blocks(m for m in self.unet.modules() if type(m).__name__ in self.unet._repeated_blocks)
         self.names: dict[str, nn.Parameter] = dict(self.unet.named_parameters())
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None

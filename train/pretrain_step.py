@@ -19,7 +19,7 @@ from .distributed import Ranks, wrap
 from .gradcache import gradcache_step
 from .heads import ProjectionHeads
 from .held_out import HeldOut
-from .initialise import blocks_of, checkpoint_activations, freeze
+from .initialise import blocks_of, checkpoint_activations, compile_blocks, freeze
 from .loop import make_optimizer
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, SentTargets, Targets, caption_labels
 from .pretrain_data import Features, FeatureSource, text_embedding, token_ids
@@ -181,8 +181,8 @@ def _build(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> Pr
     dtype = DTYPES[config.dtype]
     model.to(ranks.device, dtype)
     encoder.compute_dtype = dtype
+    if config.compile:
+        compile_blocks(blocks_of(model.branch))
     if config.activation_checkpointing:
         checkpoint_activations(blocks_of(model.branch))
-    if config.compile:
-        model.compile()
     return model
