@@ -103,7 +103,7 @@ class StoredIndex:
 
 
 def _key(stored: bytes) -> str:
-    return stored.rstrip(b"\0").decode()
+    return stored.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 def _facts(header: Mapping[str, Any]) -> tuple[int, str, tuple[int, ...]]:
@@ -120,8 +120,7 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
         ShardError: the file is no tar, was cut short, or holds no sample.
     """
     found: list[tuple[str, np.ndarray]] = []
-    open_rows: dict[str, int] = {}
-    names: set[str] = set()
+    latest: dict[str, tuple[np.ndarray, set[str]]] = {}  # each key's row, and the names of files seen for it
     end = 0
     length = file.seek(0, 2)
     file.seek(0)
@@ -132,11 +131,12 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
                 key, extension = _split(entry.name)
                 if not entry.isfile() or extension not in _COLUMNS:
                     continue
-                if key not in open_rows or entry.name in names:  # a name that comes again begins another sample of that key
-                    open_rows[key] = len(found)
-                    found.append((key, np.full((4, 2), ABSENT, dtype=np.int64)))
+                if key not in latest or entry.name in latest[key][1]:  # a name that comes again begins another sample
+                    latest[key] = np.full((4, 2), ABSENT, dtype=np.int64), set()
+                    found.append((key, latest[key][0]))
+                row, names = latest[key]
                 names.add(entry.name)
-                member = found[open_rows[key]][1][_COLUMNS[extension]]
+                member = row[_COLUMNS[extension]]
                 if member[1] == ABSENT:  # of several pictures, such as a mask beside, the first is the photograph
                     member[:] = entry.offset_data, entry.size
     except tarfile.TarError as error:

@@ -196,6 +196,11 @@ def test_webdataset_tars_by_url(many: Path, tmp_path: Path, portrait: Image.Imag
     assert len(source) == 1 and source[0].key == "x__one" and source[0].face and source[0].identity == identity_label("3")
     assert {line["key"]: line["reason"] for line in report.lines} == {"two": "broken photograph", "three": "no caption"}
     assert "/tmp" not in report.lines[0]["detail"]
+    assert (rows := lines_of_others(tmp_path, picture)) == {
+        ("a", "repeated key", "another record of this shard has the same name"),
+        ("b", "broken record", "it has no photograph (no .jpg, .png or .webp of its name)"),
+        ("c", "broken record", "the sample's caption"),
+    }, rows
     import fsspec
 
     fs = fsspec.filesystem("memory")
@@ -203,6 +208,26 @@ def test_webdataset_tars_by_url(many: Path, tmp_path: Path, portrait: Image.Imag
         file.write(b"")
     report = prepare("memory://source/*.tar", "memory://again", Options(face_detector=DLIB))
     assert report.kept == 1 and "is empty (0 bytes)" in report.lines[0]["detail"]
+
+
+def lines_of_others(folder: Path, picture: bytes) -> set[tuple[str, str, str]]:
+    """What is dropped of other people's tar with two samples of one key, one without photograph, and one of broken text."""
+    import tarfile
+
+    members = [("a.jpg", picture), ("a.txt", CAPTION.encode()), ("b.txt", b"only words here"), ("c.jpg", picture)]
+    members += [("c.txt", "un café noir".encode("latin-1")), ("a.jpg", picture), ("a.txt", CAPTION.encode())]
+    with tarfile.open(folder / "others.tar", "w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    report = prepare(str(folder / "others.tar"), str(folder / "from_others"), Options(face_detector=DLIB))
+    assert report.kept == 1
+    return {(line["key"], line["reason"], shorten(line["detail"])) for line in report.lines}
+
+
+def shorten(detail: str) -> str:
+    return "the sample's caption" if "'c' of" in detail and "has a caption that is no UTF-8" in detail else detail
 
 
 def test_guided_pairs_need_no_face(folder: Path, tmp_path: Path) -> None:

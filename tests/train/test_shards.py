@@ -135,7 +135,7 @@ def test_an_exchanged_shard_and_a_damaged_index(folder: Path) -> None:
     shard.write_bytes(shard.read_bytes() + b"\0" * 512)
     with pytest.raises(ShardError, match="is not the tar its index was made for"):
         ShardSource(folder)
-    for damage in (b"", b"nonsense" * 9, index.read_bytes()[:200]):
+    for damage in (b"", b"nonsense" * 9, index.read_bytes()[:200], index.read_bytes()[:-1]):
         index.write_bytes(damage)
         with pytest.raises(ShardError, match="The index .* is damaged .* Delete it"):
             ShardSource(folder)
@@ -164,16 +164,10 @@ def test_a_missing_caption(folder: Path) -> None:
 
 
 def test_a_json_that_cannot_be_read(folder: Path) -> None:
-    import io
-
     for data, message in ((b"{broken", "a json that cannot be read"), (b"[1]", "no object but list")):
-        with tarfile.open(folder / "z.tar", "w") as tar:
-            for name, content in (("z.txt", b"words"), ("z.json", data)):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+        source = other_tar(folder / "z.tar", ("z.txt", b"words"), ("z.json", data))
         with pytest.raises(ShardError, match=message):
-            ShardSource(folder / "z.tar")[0]
+            source[0]
 
 
 @pytest.mark.parametrize(
@@ -189,3 +183,94 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, bad: list[
     with pytest.raises(ShardError, match=message):
         write_shard(tmp_path / "x.tar", bad)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exchanged_shard_of_the_same_length(folder: Path) -> None:
+    shard = folder / "a-000001.tar"
+    length = shard.stat().st_size
+    write_shard(shard.with_name("other.tar"), samples(3, start=20))
+    shard.write_bytes(shard.with_name("other.tar").read_bytes().ljust(length, b"\0")[:length])
+    source = ShardSource(shard)
+    with pytest.raises(ShardError, match="is not the tar its index was made for: sample 's0007' does not lie where .* delete"):
+        source[0]
+
+
+def test_a_shard_that_goes_away(folder: Path) -> None:
+    source = ShardSource(folder)
+    (folder / "a-000001.tar").unlink()
+    with pytest.raises(ShardError, match="There is no shard .*a-000001.tar any more"):
+        source[8]
+
+
+def test_no_shard_keeps_a_file_open(folder: Path) -> None:
+    import psutil
+
+    before = psutil.Process().num_fds()
+    sources = [ShardSource(folder) for _ in range(20)]
+    assert sum(len(source[3].image) for source in sources) == 20 * len(samples(4)[3].image)
+    assert psutil.Process().num_fds() == before
+    assert len(pickle.dumps(ShardSource(folder))) < 3000  # worker processes get the way to the indexes, not the indexes
+
+
+def test_sizes_of_photographs_by_the_indexes(tmp_path: Path) -> None:
+    rows = [Sample("a", b"1", None, "x", {"size": [30, 40]}), Sample("b", b"1", None, "x")]
+    for path in (str(tmp_path / "a.tar"), "memory://sizes/a.tar"):
+        write_shard(path, rows)
+        assert ShardSource(path).sizes().tolist() == [[30, 40], [0, 0]]
+
+
+def other_tar(path: Path, *members: tuple[str, bytes]) -> ShardSource:
+    """A tar as other people write it."""
+    import io
+
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return ShardSource(path)
+
+
+def test_other_peoples_tars(tmp_path: Path) -> None:
+    """Without faces, with masks beside photographs, members in any order, names that are not ASCII, and other files."""
+    source = other_tar(
+        tmp_path / "o.tar",
+        ("data/é1.jpg", b"photograph"),
+        ("data/é2.JPEG", b"second"),
+        ("data/é1.mask.png", b"mask"),
+        ("data/é1.png", b"depth"),
+        ("data/é1.txt", b"one"),
+        ("data/é2.txt", b"two"),
+        ("data/é2.cls", b"7"),
+        ("README.md", b"about"),
+    )
+    assert [(row.key, row.image, row.face, row.caption) for row in (source[0], source[1])] == [
+        ("data/é1", b"photograph", None, "one"),
+        ("data/é2", b"second", None, "two"),
+    ]
+    assert len(source) == 2 and source.missing("face") == 2
+
+
+def test_two_samples_of_one_key_stay_two(tmp_path: Path) -> None:
+    source = other_tar(
+        tmp_path / "o.tar",
+        ("a.jpg", b"1"),
+        ("a.txt", b"one"),
+        ("b.jpg", b"2"),
+        ("b.txt", b"b"),
+        ("a.jpg", b"3"),
+        ("a.txt", b"two"),
+    )
+    assert [(row.key, row.image, row.caption) for row in map(source.__getitem__, range(3))] == [
+        ("a", b"1", "one"),
+        ("b", b"2", "b"),
+        ("a", b"3", "two"),
+    ]
+
+
+def test_a_caption_that_is_no_utf8(tmp_path: Path) -> None:
+    source = other_tar(tmp_path / "o.tar", ("a.jpg", b"1"), ("a.txt", "café".encode("latin-1")))
+    with pytest.raises(
+        ShardError, match="'a' of .*o.tar has a caption that is no UTF-8 .*Save it as UTF-8, or run train.prepare"
+    ):
+        source[0]
