@@ -27,20 +27,25 @@ WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
     "fp8_e5m2": torch.float8_e5m2,
 }
 _CHECKPOINT_PREFIX = "model.diffusion_model."
+_V_PREDICTION, _ZERO_TERMINAL_SNR = "v_pred", "ztsnr"  # what the core looks for
 
 
 def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
     """Load an SDXL UNet: diffusers format or a single-file checkpoint, `.pt` or safetensors, any number of channels.
 
-    `dtype` is what the weights are kept in; None leaves that to ComfyUI. Raises CheckpointError for a damaged file and for
-    anything that is not SDXL, saying what it looks like and which loader wants it.
+    `dtype` is what the weights are kept in; None leaves that to ComfyUI. A file that says that its UNet predicts v, as those do
+    that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for anything that is not SDXL, saying
+    what it looks like and which loader wants it.
     """
     kind = recognize(open_tensor_file(path).entries)
     if kind.name not in (SDXL_UNET, SDXL_CHECKPOINT):
         raise CheckpointError(f"{path} has no SDXL UNet in it: it looks like this: {kind}")
     weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     prefix = _CHECKPOINT_PREFIX if kind.name == SDXL_CHECKPOINT else ""
+    markers = _prediction_markers(weights, metadata or {})
     weights = comfy.utils.state_dict_prefix_replace(weights, {prefix: ""}, filter_keys=True)
+    if markers:  # the core looks for them beside its own names only
+        weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
     if _core_knows(weights):
         patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype}, metadata=metadata)
     else:
@@ -53,6 +58,17 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
     return patcher
 
 
+def _prediction_markers(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """The empty tensors by which the core knows v-prediction, and a schedule that ends in pure noise; none for epsilon.
+
+    A file that training wrote says it in its metadata, other files have the markers themselves.
+    """
+    found = {name for name in (_V_PREDICTION, _ZERO_TERMINAL_SNR) if name in weights}
+    if metadata.get("prediction") == "v":
+        found |= {_V_PREDICTION, *([_ZERO_TERMINAL_SNR] if metadata.get("zero_terminal_snr") == "true" else [])}
+    return {name: torch.empty(0) for name in found}
+
+
 def _core_knows(weights: Mapping[str, Tensor]) -> bool:
     if "conv_in.weight" in weights:
         return comfy.model_detection.unet_config_from_diffusers_unet(weights) is not None
@@ -63,8 +79,7 @@ def _core_knows(weights: Mapping[str, Tensor]) -> bool:
 def _load_other_size(path: Path, weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
     """What `comfy.sd.load_diffusion_model_state_dict` does, for an SDXL-shaped UNet with other widths than SDXL's."""
     if "conv_in.weight" in weights:
-        names = comfy.utils.unet_to_diffusers(diffusers_layout({name: tuple(t.shape) for name, t in weights.items()}))
-        weights = {names[name]: tensor for name, tensor in weights.items() if name in names}
+        weights = _in_core_names(weights)
     config = comfy.supported_models.SDXL(comfy.model_detection.detect_unet_config(weights, ""))
     device, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
     dtype = dtype or comfy.model_management.unet_dtype(
@@ -78,6 +93,12 @@ def _load_other_size(path: Path, weights: dict[str, Tensor], dtype: torch.dtype 
     model.load_model_weights(weights, "")
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+
+
+def _in_core_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A diffusers UNet's weights under the core's names."""
+    names = comfy.utils.unet_to_diffusers(diffusers_layout({name: tuple(t.shape) for name, t in weights.items()}))
+    return {names[name]: tensor for name, tensor in weights.items() if name in names}
 
 
 def diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ class NoiseSchedule:
     alphas_cumprod: Tensor
     prediction: Literal["epsilon", "v"] = "epsilon"
     min_snr: float = 0.0
+    zero_terminal_snr: bool = False
 
     @staticmethod
     def sdxl(
@@ -29,7 +31,7 @@ class NoiseSchedule:
         signal = (1 - betas).cumprod(0).sqrt()
         if zero_terminal_snr:
             signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-        return NoiseSchedule((signal**2).float(), prediction, min_snr)
+        return NoiseSchedule((signal**2).float(), prediction, min_snr, zero_terminal_snr)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = sqrt(a) x_0 + sqrt(1 - a) noise."""
@@ -44,7 +46,8 @@ class NoiseSchedule:
         return signal * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """[B] fp32: ones, or min-SNR-gamma's (arXiv 2303.09556) for what is predicted."""
+        """[B] fp32: ones, or min-SNR-gamma's (arXiv 2303.09556) for what is predicted: min(SNR, gamma) over SNR for the noise,
+        over SNR + 1 for v. A step of pure noise, which has no signal at all, thereby weighs nothing."""
         if not self.min_snr:
             return torch.ones(len(timesteps), device=timesteps.device)
         alphas = self.alphas_cumprod.to(timesteps.device)[timesteps]
@@ -59,3 +62,24 @@ class NoiseSchedule:
     def _factors(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)
         return alphas.sqrt(), (1 - alphas).sqrt()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a UNet's file says of it; Load FaceCLIP UNet sets ComfyUI's sampling by this."""
+        return {"prediction": self.prediction, "zero_terminal_snr": str(self.zero_terminal_snr).lower()}
+
+    def write_scheduler(self, folder: Path) -> None:
+        """Write the scheduler's configuration for diffusers, which does not know from the weights what they predict."""
+        from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+
+        EulerDiscreteScheduler(
+            num_train_timesteps=TIMESTEPS,
+            beta_start=_BETAS[0],
+            beta_end=_BETAS[1],
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction" if self.prediction == "v" else "epsilon",
+            rescale_betas_zero_snr=self.zero_terminal_snr,
+            # Sampling must begin where there is nothing but noise (arXiv 2305.08891, section 3.3).
+            timestep_spacing="trailing" if self.zero_terminal_snr else "leading",
+            steps_offset=0 if self.zero_terminal_snr else 1,
+        ).save_pretrained(folder)

@@ -105,12 +105,13 @@ class FinetuneTask:
     def export(self) -> None:
         """`unet/`, a diffusers folder: the moving average where there is one. `unet_last/` then holds the weights as they are.
 
-        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads.
+        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads; `scheduler/` is for diffusers.
         """
         dtype = DTYPES[self.config.dtype]
         average = self.optimizer.shards.collect(self.average.shadow, dtype) if self.average else None
         if not self.ranks.is_main:
             return
+        self.schedule.write_scheduler(self.config.out / "scheduler")
         self._write("unet", self.names if average is None else average)
         if average is not None:
             self._write("unet_last", self.names)
@@ -119,7 +120,7 @@ class FinetuneTask:
         folder = self.config.out / name
         self.unet.save_config(folder)
         tensors = {**self.unet.state_dict(), **{n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items()}}
-        metadata = {"format": "pt", "steps": str(self.config.steps), "prediction": self.config.prediction}
+        metadata = {"format": "pt", "steps": str(self.config.steps), **self.schedule.metadata}
         write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, metadata)
 
     @torch.no_grad()

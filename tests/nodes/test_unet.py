@@ -110,6 +110,48 @@ def test_predicts_what_diffusers_predicts(name: str, unet: Any, unet_files: dict
     assert (predicted - expected).norm() / expected.norm() < 1e-5
 
 
+PREDICTIONS = [{}, {"prediction": "v", "zero_terminal_snr": "false"}, {"prediction": "v", "zero_terminal_snr": "true"}]
+
+
+@pytest.mark.parametrize("known_to_core", [False, True])
+@pytest.mark.parametrize("metadata", PREDICTIONS, ids=["epsilon", "v", "v with zero terminal SNR"])
+def test_a_unet_that_training_wrote_samples_as_it_was_trained(
+    metadata: dict[str, str], known_to_core: bool, unet: Any, run: Any, model_folder: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import comfy.model_sampling
+    import comfy.sd
+
+    by_core = []
+    if known_to_core:  # SDXL's own sizes take 5 GB: let this UNet's be the core's SDXL instead
+        layout = {"model_channels": 32, "context_dim": 80, "adm_in_channels": 48 + 6 * 256}
+        monkeypatch.setattr("comfy.supported_models.SDXL.unet_config", layout)
+    load = comfy.sd.load_diffusion_model_state_dict
+    monkeypatch.setattr(comfy.sd, "load_diffusion_model_state_dict", lambda *a, **k: by_core.append(1) or load(*a, **k))
+    save_file(unet.state_dict(), tmp_path / "unet.safetensors", {"format": "pt", **metadata})
+    model = _load(run, model_folder, tmp_path / "unet.safetensors").model
+    sampling = model.model_sampling
+    v, zero_terminal = metadata.get("prediction") == "v", metadata.get("zero_terminal_snr") == "true"
+    assert isinstance(sampling, comfy.model_sampling.V_PREDICTION) == v
+    assert bool(by_core) == (known_to_core and v)  # the core tells diffusers' layouts by a list of its own
+    assert (sampling.sigmas[-1] > 1000) == zero_terminal
+    generator = torch.Generator().manual_seed(1)
+    latent, context, pooled = (torch.randn(shape, generator=generator) for shape in ((1, 4, 16, 16), (1, 77, 80), (1, 48)))
+    sigma = sampling.sigmas[[500]]
+    with torch.no_grad():
+        y = model.encode_adm(pooled_output=pooled, width=128, height=128, crop_h=0, crop_w=0, target_height=128, target_width=128)
+        noisy = latent * sigma
+        denoised = model.apply_model(noisy, sigma, c_crossattn=context, y=y)
+        predicted = unet(
+            noisy / (sigma**2 + 1) ** 0.5,
+            torch.tensor([500]),
+            encoder_hidden_states=context,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": torch.tensor([[128, 128, 0, 0, 128, 128.0]])},
+        ).sample
+    signal = 1 / (sigma**2 + 1) ** 0.5  # x_t = signal x_0 + sqrt(1 - signal^2) noise
+    expected = signal * (noisy * signal) - (sigma * signal) * predicted if v else noisy - sigma * predicted
+    torch.testing.assert_close(denoised, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_the_mini_unet_that_comes_with_the_pack_is_an_sdxl_of_the_core(model: Any) -> None:
     import comfy.model_base
 
