@@ -42,6 +42,15 @@ class Filters:
     faces: bool = True
     """Look for faces. Without, the shards are guided image-text pairs."""
 
+    @property
+    def limits(self) -> dict[str, tuple[float, ...]]:
+        """Where they cut, by the names of `train.report.MEASURES`."""
+        ours: dict[str, tuple[float, ...]] = {"photo": (self.min_side,), "words": (self.min_words,)}
+        if self.faces:
+            turn = (-self.max_turn, self.max_turn)
+            ours |= {"face": (self.min_face,), "sharpness": (self.min_sharpness,), "turn": turn}
+        return ours
+
 
 class DroppedError(Exception):
     """A record that is left out: why, in the report's terms, what was found, and what was measured until then."""

@@ -23,8 +23,9 @@ from tqdm import tqdm
 from faceclip.face import DetectorUnavailableError
 
 from .engines import Engine, EngineError, run
+from .histograms import draw
 from .prepare_unit import UNITS, Options, Work, unit_report
-from .report import Report, draw
+from .report import Report
 from .sources import Unit, find_units
 from .storage import is_local, join, list_files, publish, read_bytes
 
@@ -75,7 +76,7 @@ def prepare(
         if progress is not None:
             progress(Report.from_json(data))
     report = Report.total(Report.from_json(read_bytes(unit_report(out, number))) for number in range(len(units)))
-    _write_report(out, report)
+    _write_report(out, report, options)
     return report
 
 
@@ -106,10 +107,10 @@ def _differences(found: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changed
 
 
-def _write_report(out: str, report: Report) -> None:
+def _write_report(out: str, report: Report, options: Options) -> None:
     publish(join(out, "report.json"), report.to_json().encode())
     publish(join(out, "dropped.jsonl"), "".join(json.dumps(line) + "\n" for line in report.lines).encode())
-    publish(join(out, "report.png"), draw(report))
+    publish(join(out, "report.png"), draw(report, options.filters.limits))
     if is_local(out):
         for left in Path(out).rglob(".*.partial"):  # of runs that were killed
             left.unlink(missing_ok=True)

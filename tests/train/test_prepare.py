@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 
 from faceclip.face import align_face, detect_faces, load_detector, load_photo
 from train.filters import DroppedError, Filters, Preparer, identity_label
+from train.histograms import WIDTH
 from train.prepare import PrepareError, main, prepare
 from train.prepare_unit import DetectorChoice, Options
 from train.report import Report
@@ -124,7 +125,7 @@ def test_everything_else_is_one_line_of_the_report(prepared: tuple[Path, Report]
     assert Report.from_json((out / "report.json").read_bytes()) == report
     assert sum(report.kept_histograms["face"]) == 3 and sum(report.dropped_histograms["sharpness"]) == 2
     with Image.open(out / "report.png") as picture:
-        assert picture.width == 720 and len(picture.convert("RGB").getcolors(1 << 20) or []) > 3
+        assert picture.width == WIDTH and len(picture.convert("RGB").getcolors(1 << 20) or []) > 3
     assert report.summary().startswith("3 kept of 13\n")
 
 
