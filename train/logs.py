@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from .config import RunConfig, as_plain
+from .config import ConfigError, RunConfig, as_plain
 from .distributed import Ranks
 
 Values = Mapping[str, float]
+
+
+def require_loggers(config: RunConfig) -> None:
+    """Raise ConfigError if a log was asked for whose package is not installed: before a run loads anything, on every rank."""
+    for name, package, asked in (("TensorBoard", "tensorboard", config.tensorboard), ("Weights & Biases", "wandb", config.wandb)):
+        if asked and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"The configuration asks for {name}, but the package {package} is not installed. Install it with "
+                f"`pip install {package}`, or leave --{package} out; log.jsonl has the same values."
+            )
 
 
 class RunLog:
@@ -63,16 +76,17 @@ class RunLog:
     def _open(self, config: RunConfig, start: int) -> None:
         from tqdm import tqdm
 
-        self._file = (config.out / "log.jsonl").open("a", buffering=1)
-        self._bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True)
+        path = config.out / "log.jsonl"
+        _forget_after(path, start)
+        self._file = path.open("a", buffering=1)
+        interval = 0.1 if sys.stderr.isatty() else 30.0  # in a file every refresh is a line of its own
+        self._bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, mininterval=interval)
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(config.out / "tensorboard"), purge_step=start)
         if config.wandb:
-            import wandb  # pyright: ignore[reportMissingImports]
-
-            self._wandb = wandb.init(project=config.wandb, dir=config.out, config=as_plain(config), resume="allow")
+            self._wandb = _wandb_run(config)
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         assert self._file
@@ -83,3 +97,26 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.log(numbers, step=step)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Remove from a log what came after the checkpoint that the run goes on from: those steps will be taken, and noted, again."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]  # a kill may have cut the last
+    shorter = path.with_suffix(".part")
+    shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+    shorter.replace(path)
+
+
+def _wandb_run(config: RunConfig) -> Any:
+    """The run's page at Weights & Biases, or its folder where WANDB_MODE is offline; a resumed run goes on with its own."""
+    import wandb
+
+    note = config.out / "wandb_run"
+    known = note.read_text().strip() if note.is_file() else None
+    run = wandb.init(
+        project=config.wandb, name=config.out.name, dir=config.out, config=as_plain(config), id=known, resume="allow"
+    )
+    note.write_text(run.id)
+    return run

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +106,93 @@ def flags(options: dict[str, Any]) -> list[str]:
     return words
 
 
+class Command:
+    """A running training command: one process for each rank."""
+
+    def __init__(self, server: subprocess.Popen[str], pids: list[int], output: Path):
+        self.output = output
+        self._server = server
+        self._codes: dict[int, int | None] = dict.fromkeys(pids)
+
+    def codes(self) -> list[int | None]:
+        """Exit code of each rank, None while it runs, negative after a signal."""
+        for pid, code in self._codes.items():
+            if code is None:
+                self._codes[pid] = ask(self._server, {"poll": pid})
+        return list(self._codes.values())
+
+    def wait(self, patience: float = 120) -> list[int]:
+        """Exit code of each rank, when all have ended."""
+        deadline = time.monotonic() + patience
+        while None in (codes := self.codes()):
+            assert time.monotonic() < deadline, f"exit codes {codes} after {patience} s:\n{self.said()}"
+            time.sleep(0.02)
+        return [code for code in codes if code is not None]
+
+    def send(self, number: int, rank: int = 0) -> None:
+        """A signal to one rank."""
+        os.kill(list(self._codes)[rank], number)
+
+    def said(self) -> str:
+        """The end of what all ranks wrote to their terminal."""
+        return self.output.read_text(errors="replace")[-4000:] if self.output.is_file() else ""
+
+
+Launch = Callable[..., Command]
+
+
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[subprocess.Popen[str]]:
+    """`commands.py`, which starts commands faster than Python can import what they need."""
+    # As many threads as in this process: sums over other numbers of threads differ in their last bits.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(Path(__file__).with_name("commands.py"))]
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        yield server
+        assert server.stdin
+        server.stdin.close()
+
+
+def ask(server: subprocess.Popen[str], request: dict[str, Any]) -> Any:
+    """What `commands.py` answers."""
+    assert server.stdin and server.stdout
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
 @pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """`launch("train.pretrain", arguments, ranks=1)` -> the running command, its output in `output.txt` of the test's folder."""
+def launch(command_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[Launch]:
+    """`launch("train.pretrain", arguments, ranks=1, file_limit=None)` -> the running `Command`, killed at the test's end.
 
-    def start(module: str, arguments: list[str], ranks: int = 1) -> subprocess.Popen[str]:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        with (tmp_path / "output.txt").open("a") as output:
-            command = [sys.executable, *launcher, "-m", module, *arguments]
-            # As many threads as in this process: sums over other numbers of threads differ in their last bits.
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment)
+    No file of the last rank can grow beyond `file_limit` bytes.
+    """
+    started: list[Command] = []
 
-    return start
+    def start(module: str, arguments: list[str], ranks: int = 1, file_limit: int | None = None) -> Command:
+        request = {"start": module, "arguments": arguments, "output": str(tmp_path / f"output{len(started)}.txt")}
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
+        places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {} for rank in range(ranks)]
+        limits = [None] * (ranks - 1) + [file_limit]
+        pids = [
+            ask(command_server, {**request, "environment": place, "file_limit": limit})
+            for place, limit in zip(places, limits, strict=True)
+        ]
+        started.append(Command(command_server, pids, Path(request["output"])))
+        return started[-1]
+
+    yield start
+    for command in started:
+        for rank, code in enumerate(command.codes()):
+            if code is None:
+                command.send(signal.SIGKILL, rank)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture

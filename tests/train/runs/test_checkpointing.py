@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from train.pretrain import build, main
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
-Launch = Callable[..., subprocess.Popen]
+Launch = Callable[..., Any]
 STEPS = 6
 
 
@@ -35,9 +35,9 @@ def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
     assert not differing, f"{len(differing)} tensors differ ({note}), among them {differing[0]}"
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen, read_log: Callable) -> None:
+def wait_for_step(run: Path, step: int, command: Any, read_log: Callable) -> None:
     while not any(line["kind"] == "train" and line["step"] >= step for line in read_log(run)):
-        assert process.poll() is None, f"the run ended before step {step}: see output.txt beside {run}"
+        assert None in command.codes(), f"the run ended before step {step}:\n{command.said()}"
         time.sleep(0.01)
 
 
@@ -54,25 +54,26 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
 ) -> None:
     arguments, run = pretrain_arguments(steps=STEPS), tmp_path / "run"
     step, pause = random.randint(1, STEPS - 1), random.uniform(0, 0.5)
-    process = launch("train.pretrain", arguments)
-    wait_for_step(run, step, process, read_log)
+    command = launch("train.pretrain", arguments)
+    wait_for_step(run, step, command, read_log)
     time.sleep(pause)  # somewhere in the next step, or while its checkpoint is written
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    command.send(signal.SIGKILL)
+    assert command.wait() == [-signal.SIGKILL]
     assert not (run / "encoder.safetensors").exists()
     assert main(arguments) == 0
     require_equal(weights(run), uninterrupted, f"killed {pause:.2f} s after step {step}")
     assert not list((run / "checkpoints").glob("*.part"))
+    assert [line["step"] for line in read_log(run) if line["kind"] == "train"] == list(range(1, STEPS + 1))
 
 
 def test_sigterm_saves_and_exits_with_0_and_the_rest_follows(
     pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     arguments, run = pretrain_arguments(steps=STEPS, save_every=100), tmp_path / "run"
-    process = launch("train.pretrain", arguments)
-    wait_for_step(run, 1, process, read_log)
-    process.terminate()
-    assert process.wait() == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    command = launch("train.pretrain", arguments)
+    wait_for_step(run, 1, command, read_log)
+    command.send(signal.SIGTERM)
+    assert command.wait() == [0], command.said()
     (stopped_at,) = Checkpoints(run / "checkpoints", ONE, 3).steps()
     assert 1 <= stopped_at < STEPS and not (run / "encoder.safetensors").exists()
     assert main(arguments) == 0
@@ -80,19 +81,41 @@ def test_sigterm_saves_and_exits_with_0_and_the_rest_follows(
     assert {"kind": "resume", "step": stopped_at, "ranks": 1} in read_log(run)
 
 
-def test_two_ranks_go_on_as_four_and_as_one(
+def test_two_ranks_of_which_one_is_told_to_stop_go_on_as_four_and_as_one(
     pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable
 ) -> None:
-    options = {"batch_size": 8, "dropout": 0.0}
-    first = pretrain_arguments(steps=2, **options)
-    assert launch("train.pretrain", first, ranks=2).wait() == 0, (tmp_path / "output.txt").read_text()[-3000:]
-    more = pretrain_arguments(steps=4, **options)
-    assert launch("train.pretrain", more, ranks=4).wait() == 0, (tmp_path / "output.txt").read_text()[-3000:]
-    assert main(pretrain_arguments("alone", steps=4, **options)) == 0
-    together, alone = ([line for line in read_log(tmp_path / run) if line["kind"] == "train"] for run in ("run", "alone"))
-    assert [line["step"] for line in together] == [1, 2, 3, 4]
+    options = {"batch_size": 8, "dropout": 0.0, "save_every": 100}
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    command = launch("train.pretrain", pretrain_arguments(steps=STEPS, **options), ranks=2)
+    wait_for_step(run, 1, command, read_log)
+    command.send(signal.SIGTERM, rank=1)
+    assert command.wait() == [0, 0], command.said()
+    (stopped_at,) = Checkpoints(run / "checkpoints", ONE, 3).steps()
+    assert 1 <= stopped_at < STEPS
+    command = launch("train.pretrain", pretrain_arguments(steps=STEPS, **options), ranks=4)
+    assert command.wait() == [0] * 4, command.said()
+    assert main(pretrain_arguments("alone", steps=STEPS, **options)) == 0
+    assert [{"step": line["step"], "ranks": line["ranks"]} for line in read_log(run) if line["kind"] == "resume"] == [
+        {"step": stopped_at, "ranks": 4}
+    ]
+    together, expected = ([line for line in read_log(folder) if line["kind"] == "train"] for folder in (run, alone))
+    assert [line["step"] for line in together] == list(range(1, STEPS + 1))
     for name in ("loss", "image", "identity", "text", "gradient_norm"):
-        assert [line[name] for line in together] == pytest.approx([line[name] for line in alone], rel=2e-3), name
+        assert [line[name] for line in together] == pytest.approx([line[name] for line in expected], rel=2e-3), name
+
+
+def test_a_full_disk_ends_the_command_and_the_same_command_goes_on_once_there_is_room(
+    pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    arguments, run = pretrain_arguments(steps=STEPS), tmp_path / "run"
+    assert main(pretrain_arguments(steps=2)) == 0
+    command = launch("train.pretrain", arguments, ranks=2, file_limit=1 << 20)  # the second rank's files may not grow further
+    assert command.wait() == [1, 1], command.said()
+    assert "The checkpoint of step 4 could not be written" in command.said()
+    assert "The checkpoint of step 2 is intact" in command.said() and "Free some space" in command.said()
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+    assert main(arguments) == 0
+    require_equal(weights(run), uninterrupted, "went on after a full disk")
 
 
 def test_a_checkpoint_is_whole_or_absent_and_only_the_last_are_kept(tmp_path: Path) -> None:
