@@ -84,7 +84,7 @@ class RunLog:
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(config.out / "tensorboard"), purge_step=start)
+            self._tensorboard = SummaryWriter(str(config.out / "tensorboard"), purge_step=start + 1)
         if config.wandb:
             self._wandb = _wandb_run(config)
 
