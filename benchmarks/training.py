@@ -1,168 +1,122 @@
 """Training's speed and memory, each next to the common way of doing the same, on one machine in one run.
 
-    python benchmarks/training.py loss [--batches 1024 2048 4096 8192] [--ranks 1] [--chunk 1024] [--device cpu] [--markdown FILE]
+    python benchmarks/training.py loss     our contrastive loss against open_clip's ClipLoss, at growing batch
+    python benchmarks/training.py cache    samples per second of pretraining with and without cached features
+    python benchmarks/training.py step     our pretraining step against a loop written by hand
+    python benchmarks/training.py mfu      how much of the device pretraining uses, over batches and micro-batches
+    python benchmarks/training.py sdxl     our SDXL step against plain code in the manner of diffusers' example
+    python benchmarks/training.py all      all of them; on a GPU at full size, else with the mini models
 
-`loss`: the contrastive loss, forward and backward, against open_clip's ClipLoss (on several ranks in its sound and lean
-setting, local loss with gathered gradients). Features have CLIP-L's width. Every cell has a process of its own per rank; time
-is the fastest of the repeats, of the slowest rank; memory is what the process's peak rose by on one rank. Both gradients are
-compared before anything is timed.
+Contenders take turns, so that what else the machine does falls on all alike; numbers are medians, with the range in brackets.
+Weights and pictures are random: time does not depend on them. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import resource
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch.nn.functional as F
-from open_clip.loss import ClipLoss
-from torch import Tensor
-
-from train.losses import frozen_key_info_nce
-
-WIDTH = 768
-SCALE = 50.0
-LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+import training_loss
+import training_mfu
+import training_sdxl
+import training_steps
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a cell of the table measures."""
-
-    batch: int  # of all ranks
-    ranks: int
-    chunk: int
-    device: str
-    repeats: int
-    threads: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Seconds, megabytes and the gradient of rank 0's queries."""
-
-    seconds: float
-    megabytes: float
-    gradient: Tensor
-
-
-def main() -> None:
-    options = _arguments()
-    text = options.measure(options)
-    print(text)
+def main(argv: Sequence[str] | None = None) -> str:
+    """Measure, print and return the tables."""
+    options = _complete(_parser().parse_args(argv))
+    torch.set_num_threads(options.threads)
+    parts = []
+    for line in _lines(options) if options.command == "all" else [None]:
+        part = _complete(_parser().parse_args([*line, *_shared(options)])) if line else options
+        parts.append(part.measure(part))
+        print(parts[-1], end="\n\n", flush=True)
+    text = "\n\n".join(parts)
     if options.markdown:
         options.markdown.write_text(text + "\n")
+    return text
 
 
-def loss_table(options: argparse.Namespace) -> str:
-    """The whole comparison as a Markdown table. Raises ValueError when both losses' gradients differ."""
-    lines = [
-        f"Contrastive loss, width {WIDTH}, fp32, {options.ranks} rank(s), {_machine(options)}",
-        "",
-        "| batch | ours, s | ClipLoss, s | ratio | ours, MB | ClipLoss, MB | ratio |",
-        "|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for batch in options.batches:
-        setting = Setting(batch, options.ranks, options.chunk, options.device, options.repeats, options.threads)
-        ours, theirs = run_cell("ours", setting), run_cell("ClipLoss", setting)
-        difference = ((ours.gradient - theirs.gradient).norm() / theirs.gradient.norm()).item()
-        if difference > 1e-4:
-            raise ValueError(f"The gradients differ by {difference:.1e} at batch {batch}: times would mean nothing.")
-        lines.append(
-            f"| {batch} | {ours.seconds:.3f} | {theirs.seconds:.3f} | {ours.seconds / theirs.seconds:.2f} "
-            f"| {ours.megabytes:.0f} | {theirs.megabytes:.0f} | {ours.megabytes / theirs.megabytes:.2f} |"
-        )
-    return "\n".join(lines)
+def _lines(options: argparse.Namespace) -> list[list[str]]:
+    """What `all` runs, as command lines."""
+    lines = [["loss"], ["cache"], ["step"], ["mfu"], ["sdxl"]]
+    if options.size == "sdxl":
+        memory_saving = ["mfu", "--checkpointing"]
+        lines[4:4] = [memory_saving, [*memory_saving, "--compile"], [*memory_saving, "--branch", "g"]]
+    return lines
 
 
-def run_cell(which: str, setting: Setting) -> Cell:
-    """Measure in fresh processes, so that one cell's peak memory is not another's."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (which, setting, folder), nprocs=setting.ranks)  # pyright: ignore[reportPrivateImportUsage]
-        cells = [torch.load(Path(folder) / f"cell{rank}") for rank in range(setting.ranks)]
-    return Cell(max(cell["seconds"] for cell in cells), cells[0]["megabytes"], cells[0]["gradient"])
+def _shared(options: argparse.Namespace) -> list[str]:
+    peak = ["--peak", str(options.peak)] if options.peak else []
+    return ["--size", options.size, "--device", str(options.device), "--threads", str(options.threads), *peak]
 
 
-def _rank(rank: int, which: str, setting: Setting, folder: str) -> None:
-    torch.set_num_threads(setting.threads)
-    device = torch.device(setting.device, rank) if setting.device == "cuda" else torch.device(setting.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=setting.ranks)
-    rows = setting.batch // setting.ranks
-    generator = torch.Generator().manual_seed(rank)
-    queries, keys = (F.normalize(torch.randn(rows, WIDTH, generator=generator), dim=-1).to(device) for _ in range(2))
-    scale = torch.tensor(SCALE, device=device, requires_grad=True)
-    loss = _ours(setting.chunk) if which == "ours" else _clip_loss(rank, setting.ranks)
-    _gradient(loss, queries[:64], keys[:64], scale)  # what libraries set up on first use is nobody's memory
-    before = _peak(device)
-    gradient, best = torch.empty(0), float("inf")
-    for _ in range(setting.repeats):
-        dist.barrier()
-        began = time.perf_counter()
-        gradient = _gradient(loss, queries, keys, scale)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    cell = {"seconds": best, "megabytes": (_peak(device) - before) / 2**20, "gradient": gradient.cpu()}
-    torch.save(cell, f"{folder}/cell{rank}")
-    dist.barrier()
-    dist.destroy_process_group()
+def _complete(options: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what depends on the device and the size."""
+    gpu = options.device.type == "cuda"
+    options.size = options.size or ("sdxl" if gpu else "mini")
+    options.dtype = options.dtype or ("bf16" if gpu else "fp32")
+    full = options.size == "sdxl"
+    fallbacks = {
+        "loss": {"batches": [1024, 2048, 4096, 8192, *([16384, 32768] if gpu else [])]},
+        "cache": {"batch": 256 if gpu else 16},
+        "step": {"batch": 256 if gpu else 16},
+        "mfu": {"batches": [512, 2048] if gpu else [16, 64], "micro_batches": [0, 64, 256] if gpu else [0, 8]},
+        "sdxl": {"batches": [1, 4, 8, 16] if gpu else [1, 4], "pixels": training_sdxl.PIXELS[options.size]},
+    }
+    for name, value in fallbacks.get(options.command, {}).items():
+        setattr(options, name, getattr(options, name) or value)
+    if options.command == "sdxl" and options.checkpointing is None:
+        options.checkpointing = full  # as the preset sdxl_1024
+    return options
 
 
-def _ours(chunk: int) -> LossFunction:
-    return lambda queries, keys, scale: frozen_key_info_nce(queries, keys, scale, chunk=chunk)
-
-
-def _clip_loss(rank: int, ranks: int) -> LossFunction:
-    loss = ClipLoss(local_loss=ranks > 1, gather_with_grad=ranks > 1, rank=rank, world_size=ranks)
-    return lambda queries, keys, scale: loss(queries, keys, scale)
-
-
-def _gradient(loss: LossFunction, queries: Tensor, keys: Tensor, scale: Tensor) -> Tensor:
-    queries = queries.detach().requires_grad_()
-    gradient, _ = torch.autograd.grad(loss(queries, keys, scale), [queries, scale])
-    return gradient
-
-
-def _peak(device: torch.device) -> int:
-    """The most bytes this process ever had: on the GPU, what torch allocated; else, resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _machine(options: argparse.Namespace) -> str:
-    if options.device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{platform.machine()} CPU, {options.threads} thread(s) per rank, torch {torch.__version__}"
-
-
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     loss = commands.add_parser("loss", help="the contrastive loss against open_clip's ClipLoss")
-    loss.add_argument("--batches", type=int, nargs="+", default=[1024, 2048, 4096, 8192], help="of all ranks together")
+    loss.add_argument("--batches", type=int, nargs="+", help="of all ranks together")
     loss.add_argument("--ranks", type=int, default=1)
     loss.add_argument("--chunk", type=int, default=1024, help="rows of logits that ours holds at a time")
-    loss.set_defaults(measure=loss_table)
-    for command in (loss,):
-        command.add_argument("--threads", type=int, default=torch.get_num_threads())
-        command.add_argument("--repeats", type=int, default=3)
-        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        command.add_argument("--markdown", type=Path, help="also write the table to this file")
-    return parser.parse_args()
+    loss.set_defaults(measure=training_loss.measure)
+    cache = commands.add_parser("cache", help="pretraining with and without cached features")
+    cache.set_defaults(measure=training_steps.measure_cache)
+    step = commands.add_parser("step", help="our pretraining step against a loop written by hand")
+    step.set_defaults(measure=training_steps.measure_step)
+    for command in (cache, step):
+        command.add_argument("--batch", type=int)
+    mfu = commands.add_parser("mfu", help="how much of the device pretraining uses")
+    mfu.add_argument("--micro-batches", type=int, nargs="+", help="rows at once; 0 is the whole batch")
+    mfu.add_argument("--checkpointing", action="store_true", help="recompute activations in backward")
+    mfu.set_defaults(measure=training_mfu.measure)
+    for command in (cache, step, mfu):
+        command.add_argument("--branch", choices=("l", "g"), default="l", help="FaceCLIP-L or FaceCLIP-bigG")
+    sdxl = commands.add_parser("sdxl", help="our SDXL step against plain code")
+    sdxl.add_argument("--pixels", type=int, help="side of the pictures, a multiple of 64")
+    sdxl.add_argument("--ema", type=float, default=0.0, help="decay of a moving average in all contenders; 0 keeps none")
+    sdxl.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="recompute activations in backward")
+    sdxl.set_defaults(measure=training_sdxl.measure)
+    for command in (mfu, sdxl):
+        command.add_argument("--batches", type=int, nargs="+")
+        command.add_argument("--compile", action="store_true", help="torch.compile the model, ours alone")
+    every = commands.add_parser("all", help="all of them")
+    for command in (loss, cache, step, mfu, sdxl, every):
+        _add_shared(command, steps={"sdxl": 3, "mfu": 3}.get(command.prog.split()[-1], 10))
+    return parser
+
+
+def _add_shared(command: argparse.ArgumentParser, steps: int) -> None:
+    gpu = torch.cuda.is_available()
+    command.add_argument("--device", type=torch.device, default=torch.device("cuda" if gpu else "cpu"))
+    command.add_argument("--size", choices=("mini", "sdxl"), help="of the models: sdxl is the full size (default on a GPU)")
+    command.add_argument("--dtype", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on a CPU")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    command.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    command.add_argument("--steps", type=int, default=steps, help="steps of a turn")
+    command.add_argument("--peak", type=float, default=0.0, help="the device's peak in TFLOP/s, from its data sheet")
+    command.add_argument("--markdown", type=Path, help="also write the tables to this file")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""What the parts of `benchmarks/training.py` share: clocks, memory, turns of the contenders, tables."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+Step = Callable[[int], object]
+"""One step of training, given its number."""
+
+
+@dataclass
+class Timing:
+    """Seconds per step of one contender, one number per turn, and the most memory of any turn (None where unknown)."""
+
+    seconds: list[float] = field(default_factory=list)
+    megabytes: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def take_turns(
+    contenders: dict[str, Callable[[], Step]], device: torch.device, rounds: int, steps: int, warm_up: int
+) -> dict[str, Timing | None]:
+    """A/B/A/B: every contender is built, warmed up, timed over `steps` steps and thrown away again, `rounds` times.
+
+    So what else the machine does falls on all alike, no one's memory or reading ahead is in another's way, and what does not
+    fit beside another still fits. None for a contender that the device has no memory for.
+    """
+    found: dict[str, Timing | None] = {name: Timing() for name in contenders}
+    for _ in range(rounds):
+        for name, build in contenders.items():
+            timing = found[name]
+            if timing is None:
+                continue
+            try:
+                memory = PeakMemory(device)
+                step = build()
+                for number in range(warm_up):
+                    step(number)
+                began = clock(device)
+                for number in range(warm_up, warm_up + steps):
+                    step(number)
+                timing.seconds.append((clock(device) - began) / steps)
+                timing.megabytes = memory.larger(timing.megabytes)
+            except torch.OutOfMemoryError:
+                found[name] = None
+            step = None
+    return found
+
+
+def take_steps_in_turn(contenders: dict[str, Step], device: torch.device, steps: int, warm_up: int = 1) -> dict[str, Timing]:
+    """As `take_turns`, step by step: for contenders that fit side by side. Their order changes from step to step."""
+    found = {name: Timing() for name in contenders}
+    for number in range(warm_up + steps):
+        order = list(contenders.items())
+        for name, step in order if number % 2 else reversed(order):
+            began = clock(device)
+            step(number)
+            if number >= warm_up:
+                found[name].seconds.append(clock(device) - began)
+    return found
+
+
+def clock(device: torch.device) -> float:
+    """Now, in seconds, after all that the device was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class PeakMemory:
+    """The most memory from now on. On a GPU: what torch allocated, all of it. On the CPU: resident, above what there is now.
+
+    Where the system cannot forget an earlier peak (only Linux can), there is no number.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # what was freed must not hide what is taken next
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._resident("VmRSS")
+
+    def megabytes(self) -> float | None:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 2**20
+        peak = self._resident("VmHWM")
+        return None if peak is None or self._before is None else (peak - self._before) / 2**10
+
+    def larger(self, other: float | None) -> float | None:
+        """This peak or another one, whichever is larger."""
+        return max((value for value in (self.megabytes(), other) if value is not None), default=None)
+
+    def _resident(self, name: str) -> int | None:
+        if self._device.type == "cuda" or sys.platform != "linux":
+            return None
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def ratios(first: Timing, second: Timing) -> list[float]:
+    """first / second, turn by turn: neighbours in time are compared."""
+    return [a / b for a, b in zip(first.seconds, second.seconds, strict=True)]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def megabytes(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
+    """A Markdown table under a line that says what was measured, where."""
+    lines = [title, "", "| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, *(["", note] if note else [])])
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """The machine, for a table's title."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} CPU ({vectors}), {threads} thread(s), torch {torch.__version__}"
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s of a large matrix product, the best of some: what this device reaches in practice."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats + 1):
+        began = clock(device)
+        a @ b
+        best = min(best, clock(device) - began)
+    return 2 * side**3 / best
