@@ -131,6 +131,8 @@ def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 def _allocate(file: Path, column: Column) -> None:
     """Make an array of zeros, its room on the disk reserved: a full disk must be an error now, not a crash in the middle."""
     if file.exists():
+        for left in file.parent.glob(f".{file.name}.*.partial"):  # of runs that were killed, as large as the array
+            left.unlink(missing_ok=True)
         return
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
@@ -144,6 +146,8 @@ def _allocate(file: Path, column: Column) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(partial, file)
     except OSError as error:
+        if file.exists():  # another process made it, and swept this one's away
+            return
         size, free = np.prod(column.shape, dtype=float) * np.dtype(column.dtype).itemsize, shutil.disk_usage(file.parent).free
         raise CacheError(
             f"{file} cannot be made ({error}): it needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free. "
