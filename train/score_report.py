@@ -29,7 +29,8 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td, th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto } .nobr { white-space: nowrap }
 .warn { color: #a33 } .small { color: #666; font-size: 13px }
 .row { display: flex; gap: .8rem; align-items: flex-start; margin: 1rem 0; border-top: 1px solid #eee; padding-top: .8rem }
 figure { margin: 0 } figcaption { font-size: 12px; max-width: 192px; color: #444 } img { border-radius: 4px; display: block }
@@ -199,9 +200,15 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     lines = []
     for cells in rows:
-        marked = [f'<td class="number{" warn" if _CONDITIONING in c else ""}">{html.escape(c)}</td>' for c in cells[1:]]
+        marked = [f'<td class="{"warn" if _CONDITIONING in cell else ""}">{_broken(cell)}</td>' for cell in cells[1:]]
         lines.append(f"<tr><th>{html.escape(cells[0])}</th>{''.join(marked)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f"<div class=wide><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+
+
+def _broken(cell: str) -> str:
+    """A cell's number, and what is in brackets after it on lines of its own."""
+    parts = html.escape(cell).replace(" [", "\n[").replace(" (", "\n(").split("\n")
+    return "<br>".join(f"<span class=nobr>{part}</span>" for part in parts)
 
 
 def _html_row(protocol: Protocol, scores: Sequence[FolderScores], index: int) -> str:
