@@ -171,7 +171,7 @@ def launch(command_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[La
 
     def start(module: str, arguments: list[str], ranks: int = 1, file_limit: int | None = None) -> Command:
         request = {"start": module, "arguments": arguments, "output": str(tmp_path / f"output{len(started)}.txt")}
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
         places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {} for rank in range(ranks)]
         limits = [None] * (ranks - 1) + [file_limit]
         pids = [
@@ -188,11 +188,16 @@ def launch(command_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[La
                 command.send(signal.SIGKILL, rank)
 
 
-def free_port() -> int:
+@pytest.fixture
+def port() -> str:
     """A port of this machine that nobody listens on."""
+    return free_port()
+
+
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return str(probe.getsockname()[1])
 
 
 @pytest.fixture
