@@ -1,0 +1,179 @@
+"""The world: people, scenes, and portraits of one in the other."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from faceclip.face import CROP_SIZE
+from faceclip.face.align import TEMPLATES, similarity_transform, warp
+
+from .canvas import Canvas, View, to_bytes
+from .captions import caption
+from .clothes import NECK_FOOT, paint_body, paint_clothes
+from .hair import Hair, paint_back, paint_front
+from .head import Head, paint_head, paint_neck
+from .headwear import paint_glasses, paint_headwear
+from .objects import CLASSES, ObjectPicture, draw_object
+from .people import LATENTS, Person, looks
+from .places import EXTENT, PIXELS, START, paint_place
+from .scenes import COLOURS, Scene, draw_scene
+from .surface import Hit
+
+_PEOPLE, _SCENES, _OBJECTS, _NOISE = 1, 2, 3, 7
+_PICTURES_AT_MOST = 1 << 20
+_CROP_PIXELS = 168
+"""Pixels per side of the face's crop as it is rendered, before it is aligned to 448: face towers look at 112."""
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """A picture of a person in a scene, and all that is known about it."""
+
+    image: np.ndarray
+    """uint8 [size, size, 3]."""
+    face: np.ndarray
+    """uint8 [448, 448, 3], aligned to ArcFace's template; rendered apart from the picture, so it is sharp."""
+    landmarks: np.ndarray
+    """float64 [5, 2] in pixels of the picture, ArcFace's order; exact."""
+    caption: str
+    person: Person
+    scene: Scene
+
+
+class World:
+    """Everything that a seed gives rise to; the same everywhere and always."""
+
+    def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 1.0):
+        """
+        Args:
+            size: side of the pictures in pixels.
+            identity_share: in (0, 1], how much of a picture identity explains: latent factors spread over
+                [-identity_share, identity_share], and the face's side is 0.4 + 0.6 identity_share of its usual part of the
+                picture.
+
+        Raises:
+            ValueError: `identity_share` or `size` is out of range.
+        """
+        if not 0 < identity_share <= 1:
+            raise ValueError(f"identity_share is {identity_share}; it lies above 0 and up to 1.")
+        if size < 16:
+            raise ValueError(f"Pictures of {size} px show no face; take 64 to 128.")
+        self.seed, self.size, self.identity_share = seed, size, identity_share
+
+    def person(self, number: int) -> Person:
+        """Person `number` of this world."""
+        random = np.random.default_rng((self.seed, _PEOPLE, number))
+        return Person(number, self.identity_share * random.uniform(-1, 1, len(LATENTS)))
+
+    def scene(self, seed: int) -> Scene:
+        """Scene `seed` of this world."""
+        return draw_scene(np.random.default_rng((self.seed, _SCENES, seed)))
+
+    @staticmethod
+    def scene_number(person: int, picture: int) -> int:
+        """The number of a scene that no other person's picture has."""
+        return person * _PICTURES_AT_MOST + picture
+
+    def portrait(self, person: Person, scene: Scene | int) -> Portrait:
+        """A person in a scene, or in the scene of that number."""
+        return self.portrait_from(person, self.scene(scene) if isinstance(scene, int) else scene)
+
+    def portrait_from(self, person: Person, scene: Scene) -> Portrait:
+        """This person in that scene: what a generated picture of both would ideally show."""
+        shown = _Shown(person, scene, self.identity_share)
+        left, top, side = scene.frame(self.identity_share)
+        view = View(left, top, side / self.size, self.size, self.size)
+        return Portrait(
+            image=shown.picture(view),
+            face=shown.face(),
+            landmarks=view.pixels(shown.landmarks),
+            caption=caption(scene),
+            person=person,
+            scene=scene,
+        )
+
+    def object_picture(self, name: str, seed: int) -> ObjectPicture:
+        """Picture `seed` of a class of objects. Raises ValueError for an unknown class."""
+        if name not in CLASSES:
+            raise ValueError(f"There are no pictures of {name!r}. The classes are: {', '.join(CLASSES)}.")
+        random = np.random.default_rng((self.seed, _OBJECTS, CLASSES.index(name), seed))
+        return draw_object(name, self.size, random)
+
+
+class _Shown:
+    """A person in a scene, ready to be rendered through any view."""
+
+    def __init__(self, person: Person, scene: Scene, identity_share: float):
+        self.scene = scene
+        self.looks = looks(person)
+        self.light = scene.light()
+        self.frame = scene.frame(identity_share)
+        self.head = Head(self.looks, scene.pose(), scene.expression)
+        self.hair = Hair(self.head, flat=bool(scene.headwear))
+        self.landmarks = self.head.landmarks()
+
+    @functools.cached_property
+    def place(self) -> Image.Image:
+        scene = self.scene
+        return paint_place(scene.place, scene.place_colour, scene.random(3))
+
+    def picture(self, view: View, supersampling: int = 2) -> np.ndarray:
+        """uint8 [h, w, 3], with the camera's noise."""
+        fine = View(view.left, view.top, view.step / supersampling, view.width * supersampling, view.height * supersampling)
+        rgb = self.render(fine).rgb
+        shape = (3, view.height, supersampling, view.width, supersampling)
+        small = rgb.reshape(shape).mean((2, 4))
+        noise = self.scene.random(_NOISE).standard_normal(small.shape, dtype=np.float32)
+        return to_bytes(small + 0.012 * noise)
+
+    def face(self) -> np.ndarray:
+        """uint8 [448, 448, 3]: rendered around the landmarks, then aligned as any photo's face is."""
+        # Where the crop's corners will lie in the scene, and a view that shows them all.
+        matrix = similarity_transform(self.landmarks, TEMPLATES["arcface"])
+        corners = np.array([(x, y) for x in (-1, CROP_SIZE) for y in (-1, CROP_SIZE)]) - matrix[:, 2]
+        corners = corners @ np.linalg.inv(matrix[:, :2]).T
+        step = CROP_SIZE / _CROP_PIXELS / float(np.sqrt(np.linalg.det(matrix[:, :2])))
+        (left, top), (right, bottom) = corners.min(0) - 3 * step, corners.max(0) + 3 * step
+        view = View(float(left), float(top), step, int((right - left) / step) + 1, int((bottom - top) / step) + 1)
+        image = self.render(view).picture()
+        points = view.pixels(self.landmarks)
+        half = CROP_SIZE // 2
+        # Aligned at half the size and then enlarged, which costs a third; pixel j of the crop is at j / 2 - 1/4 of the half.
+        matrix = similarity_transform(points, TEMPLATES["arcface"]) / 2
+        matrix[:, 2] -= 0.25
+        small = Image.fromarray((warp(image, matrix, half) * 255 + 0.5).astype(np.uint8))
+        return np.asarray(small.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR))
+
+    def render(self, view: View) -> Canvas:
+        """All layers, from the back to the front."""
+        scene, looks, light = self.scene, self.looks, self.light
+        canvas = Canvas(view, self._backdrop(view))
+        paint_back(canvas, self.hair, light)
+        paint_body(canvas, looks, light)
+        paint_neck(canvas, looks, self.head.pose, light, NECK_FOOT)
+        paint_clothes(canvas, scene, light)
+
+        def finish(picture: np.ndarray, hit: Hit) -> None:
+            picture *= self.hair.shadow(hit)
+            if scene.glasses:
+                paint_glasses(picture, hit, looks, scene.glasses, COLOURS[scene.glasses_colour])
+
+        paint_head(canvas, self.head, light, finish)
+        paint_front(canvas, self.hair, light)
+        paint_headwear(canvas, self.hair, scene, light)
+        return canvas
+
+    def _backdrop(self, view: View) -> np.ndarray:
+        left, top, side = self.frame
+        scale = PIXELS / (EXTENT * side)
+        box = ((view.left - left - START * side) * scale, (view.top - top - START * side) * scale)
+        reach = (view.width * view.step * scale, view.height * view.step * scale)
+        # Beyond what was drawn, the nearest part is shown.
+        x0, y0 = (float(np.clip(at, 0, PIXELS - size)) for at, size in zip(box, reach, strict=True))
+        box = (x0, y0, min(x0 + reach[0], PIXELS), min(y0 + reach[1], PIXELS))
+        image = self.place.resize((view.width, view.height), Image.Resampling.BICUBIC, box=box)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1), dtype=np.float32) * np.float32(1 / 255)
