@@ -2,6 +2,9 @@
 
 The stream of samples is a pure function of the two sources, the guided fraction, the global batch and the seed. Ranks and
 workers only divide it, so its whole state is one integer: the number of batches taken.
+
+Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one, on every rank.
+Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks always have as many rows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Shards: webdataset-compatible tars of training tuples, each with an index beside it that gives random access.
 
 One sample is up to four members of one key: `jpg` (the photograph), `face.jpg` (its aligned 448 px crop), `txt` (the
-caption) and `json` (landmarks, quality, identity when known). The index `NAME.tar.index` is a safetensors file: where each
-member lies, every key, and the tar's length and fingerprint, so that a cut or exchanged tar is noticed before it is read.
+caption) and `json` (landmarks, quality, identity when known). Photographs of train.prepare are sRGB and carry no metadata
+(`train.photographs`). The index `NAME.tar.index` is a safetensors file: where each member lies, every key, the photographs'
+sizes, and the tar's length and fingerprint, so that a cut or exchanged tar is noticed.
 """
 
 from __future__ import annotations
