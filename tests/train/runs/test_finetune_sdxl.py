@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,26 +27,33 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
 
 
+def command_line(shards: Path, vae: Path, out: Path, **options: Any) -> list[str]:
+    """A small run; an option of None is left out."""
+    fixed = {"config": "mini_sdxl", "data": shards, "encoder": ENCODER, "unet": UNET, "vae": vae, "out": out}
+    chosen = {**fixed, "batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options}
+    words: list[str] = []
+    for name, value in chosen.items():
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag] if value is True else [] if value is None else [flag, str(value)]
+    return words
+
+
 @pytest.fixture
 def arguments(shards: Path, vae: Path, tmp_path: Path) -> Arguments:
-    """`arguments(out="run", steps=4, vae=None, ...)` -> the command line of a small run; an option of None is left out."""
-
-    def command(out: str = "run", **options: Any) -> list[str]:
-        fixed = {"config": "mini_sdxl", "data": shards, "encoder": ENCODER, "unet": UNET, "vae": vae, "out": tmp_path / out}
-        chosen = {**fixed, "batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options}
-        words: list[str] = []
-        for name, value in chosen.items():
-            flag = f"--{name.replace('_', '-')}"
-            words += [flag] if value is True else [] if value is None else [flag, str(value)]
-        return words
-
-    return command
+    """`arguments(out="run", steps=4, vae=None, ...)` -> the command line of a run below the test's folder."""
+    return lambda out="run", **options: command_line(shards, **{"vae": vae, **options}, out=tmp_path / out)
 
 
 def gradient(arguments: list[str], ranks: Ranks = ONE, step: int = 0) -> tuple[torch.Tensor, float]:
     task = build(parse(FinetuneConfig, arguments), ranks)
     values = task.backward(task.batch(step), step)
     return torch.cat([parameter.grad.flatten() for parameter in task.parameters]), values["loss"]
+
+
+@pytest.fixture(scope="module")
+def plain(shards: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, float]:
+    """Gradient and loss of the first step of one rank, all rows at once, from live inputs."""
+    return gradient(command_line(shards, vae, tmp_path_factory.mktemp("plain"), steps=1))
 
 
 def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
@@ -68,42 +76,52 @@ def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 2},
+        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 2, "resolution": 64},
         {"prediction": "v", "zero_terminal_snr": True, "min_snr": 5.0, "ema": 0.0},
     ],
     ids=["bf16 in micro-batches", "v, min-SNR, zero terminal SNR, no average"],
 )
-def test_variants_train_and_resume_bit_for_bit(options: dict[str, Any], arguments: Arguments, tmp_path: Path) -> None:
-    assert main(arguments("whole", steps=2, **options)) == 0
-    assert main(arguments("halves", steps=1, **options)) == 0
+def test_variants_train_and_resume_bit_for_bit(
+    options: dict[str, Any], arguments: Arguments, tmp_path: Path, read_log: Callable
+) -> None:
+    assert main(arguments("whole", steps=2, **{**options, "save_every": 1})) == 0
+    checkpoints = tmp_path / "whole" / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000001", tmp_path / "halves" / "checkpoints" / "step-00000001")
     assert main(arguments("halves", steps=2, **options)) == 0
+    assert {"kind": "resume", "step": 1, "ranks": 1} in read_log(tmp_path / "halves")
     whole, halves = (load_file(tmp_path / n / "unet" / "diffusion_pytorch_model.safetensors") for n in ("whole", "halves"))
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
 
 
-def test_two_ranks_share_the_gradient_of_one(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_share_the_gradient_of_one(
+    arguments: Arguments, plain: tuple[torch.Tensor, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("train.finetune_step.wrap", lambda unet, ranks: unet)  # both ranks in this process, without DDP
-    alone, loss = gradient(arguments(steps=1))
+    alone, loss = plain
     first, second = (gradient(arguments(steps=1), Ranks(rank, 2, torch.device("cpu"))) for rank in (0, 1))
     assert (first[1] + second[1]) / 2 == pytest.approx(loss, rel=1e-5)
     assert ((first[0] + second[0]) / 2 - alone).norm() < 1e-5 * alone.norm()  # what DDP's averaging gives
     assert (first[0] - second[0]).norm() > 0.1 * alone.norm()  # other rows, other noise
 
 
-def test_micro_batches_and_recomputed_activations_do_not_change_the_gradient(arguments: Arguments) -> None:
-    whole, _ = gradient(arguments(steps=1))
+def test_micro_batches_and_recomputed_activations_do_not_change_the_gradient(
+    arguments: Arguments, plain: tuple[torch.Tensor, float]
+) -> None:
+    whole, _ = plain
     parts, _ = gradient(arguments(steps=1, micro_batch=1, activation_checkpointing=True))
     assert (parts - whole).norm() < 1e-5 * whole.norm()
 
 
-def test_cached_and_live_inputs_give_the_same_training(arguments: Arguments, shards: Path, vae: Path, tmp_path: Path) -> None:
+def test_cached_and_live_inputs_give_the_same_training(
+    arguments: Arguments, plain: tuple[torch.Tensor, float], shards: Path, tmp_path: Path, vae: Path
+) -> None:
     latents, features = tmp_path / "latents", tmp_path / "features"
     common = ["--data", str(shards), "--threads", "1"]
     assert cache.main(["latents", *common, "--out", str(latents), "--vae", str(vae), "--resolution", "128"]) == 0
     cached_faces = ["pretrain", *common, "--out", str(features), "--encoder", str(ENCODER), "--patch-dtype", "float32"]
     assert cache.main(cached_faces) == 0
     for step in (0, 3):
-        live, _ = gradient(arguments(steps=4), step=step)
+        live, _ = plain if step == 0 else gradient(arguments(steps=4), step=step)
         cached, _ = gradient(arguments(steps=4, vae=None, latents=latents, features=features), step=step)
         assert (cached - live).norm() < 2e-2 * live.norm()  # latents are kept in fp16
 
