@@ -65,7 +65,7 @@ class RunLog:
         now = time.monotonic()
         rate = self._steps * self._step_rows / max(now - self._since, 1e-9)
         self._since, self._steps = now, 0
-        self._bar.set_postfix({**{k: f"{v:.4g}" for k, v in values.items()}, "samples/s": f"{rate:.1f}"}, refresh=False)
+        self._bar.set_postfix({"samples/s": f"{rate:.1f}", **{k: f"{v:.4g}" for k, v in values.items()}}, refresh=False)
         self._write("train", step, {**values, "samples_per_second": rate})
 
     def note(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
@@ -80,7 +80,8 @@ class RunLog:
         _forget_after(path, start)
         self._file = path.open("a", buffering=1)
         interval = 0.1 if sys.stderr.isatty() else 30.0  # in a file every refresh is a line of its own
-        self._bar = tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, mininterval=interval)
+        shape = "{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the bar leaves room for the values
+        self._bar = tqdm(total=config.steps, initial=start, dynamic_ncols=True, mininterval=interval, bar_format=shape)
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
