@@ -14,10 +14,12 @@ Weights and pictures are random: time does not depend on them. Nothing is downlo
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import training_common
 import training_loss
 import training_mfu
 import training_sdxl
@@ -49,8 +51,9 @@ def _lines(options: argparse.Namespace) -> list[list[str]]:
 
 
 def _shared(options: argparse.Namespace) -> list[str]:
-    peak = ["--peak", str(options.peak)] if options.peak else []
-    return ["--size", options.size, "--device", str(options.device), "--threads", str(options.threads), *peak]
+    chosen = ["--peak", str(options.peak)] if options.peak else []
+    chosen += ["--cpu-time"] if options.cpu_time else []
+    return ["--size", options.size, "--device", str(options.device), "--threads", str(options.threads), *chosen]
 
 
 def _complete(options: argparse.Namespace) -> argparse.Namespace:
@@ -58,6 +61,7 @@ def _complete(options: argparse.Namespace) -> argparse.Namespace:
     gpu = options.device.type == "cuda"
     options.size = options.size or ("sdxl" if gpu else "mini")
     options.dtype = options.dtype or ("bf16" if gpu else "fp32")
+    options.now = functools.partial(training_common.clock, options.device, options.cpu_time)
     full = options.size == "sdxl"
     fallbacks = {
         "loss": {"batches": [1024, 2048, 4096, 8192, *([16384, 32768] if gpu else [])]},
@@ -113,6 +117,9 @@ def _add_shared(command: argparse.ArgumentParser, steps: int) -> None:
     command.add_argument("--size", choices=("mini", "sdxl"), help="of the models: sdxl is the full size (default on a GPU)")
     command.add_argument("--dtype", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on a CPU")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    command.add_argument(
+        "--cpu-time", action="store_true", help="count this process's CPU seconds: for a busy machine, one thread"
+    )
     command.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     command.add_argument("--steps", type=int, default=steps, help="steps of a turn")
     command.add_argument("--peak", type=float, default=0.0, help="the device's peak in TFLOP/s, from its data sheet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import platform
@@ -16,6 +17,8 @@ import torch
 
 Step = Callable[[int], object]
 """One step of training, given its number."""
+Clock = Callable[[], float]
+"""Seconds since some moment, see `clock`."""
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Timing:
 
 
 def take_turns(
-    contenders: dict[str, Callable[[], Step]], device: torch.device, rounds: int, steps: int, warm_up: int
+    contenders: dict[str, Callable[[], Step]], device: torch.device, rounds: int, steps: int, warm_up: int, now: Clock
 ) -> dict[str, Timing | None]:
     """A/B/A/B: every contender is built, warmed up, timed over `steps` steps and thrown away again, `rounds` times.
 
@@ -49,10 +52,10 @@ def take_turns(
                 step = build()
                 for number in range(warm_up):
                     step(number)
-                began = clock(device)
+                began = now()
                 for number in range(warm_up, warm_up + steps):
                     step(number)
-                timing.seconds.append((clock(device) - began) / steps)
+                timing.seconds.append((now() - began) / steps)
                 timing.megabytes = memory.larger(timing.megabytes)
             except torch.OutOfMemoryError:
                 found[name] = None
@@ -60,24 +63,24 @@ def take_turns(
     return found
 
 
-def take_steps_in_turn(contenders: dict[str, Step], device: torch.device, steps: int, warm_up: int = 1) -> dict[str, Timing]:
+def take_steps_in_turn(contenders: dict[str, Step], now: Clock, steps: int, warm_up: int = 1) -> dict[str, Timing]:
     """As `take_turns`, step by step: for contenders that fit side by side. Their order changes from step to step."""
     found = {name: Timing() for name in contenders}
     for number in range(warm_up + steps):
         order = list(contenders.items())
         for name, step in order if number % 2 else reversed(order):
-            began = clock(device)
+            began = now()
             step(number)
             if number >= warm_up:
-                found[name].seconds.append(clock(device) - began)
+                found[name].seconds.append(now() - began)
     return found
 
 
-def clock(device: torch.device) -> float:
-    """Now, in seconds, after all that the device was asked to do."""
+def clock(device: torch.device, cpu_time: bool = False) -> float:
+    """Now, in seconds, after all that the device was asked to do. `cpu_time`: seconds that this process computed, all threads."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.process_time() if cpu_time else time.perf_counter()
 
 
 class PeakMemory:
@@ -135,21 +138,22 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], note: 
     return "\n".join([*lines, *(["", note] if note else [])])
 
 
-def machine(device: torch.device, threads: int) -> str:
-    """The machine, for a table's title."""
+def machine(options: argparse.Namespace) -> str:
+    """The machine and the clock, for a table's title."""
+    device, clock_used = options.device, "CPU seconds" if options.cpu_time else "wall clock"
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {clock_used}"
     vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} CPU ({vectors}), {threads} thread(s), torch {torch.__version__}"
+    return f"{platform.machine()} CPU ({vectors}), {options.threads} thread(s), torch {torch.__version__}, {clock_used}"
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, now: Clock, repeats: int = 5) -> float:
     """FLOP/s of a large matrix product, the best of some: what this device reaches in practice."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats + 1):
-        began = clock(device)
+        began = now()
         a @ b
-        best = min(best, clock(device) - began)
+        best = min(best, now() - began)
     return 2 * side**3 / best

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 from torch import Tensor
-from training_common import PeakMemory, Timing, clock, machine, megabytes, ratios, spread, table
+from training_common import Clock, PeakMemory, Timing, machine, megabytes, ratios, spread, table
 
 from train.losses import frozen_key_info_nce
 
@@ -31,6 +31,7 @@ class Setting:
     ranks: int
     chunk: int
     device: torch.device
+    now: Clock
     rounds: int
     threads: int
 
@@ -39,12 +40,12 @@ def measure(options: argparse.Namespace) -> str:
     """The comparison as a table. Raises ValueError when both losses' gradients differ."""
     rows = []
     for batch in options.batches:
-        setting = Setting(batch, options.ranks, options.chunk, options.device, options.rounds, options.threads)
+        setting = Setting(batch, options.ranks, options.chunk, options.device, options.now, options.rounds, options.threads)
         found = _on_all_ranks(setting) if options.ranks > 1 else _on_one_rank(setting, 0)
         rows.append([str(batch), *_row(found["ours"], found["ClipLoss"])])
     title = (
         f"Contrastive loss, forward and backward, width {WIDTH}, fp32, chunk {options.chunk}, {options.ranks} rank(s), "
-        f"{options.rounds} rounds, {machine(options.device, options.threads)}"
+        f"{options.rounds} rounds, {machine(options)}"
     )
     return table(title, ["batch", "ours, s", "ClipLoss, s", "ratio", "ours, MB", "ClipLoss, MB", "ratio"], rows)
 
@@ -95,7 +96,7 @@ def _on_one_rank(setting: Setting, rank: int) -> dict[str, Timing | None]:
             memory = PeakMemory(device)
             if setting.ranks > 1:
                 dist.barrier()
-            began = clock(device)
+            began = setting.now()
             try:
                 gradients[name] = _gradient(loss, queries, keys, scale)
             except torch.OutOfMemoryError:
@@ -104,7 +105,7 @@ def _on_one_rank(setting: Setting, rank: int) -> dict[str, Timing | None]:
             if setting.ranks > 1:
                 dist.barrier()
             if number:  # the first is to warm up
-                timing.seconds.append(clock(device) - began)
+                timing.seconds.append(setting.now() - began)
                 timing.megabytes = memory.larger(timing.megabytes)
         if number == 0 and len(gradients) == len(losses):
             _require_equal(gradients["ours"], gradients["ClipLoss"], setting.batch)

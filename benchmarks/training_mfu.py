@@ -27,7 +27,7 @@ GUIDED = 10  # every tenth row shows no face
 
 def measure(options: argparse.Namespace) -> str:
     """One row for each batch and micro-batch that goes with it."""
-    peak = matmul_peak(options.device, DTYPES[options.dtype])
+    peak = matmul_peak(options.device, DTYPES[options.dtype], options.now)
     rows = []
     for batch, micro in itertools.product(options.batches, options.micro_batches):
         if micro < batch:
@@ -46,7 +46,7 @@ def measure(options: argparse.Namespace) -> str:
     kept = f"checkpointing {'on' if options.checkpointing else 'off'}, compile {'on' if options.compile else 'off'}"
     title = (
         f"Pretraining FaceCLIP-{options.branch} at size {options.size}, {options.dtype}, {kept}, {options.rounds} rounds of "
-        f"{options.steps} steps, {machine(options.device, options.threads)}"
+        f"{options.steps} steps, {machine(options)}"
     )
     return table(title, head, rows, peak_note(peak, options))
 
@@ -63,7 +63,7 @@ def _row(config: PretrainConfig, options: argparse.Namespace, peak: float) -> li
     micro = config.micro_batch or config.batch_size
     name = f"{config.batch_size} ({micro})"
     build = lambda: _step(config, Ranks(0, 1, options.device))  # noqa: E731
-    timing = take_turns({name: build}, options.device, options.rounds, options.steps, warm_up=2)[name]
+    timing = take_turns({name: build}, options.device, options.rounds, options.steps, warm_up=2, now=options.now)[name]
     if timing is None:
         return [name, "out of memory", *["-"] * 7]
     flops = pretraining_flops(config)

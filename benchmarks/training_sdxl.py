@@ -32,7 +32,7 @@ MINI_VAE = {**SDXL_VAE, "block_out_channels": (32, 32, 64, 64), "layers_per_bloc
 
 def measure(options: argparse.Namespace) -> str:
     """One row for each batch and contender. The ratio is ours / theirs, of neighbouring turns."""
-    peak = matmul_peak(options.device, DTYPES[options.dtype])
+    peak = matmul_peak(options.device, DTYPES[options.dtype], options.now)
     sample = flop_per_sample(options)
     rows = []
     for batch in options.batches:
@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace) -> str:
             "plain": lambda inputs=inputs: PlainLoop(inputs, live=False),
             "plain, nothing cached": lambda inputs=inputs: PlainLoop(inputs, live=True),
         }
-        found = take_turns(contenders, options.device, options.rounds, options.steps, warm_up=2)
+        found = take_turns(contenders, options.device, options.rounds, options.steps, warm_up=2, now=options.now)
         rows += [
             [str(batch), name, *_cells(found["ours"], timing, batch, sample, peak, options)] for name, timing in found.items()
         ]
@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> str:
     kept = f"checkpointing {'on' if options.checkpointing else 'off'}, compile of ours {'on' if options.compile else 'off'}"
     title = (
         f"SDXL finetuning step at size {options.size}, {options.pixels} px, {options.dtype}, {kept}, moving average of decay "
-        f"{options.ema:g}, {options.rounds} rounds of {options.steps} steps, {machine(options.device, options.threads)}"
+        f"{options.ema:g}, {options.rounds} rounds of {options.steps} steps, {machine(options)}"
     )
     note = (
         f"{sample / 1e9:.1f} GFLOP a sample: the UNet's forward and backward pass and both encoders. {peak_note(peak, options)}"

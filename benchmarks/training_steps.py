@@ -36,7 +36,7 @@ def measure_cache(options: argparse.Namespace) -> str:
     with _prepared(options) as cached:
         kinds = {"live towers": dataclasses.replace(cached, features=None), "cached": cached}
         contenders = {name: lambda kind=kind: _our_step(build(kind, ranks), kind, ranks) for name, kind in kinds.items()}
-        found = take_turns(contenders, options.device, options.rounds, options.steps, AHEAD)
+        found = take_turns(contenders, options.device, options.rounds, options.steps, AHEAD, options.now)
     live = found["live towers"]
     rows = []
     for name, timing in found.items():
@@ -59,7 +59,7 @@ def measure_step(options: argparse.Namespace) -> str:
         ours = _our_step(build(config, ranks), config, ranks)
         _require_equal(ours(0), plain(0), config)
         found = take_steps_in_turn(
-            {"ours": lambda i: ours(i + 1), "plain loop": lambda i: plain(i + 1)}, options.device, options.steps
+            {"ours": lambda i: ours(i + 1), "plain loop": lambda i: plain(i + 1)}, options.now, options.steps
         )
     rows = [[name, spread(timing.seconds, 3), spread(ratios(timing, found["plain loop"]), 3)] for name, timing in found.items()]
     return table(
@@ -114,7 +114,7 @@ def _require_equal(ours: float, plain: float, config: PretrainConfig) -> None:
 def _title(what: str, options: argparse.Namespace, turns: str) -> str:
     return (
         f"{what}: FaceCLIP-{options.branch} at size {options.size}, batch {options.batch}, {options.dtype}, {turns}, "
-        f"{machine(options.device, options.threads)}"
+        f"{machine(options)}"
     )
 
 

@@ -1,0 +1,90 @@
+"""The benchmarks of training run, and their tables have the rows that they promise. Nothing here looks at a time."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.config import PretrainConfig
+from train.flops import pretraining_flops
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[Callable[[list[str]], str]]:
+    """`main` of `benchmarks/training.py`, on one thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        main = importlib.import_module("training").main
+        yield lambda line: main([*line, "--device", "cpu", "--size", "mini", "--threads", "1"])
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table's rows, below its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def number(cell: str) -> float:
+    found = re.match(r"\d+(\.\d+)?", cell)
+    assert found, cell
+    return float(found[0])
+
+
+def test_loss_compares_both_losses_at_every_batch_and_writes_the_table(
+    benchmark: Callable[[list[str]], str], tmp_path: Path
+) -> None:
+    text = benchmark(["loss", "--batches", "16", "32", "--rounds", "2", "--markdown", str(tmp_path / "table.md")])
+    assert [row[0] for row in rows(text)] == ["16", "32"]
+    assert all(number(row[3]) > 0 for row in rows(text))
+    assert (tmp_path / "table.md").read_text() == text + "\n"
+
+
+def test_cache_compares_live_towers_with_cached_features(benchmark: Callable[[list[str]], str]) -> None:
+    found = rows(benchmark(["cache", "--batch", "2", "--steps", "1", "--rounds", "1"]))
+    assert [row[0] for row in found] == ["live towers", "cached"]
+    assert all(number(row[2]) > 0 for row in found)
+
+
+def test_step_compares_our_step_with_a_plain_loop_of_the_same_loss(benchmark: Callable[[list[str]], str]) -> None:
+    found = rows(benchmark(["step", "--batch", "2", "--steps", "2"]))
+    assert [row[0] for row in found] == ["ours", "plain loop"]
+    assert found[1][2].startswith("1.000")
+
+
+def test_mfu_has_a_row_for_each_micro_batch_below_the_batch(benchmark: Callable[[list[str]], str]) -> None:
+    line = ["mfu", "--batches", "2", "--micro-batches", "0", "1", "4", "--steps", "1", "--rounds", "1", "--peak", "1"]
+    text = benchmark([*line, "--checkpointing"])
+    assert [row[0] for row in rows(text)] == ["2 (2)", "2 (1)"]
+    assert all(number(row[3]) > 0 and number(row[5]) >= 0 and number(row[7]) >= 0 for row in rows(text))
+
+
+def test_sdxl_compares_our_step_with_plain_code(benchmark: Callable[[list[str]], str]) -> None:
+    line = ["sdxl", "--batches", "1", "--pixels", "64", "--steps", "1", "--rounds", "1", "--ema", "0.99"]
+    found = rows(benchmark(line))
+    assert [row[:2] for row in found] == [["1", "ours"], ["1", "plain"], ["1", "plain, nothing cached"]]
+    assert found[0][3] == "1" and all(number(row[2]) > 0 for row in found)
+
+
+def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs() -> None:
+    def count(checkpointing: bool):
+        shared = {"out": Path(), "steps": 1, "batch_size": 1, "data": "", "size": "tiny", "teacher": "mini"}
+        return pretraining_flops(PretrainConfig(**shared, activation_checkpointing=checkpointing))
+
+    plain, saving = count(False), count(True)
+    assert (plain.forward, plain.backward) == (saving.forward, saving.backward)
+    assert plain.recomputed == 0 < saving.recomputed < saving.forward
+    assert saving.executed(passes=2) == 2 * saving.forward + saving.backward + saving.recomputed
+
+
+def test_flops_of_a_known_product() -> None:
+    from train.flops import flops
+
+    a, b = torch.zeros(3, 5, device="meta"), torch.zeros(5, 7, device="meta")
+    assert flops(lambda: a @ b) == 2 * 3 * 5 * 7
