@@ -17,13 +17,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-IMPORTED = ("train.pretrain", "train.finetune_sdxl", "torch._dynamo", "open_clip")
+LATER = {
+    "train.pretrain": ("torch._dynamo", "open_clip"),
+    "train.finetune_sdxl": (
+        "torch._dynamo",
+        "open_clip",
+        "diffusers.models.unets.unet_2d_condition",
+        "diffusers.models.autoencoders",
+    ),
+}
+"""What commands import only once they run."""
 
 
 def serve() -> None:
-    if sys.platform == "linux":
-        for module in IMPORTED:
-            importlib.import_module(module)
     for line in sys.stdin:
         request = json.loads(line)
         answer = _poll(request["poll"]) if "poll" in request else _start(request)
@@ -37,6 +43,8 @@ def _start(request: dict[str, Any]) -> int:
             command = [sys.executable, "-m", request["start"], *request["arguments"]]
             limit = None if request["file_limit"] is None else lambda: _limit(request["file_limit"])
             return subprocess.Popen(command, stdout=output, stderr=output, env=environment, preexec_fn=limit).pid
+    for module in (request["start"], *LATER[request["start"]]):
+        importlib.import_module(module)
     child = os.fork()
     if not child:
         _become(request, environment)
