@@ -78,9 +78,9 @@ class WorldOptions:
     """Pictures of objects, with captions and no face."""
     guided_held_out: int = 400
     """Other pictures of the same 40 classes."""
-    identity_share: float = 1.0
-    """How much of a picture identity explains, in (0, 1]: it scales the spread of the latent factors, and the face's side in
-    the picture from 0.4 of what it is at 1."""
+    identity_share: float = 0.5
+    """How much of a picture identity explains, in (0, 1]: below one half people look more alike, and they are shown larger
+    the higher it is (see `World`)."""
     seed: int = 0
     """Of the world: other seeds give other people, scenes and objects."""
     shard_size: int = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +75,8 @@ class Canvas:
 
 
 def _span(start: float, stop: float, step: float, count: int) -> slice:
-    first = int(np.clip(np.floor(start / step), 0, count))
-    return slice(first, max(first, int(np.clip(np.ceil(stop / step), 0, count))))
+    first = min(max(math.floor(start / step), 0), count)
+    return slice(first, max(first, min(max(math.ceil(stop / step), 0), count)))
 
 
 def to_bytes(rgb: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Window, blob, inside, ramp
+from .canvas import Canvas, blob, inside, ramp
 from .head import TOP, Head, head_outline
 from .light import Light
 from .people import Looks
@@ -72,35 +72,33 @@ class Hair:
         return 1 - 0.38 * ramp(self.opening(hit.x, hit.y - 0.06), -0.16, 0.03)
 
 
-def paint_back(canvas: Canvas, hair: Hair, light: Light) -> None:
-    """What hangs behind neck and shoulders."""
-    if not hair.there or hair.looks.hair_length < 0.05:
-        return
-    window = _window(canvas, hair)
-    if window is None:
-        return
-    hit = meet(hair.head.pose, window, hair.profile)
-    canvas.paint(window, 0.55 * _colours(hair, hit, light), hit.alpha)
+class HairLayers:
+    """Hair as a canvas shows it: the rays are followed once for both of its layers."""
 
+    def __init__(self, canvas: Canvas, hair: Hair, light: Light):
+        self._canvas, self._hair, self._light = canvas, hair, light
+        x, y = hair.head.pose.centre
+        wide = hair.looks.half_width + hair.volume + 0.2 + 0.12 * max(hair.end, 0)
+        top, bottom = y + TOP - hair.volume - 0.15, y + hair.end + 0.25
+        self._window = canvas.window(x - wide, top, x + wide, bottom) if hair.there else None
+        if self._window is not None:
+            self._hit = meet(hair.head.pose, self._window, hair.profile)
+            self._colours = _colours(hair, self._hit, light)
 
-def paint_front(canvas: Canvas, hair: Hair, light: Light) -> None:
-    """What lies on the head and beside the face."""
-    if not hair.there:
-        return
-    window = _window(canvas, hair)
-    if window is None:
-        return
-    hit = meet(hair.head.pose, window, hair.profile)
-    open_face = hair.opening(hit.x, hit.y)
-    ends = hit.y - hair.looks.hair_length - 0.05 * np.sin(23 * hit.x) * (hair.looks.hair_length > 0)
-    cover = hit.alpha * inside(np.maximum(-open_face, ends), 2 * window.step)
-    canvas.paint(window, _colours(hair, hit, light) * (1 - 0.25 * ramp(open_face, 0.10, 0.0)), cover)
+    def paint_back(self) -> None:
+        """What hangs behind neck and shoulders."""
+        if self._window is not None and self._hair.looks.hair_length >= 0.05:
+            self._canvas.paint(self._window, 0.55 * self._colours, self._hit.alpha)
 
-
-def _window(canvas: Canvas, hair: Hair) -> Window | None:
-    x, y = hair.head.pose.centre
-    wide = hair.looks.half_width + hair.volume + 0.35 + 0.12 * max(hair.end, 0)
-    return canvas.window(x - wide, y + TOP - hair.volume - 0.15, x + wide, y + hair.end + 0.25)
+    def paint_front(self) -> None:
+        """What lies on the head and beside the face."""
+        if self._window is None:
+            return
+        hit, length = self._hit, self._hair.looks.hair_length
+        open_face = self._hair.opening(hit.x, hit.y)
+        ends = hit.y - length - 0.05 * np.sin(23 * hit.x) * (length > 0)
+        cover = hit.alpha * inside(np.maximum(-open_face, ends), 2 * self._window.step)
+        self._canvas.paint(self._window, self._colours * (1 - 0.25 * ramp(open_face, 0.10, 0.0)), cover)
 
 
 def _colours(hair: Hair, hit: Hit, light: Light) -> np.ndarray:

@@ -156,16 +156,10 @@ def _hollows(head: Head, hit: Hit) -> np.ndarray:
     dark += 0.30 * blob(x, y, (0, looks.nose_tip + 0.105), (0.85 * looks.nose_width, 0.04))
     dark += 0.16 * blob(mirrored, y, (looks.nose_width * 1.25, looks.nose_tip), (0.045, 0.09))
     dark += 0.14 * blob(x, y, (0, looks.mouth_y + looks.lips + 0.09), (0.16, 0.04))
-    nostril = inside(ellipse(mirrored, y, (0.5 * looks.nose_width, looks.nose_tip + 0.068), (0.036, 0.022)), hit_step(hit))
+    nostril = inside(ellipse(mirrored, y, (0.5 * looks.nose_width, looks.nose_tip + 0.068), (0.036, 0.022)), hit.step)
     dark = np.maximum(dark, 0.62 * nostril)
     rim = 1 - np.maximum(hit.normal[2], 0)
     return 1 - np.minimum(dark + 0.22 * rim * rim, 0.8)
-
-
-def hit_step(hit: Hit) -> float:
-    """About the head units that a pixel spans, from the middle of what was hit."""
-    row = hit.y[:, hit.y.shape[1] // 2]
-    return float(abs(row[-1] - row[0])) / max(len(row) - 1, 1) * 1.3
 
 
 def _paint_ear(canvas: Canvas, head: Head, light: Light, side: int) -> None:

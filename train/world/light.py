@@ -28,7 +28,7 @@ class Light:
         )
         tint = 1 + warmth * np.array([0.10, 0.0, -0.14])
         cool = 1 + warmth * np.array([-0.02, 0.0, 0.04])
-        return cls(direction, 0.72 * strength * tint, (0.56 - 0.10 * (strength - 1)) * cool)
+        return cls(direction, 0.68 * strength * tint, (0.50 - 0.10 * (strength - 1)) * cool)
 
     def shade(self, hit: Hit, albedo: np.ndarray, gloss: float = 0.0, soft: float = 0.25) -> np.ndarray:
         """The colour [3, h, w] of a surface of `albedo` ([3] or [3, h, w])."""

@@ -13,7 +13,7 @@ from .sketch import Sketch, rgb
 
 START, EXTENT = -0.5, 2.0
 """A place is drawn beyond the picture's edges: crops of the face may reach over them."""
-PIXELS = 288
+PIXELS = 240
 
 Painter = Callable[[Sketch, np.random.Generator], None]
 
@@ -79,9 +79,10 @@ def _buildings(s: Sketch, random: np.random.Generator, walls: tuple[Colour, ...]
         width, top = random.uniform(0.14, 0.26), random.uniform(-0.05, 0.38)
         wall = walls[int(random.integers(len(walls)))]
         s.rect(x, top, x + width, 1.5, rgb(wall))
-        for row in np.arange(top + 0.04, 1.1, 0.075):
-            for column in np.arange(x + 0.022, x + width - 0.03, 0.05):
-                colour = rgb(lit) if random.random() < share else rgb(wall, 0.72)
+        on, off = rgb(lit), rgb(wall, 0.72)
+        for row in np.arange(top + 0.04, 1.1, 0.075).tolist():
+            for column in np.arange(x + 0.022, x + width - 0.03, 0.05).tolist():
+                colour = on if random.random() < share else off
                 s.rect(column, row, column + 0.026, row + 0.042, colour)
         x += width + random.uniform(0, 0.04)
 
@@ -147,7 +148,7 @@ def _meadow(s: Sketch, random: np.random.Generator) -> None:
 def _library(s: Sketch, random: np.random.Generator) -> None:
     s.gradient([(0.34, 0.21, 0.12), (0.28, 0.17, 0.10)], 0, 1)
     tones = list(COLOURS.values())
-    for shelf in np.arange(-0.5, 1.5, 0.27):
+    for shelf in np.arange(-0.5, 1.5, 0.27).tolist():
         x = -0.5
         while x < 1.5:
             width, height = random.uniform(0.025, 0.06), random.uniform(0.16, 0.215)
@@ -187,8 +188,8 @@ def _sunset(s: Sketch, random: np.random.Generator) -> None:
 
 def _bricks(s: Sketch, random: np.random.Generator) -> None:
     s.gradient([(0.78, 0.74, 0.70), (0.72, 0.68, 0.64)], 0, 1)
-    for row, y in enumerate(np.arange(-0.5, 1.5, 0.085)):
-        for x in np.arange(-0.6 + 0.1 * (row % 2), 1.5, 0.2):
+    for row, y in enumerate(np.arange(-0.5, 1.5, 0.085).tolist()):
+        for x in np.arange(-0.6 + 0.1 * (row % 2), 1.5, 0.2).tolist():
             s.rect(x + 0.007, y + 0.007, x + 0.193, y + 0.078, rgb((0.66, 0.28, 0.20), random.uniform(0.8, 1.15)))
 
 

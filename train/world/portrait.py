@@ -14,7 +14,7 @@ from faceclip.face.align import TEMPLATES, similarity_transform, warp
 from .canvas import Canvas, View, to_bytes
 from .captions import caption
 from .clothes import NECK_FOOT, paint_body, paint_clothes
-from .hair import Hair, paint_back, paint_front
+from .hair import Hair, HairLayers
 from .head import Head, paint_head, paint_neck
 from .headwear import paint_glasses, paint_headwear
 from .objects import CLASSES, ObjectPicture, draw_object
@@ -47,13 +47,13 @@ class Portrait:
 class World:
     """Everything that a seed gives rise to; the same everywhere and always."""
 
-    def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 1.0):
+    def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 0.5):
         """
         Args:
             size: side of the pictures in pixels.
-            identity_share: in (0, 1], how much of a picture identity explains: latent factors spread over
-                [-identity_share, identity_share], and the face's side is 0.4 + 0.6 identity_share of its usual part of the
-                picture.
+            identity_share: in (0, 1], how much of a picture identity explains. Latent factors spread over [-spread, spread],
+                spread = min(1, 2 identity_share), and people are shown larger by zoom = 0.6 + 0.8 identity_share: below one half
+                all look more alike and are smaller, above it they are larger. `explained_by_identity` measures the effect.
 
         Raises:
             ValueError: `identity_share` or `size` is out of range.
@@ -63,11 +63,12 @@ class World:
         if size < 16:
             raise ValueError(f"Pictures of {size} px show no face; take 64 to 128.")
         self.seed, self.size, self.identity_share = seed, size, identity_share
+        self.spread, self.zoom = min(1.0, 2 * identity_share), 0.6 + 0.8 * identity_share
 
     def person(self, number: int) -> Person:
         """Person `number` of this world."""
         random = np.random.default_rng((self.seed, _PEOPLE, number))
-        return Person(number, self.identity_share * random.uniform(-1, 1, len(LATENTS)))
+        return Person(number, self.spread * random.uniform(-1, 1, len(LATENTS)))
 
     def scene(self, seed: int) -> Scene:
         """Scene `seed` of this world."""
@@ -84,8 +85,8 @@ class World:
 
     def portrait_from(self, person: Person, scene: Scene) -> Portrait:
         """This person in that scene: what a generated picture of both would ideally show."""
-        shown = _Shown(person, scene, self.identity_share)
-        left, top, side = scene.frame(self.identity_share)
+        shown = _Shown(person, scene, self.zoom)
+        left, top, side = scene.frame(self.zoom)
         view = View(left, top, side / self.size, self.size, self.size)
         return Portrait(
             image=shown.picture(view),
@@ -107,11 +108,11 @@ class World:
 class _Shown:
     """A person in a scene, ready to be rendered through any view."""
 
-    def __init__(self, person: Person, scene: Scene, identity_share: float):
+    def __init__(self, person: Person, scene: Scene, zoom: float):
         self.scene = scene
         self.looks = looks(person)
         self.light = scene.light()
-        self.frame = scene.frame(identity_share)
+        self.frame = scene.frame(zoom)
         self.head = Head(self.looks, scene.pose(), scene.expression)
         self.hair = Hair(self.head, flat=bool(scene.headwear))
         self.landmarks = self.head.landmarks()
@@ -140,10 +141,11 @@ class _Shown:
         (left, top), (right, bottom) = corners.min(0) - 3 * step, corners.max(0) + 3 * step
         view = View(float(left), float(top), step, int((right - left) / step) + 1, int((bottom - top) / step) + 1)
         image = self.render(view).picture()
-        points = view.pixels(self.landmarks)
         half = CROP_SIZE // 2
-        # Aligned at half the size and then enlarged, which costs a third; pixel j of the crop is at j / 2 - 1/4 of the half.
-        matrix = similarity_transform(points, TEMPLATES["arcface"]) / 2
+        # From the view's pixels to a crop of half the size, which is then enlarged: that costs a third. Pixel j of the crop is
+        # at j / 2 - 1/4 of the half.
+        corner = np.array([view.left, view.top]) + 0.5 * step
+        matrix = np.column_stack([step * matrix[:, :2], matrix[:, :2] @ corner + matrix[:, 2]]) / 2
         matrix[:, 2] -= 0.25
         small = Image.fromarray((warp(image, matrix, half) * 255 + 0.5).astype(np.uint8))
         return np.asarray(small.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR))
@@ -152,7 +154,8 @@ class _Shown:
         """All layers, from the back to the front."""
         scene, looks, light = self.scene, self.looks, self.light
         canvas = Canvas(view, self._backdrop(view))
-        paint_back(canvas, self.hair, light)
+        hair = HairLayers(canvas, self.hair, light)
+        hair.paint_back()
         paint_body(canvas, looks, light)
         paint_neck(canvas, looks, self.head.pose, light, NECK_FOOT)
         paint_clothes(canvas, scene, light)
@@ -163,7 +166,7 @@ class _Shown:
                 paint_glasses(picture, hit, looks, scene.glasses, COLOURS[scene.glasses_colour])
 
         paint_head(canvas, self.head, light, finish)
-        paint_front(canvas, self.hair, light)
+        hair.paint_front()
         paint_headwear(canvas, self.hair, scene, light)
         return canvas
 

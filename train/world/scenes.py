@@ -95,9 +95,9 @@ class Scene:
     def light(self) -> Light:
         return Light.of(*self.light_from, self.warmth, self.strength)
 
-    def frame(self, identity_share: float) -> tuple[float, float, float]:
-        """(left, top, side) of the square that the picture shows, in scene units."""
-        side = _SIDE_OF_VIEW[self.framing] / (0.4 + 0.6 * identity_share)
+    def frame(self, zoom: float = 1.0) -> tuple[float, float, float]:
+        """(left, top, side) of the square that the picture shows, in scene units; `zoom` enlarges the person."""
+        side = _SIDE_OF_VIEW[self.framing] / zoom
         across = {"left": 0.34, "centre": 0.5, "right": 0.66}[self.side]
         return -across * side, -_HEIGHT_IN_VIEW[self.framing] * side, side
 

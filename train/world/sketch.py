@@ -14,8 +14,8 @@ Point = tuple[float, float]
 
 def rgb(colour: Colour | Sequence[float] | np.ndarray, light: float = 1.0) -> tuple[int, int, int]:
     """Bytes of a colour in [0, 1], brightened or darkened."""
-    red, green, blue = (int(min(max(value * light, 0), 1) * 255) for value in colour)
-    return red, green, blue
+    light *= 255
+    return min(int(colour[0] * light), 255), min(int(colour[1] * light), 255), min(int(colour[2] * light), 255)
 
 
 class Sketch:
@@ -35,11 +35,11 @@ class Sketch:
         stops = np.linspace(top, bottom, len(colours))
         table = np.asarray(colours)
         column = np.stack([np.interp(y, stops, table[:, channel]) for channel in range(3)], 1)
-        strip = Image.fromarray((column[:, None] * 255).astype(np.uint8))
-        self.image.paste(strip.resize(self.image.size, Image.Resampling.NEAREST))
+        rows = np.broadcast_to((column[:, None] * 255).astype(np.uint8), (*self.image.size, 3))
+        self.image.paste(Image.fromarray(rows))
 
     def rect(self, x0: float, y0: float, x1: float, y1: float, colour: tuple[int, int, int]) -> None:
-        self.draw.rectangle((*self.at(min(x0, x1), min(y0, y1)), *self.at(max(x0, x1), max(y0, y1))), fill=colour)
+        self.draw.rectangle((*self.at(x0, y0), *self.at(x1, y1)), fill=colour)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: tuple[int, int, int]) -> None:
         self.draw.ellipse((*self.at(x - rx, y - ry), *self.at(x + rx, y + ry)), fill=colour)

@@ -92,6 +92,8 @@ class Hit:
     y: np.ndarray
     z: np.ndarray
     normal: tuple[np.ndarray, np.ndarray, np.ndarray]
+    step: float = 0.0
+    """Scene units per pixel."""
 
     def lit(self, direction: np.ndarray) -> np.ndarray:
         """Cosine of normal and light direction (from the surface to the light, scene coordinates)."""
@@ -121,13 +123,13 @@ def meet(pose: Pose, window: Window, profile: Profile, bump: Bump | None = None)
     depth = slide * x + swell * np.sqrt(np.maximum(room, 0))
     if bump is not None:
         shift = np.float32(0.0)
-        for _ in range(2):
+        for _ in range(1 if c > 0.995 else 2):
             ahead = s * x + c * (depth + shift)
             relief = bump(c * x - s * (depth + shift), cp * y + sp * ahead) * (1 / c)
             shift = relief if c > 0.99 else 0.4 * shift + 0.6 * relief
         depth = depth + shift
     ahead = s * x + c * depth
-    return Hit(alpha, c * x - s * depth, cp * y + sp * ahead, cp * ahead - sp * y, _normals(depth, window.step))
+    return Hit(alpha, c * x - s * depth, cp * y + sp * ahead, cp * ahead - sp * y, _normals(depth, window.step), window.step)
 
 
 def _normals(depth: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

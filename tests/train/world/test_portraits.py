@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from faceclip.face.align import TEMPLATES, similarity_transform
-from train.synthetic import CLASSES, LATENTS, Person, Scene, World
+from train.synthetic import CLASSES, LATENTS, Person, Scene, World, explained_by_identity
 from train.world.features import Expression
 from train.world.people import looks
 from train.world.scenes import CLOTHES, COLOURS, GLASSES, HEADWEAR, PATTERNS, PLACES
@@ -97,7 +97,7 @@ def test_landmarks_are_where_the_features_are(world: World, number: int) -> None
     image = portrait.image.astype(float) / 255
     right_eye, left_eye, _, right_mouth, left_mouth = portrait.landmarks
     measures = looks(person)
-    pixels_per_unit = size / scene.frame(1.0)[2]
+    pixels_per_unit = size / scene.frame()[2]
     for eye in (right_eye, left_eye):
         # The pupil, the darkest of the eye, lies in the middle of the iris.
         reach = 0.75 * measures.eye_size * pixels_per_unit
@@ -144,7 +144,7 @@ def test_identity_changes_the_face_and_neither_place_nor_clothes(world: World) -
     scene = replace(dressed(plain(world.scene(4))), framing="half-length")
     one, two = (world.portrait_from(world.person(number), scene).image.astype(int) for number in (1, 2))
     changed = np.abs(one - two).max(2) > 0
-    left, top, side = scene.frame(1.0)
+    left, top, side = scene.frame()
     x = left + (np.arange(128) + 0.5) / 128 * side
     y = top + (np.arange(128) + 0.5) / 128 * side
     far = np.abs(x)[None] + 0 * y[:, None] > 1.6
@@ -177,12 +177,41 @@ def test_the_scene_changes_the_place_and_not_the_face(world: World) -> None:
 
 
 def test_identity_share_brings_people_closer_and_makes_faces_smaller() -> None:
-    whole, half = World(0), World(0, identity_share=0.5)
+    whole, half = World(0, identity_share=0.5), World(0, identity_share=0.25)
     np.testing.assert_allclose(half.person(4).latents, 0.5 * whole.person(4).latents)
     eyes = [np.hypot(*(p.landmarks[1] - p.landmarks[0])) for p in (w.portrait_from(average(), w.scene(0)) for w in (whole, half))]
-    assert eyes[1] == pytest.approx(0.7 * eyes[0], rel=1e-6)
+    assert eyes[1] == pytest.approx(0.8 * eyes[0], rel=1e-6)
     with pytest.raises(ValueError, match="identity_share is 0; it lies above 0 and up to 1"):
         World(0, identity_share=0)
+
+
+def nearest_is_same_person(pixels: list[np.ndarray], people: list[int]) -> float:
+    """Share of pictures whose nearest other picture is of the same person."""
+    x = np.stack(pixels).reshape(len(pixels), -1).astype(np.float64)
+    distance = ((x[:, None] - x[None]) ** 2).sum(-1)
+    np.fill_diagonal(distance, np.inf)
+    return float(np.mean(np.array(people)[distance.argmin(1)] == people))
+
+
+def test_crops_tell_who_it_is_and_backgrounds_do_not() -> None:
+    world = World(seed=3, size=32)
+    crops, edges, people = [], [], []
+    for number in range(8):
+        for k in range(6):
+            portrait = world.portrait(world.person(number), world.scene_number(number, k))
+            crops.append(portrait.face[80:400, 64:384].reshape(16, 20, 16, 20, 3).mean((1, 3)))
+            edges.append(np.concatenate([portrait.image[:, :3].ravel(), portrait.image[:10, -3:].ravel()]))
+            people.append(number)
+    chance = 5 / 47
+    assert nearest_is_same_person(crops, people) > 4 * chance
+    assert nearest_is_same_person(edges, people) < 2.5 * chance
+
+
+def test_identity_explains_more_the_higher_its_share() -> None:
+    found = [explained_by_identity(World(3, 24, share), people=4, scenes=4) for share in (0.2, 0.5, 1.0)]
+    assert all(sum(shares.values()) == pytest.approx(1) for shares in found)
+    scenes = [shares["scene"] for shares in found]
+    assert scenes[0] > scenes[1] > scenes[2]
 
 
 def test_objects_are_of_forty_classes_and_captions_name_them() -> None:
