@@ -60,7 +60,7 @@ def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut"
     if long_prompts not in ("cut", "chunk"):
         raise ValueError(f"long_prompts is {long_prompts!r}; choose 'cut' or 'chunk'.")
     encode, decode = _tokenizer()
-    prefix = encode(PREFIX) if with_identity else []
+    prefix = _prefix() if with_identity else ()
     tokens = [(token, weight) for text, weight in parse_weights(prompt) for token in encode(text)]
     room = CONTEXT - 2 - len(prefix)
     chunks = [tokens[i : i + room] for i in range(0, len(tokens), room)] or [[]]
@@ -130,6 +130,12 @@ def _matching_brackets(text: str) -> dict[int, int]:
         elif match[0] == ")" and opened:
             pairs[opened.pop()] = match.start()
     return pairs
+
+
+@functools.lru_cache(maxsize=1)
+def _prefix() -> tuple[int, ...]:
+    encode, _ = _tokenizer()
+    return tuple(encode(PREFIX))
 
 
 @functools.lru_cache(maxsize=1)
