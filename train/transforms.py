@@ -74,9 +74,12 @@ def decode_face(data: bytes | None) -> np.ndarray:
 
 
 def clip_crop(picture: Image.Image, size: int) -> np.ndarray:
-    """CLIP's view of a picture, uint8 [3, size, size]: bicubic to the shorter side, then the middle."""
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
+    """CLIP's view of a picture, uint8 [3, size, size]: bicubic to the shorter side, then the middle.
+
+    Rounded as torchvision rounds, by whose transforms CLIP was trained: the longer side down, an odd margin to even.
+    """
+    short = min(picture.size)
+    width, height = (size if side == short else int(size * side / short) for side in picture.size)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
