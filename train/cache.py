@@ -48,7 +48,8 @@ class FeatureConfig:
     out: Path
     """Folder of the cache."""
     teacher: str = ""
-    """open_clip name of the image teacher (`ViT-L-14-quickgelu`, `ViT-bigG-14`), or `mini`. Empty: no image embeddings."""
+    """open_clip name of the image teacher (`ViT-L-14-quickgelu`, `ViT-bigG-14-quickgelu`), or `mini`. Empty: no image
+    embeddings. With the activation that --init-clip was trained with: quick GELU for MetaCLIP and OpenAI, not for LAION."""
     init_clip: str = ""
     """CLIP checkpoint in open_clip's format (a file), with both towers."""
     init_face: Path | None = None

@@ -14,6 +14,10 @@ from faceclip.config import TextTowerConfig
 
 from .initialise import InitError, read_clip
 
+_ADVICE = (
+    "FaceCLIP's teachers are MetaCLIP's: ViT-L-14-quickgelu for `l` (width 768), ViT-bigG-14-quickgelu for `g` (width 1280). "
+    "LAION's bigG, trained with plain GELU, is ViT-bigG-14."
+)
 MINI = "mini"
 MINI_VISION = {"layers": 4, "width": 96, "head_width": 24, "patch_size": 8, "image_size": 64}
 
@@ -40,6 +44,8 @@ class ImageTeacher(nn.Module):
 def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
     """The vision tower `name` of open_clip with the weights of a CLIP checkpoint, for targets of `width`.
 
+    The name decides the activation, which no file tells: with the wrong one the embeddings look right and are not. MetaCLIP's
+    and OpenAI's towers were trained with quick GELU (`ViT-bigG-14-quickgelu`), LAION's with plain GELU (`ViT-bigG-14`).
     `mini` is a small one; without weights it is random, the same everywhere. Raises InitError for a tower of another width,
     an unknown name, or a checkpoint that does not fit.
     """
@@ -52,12 +58,11 @@ def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
     elif name in open_clip.list_models():
         model = open_clip.create_model(name)
     else:
-        raise InitError(f"open_clip has no model {name!r}. FaceCLIP uses ViT-L-14-quickgelu for `l` and ViT-bigG-14 for `g`.")
+        raise InitError(f"open_clip has no model {name!r}. {_ADVICE}")
     visual = model.visual
     if visual.output_dim != width:
         raise InitError(
-            f"The teacher {name} gives embeddings of width {visual.output_dim}, this FaceCLIP needs {width}: "
-            "ViT-L-14-quickgelu belongs to `l`, ViT-bigG-14 to `g`."
+            f"The teacher {name} gives embeddings of width {visual.output_dim}, this FaceCLIP needs {width}. {_ADVICE}"
         )
     if weights:
         _load(visual, Path(weights), name)
