@@ -208,15 +208,13 @@ def _write(
     settings = {
         "level": command.level,
         "seed": command.seed,
-        "clip": f"{command.clip_model} {command.clip_weights}".strip() or None,
-        "fid_features": command.fid_features if command.real else None,
         "kid_subset": command.kid_subset if command.real else None,
         "real": str(command.real) if command.real else None,
     }
     tables = [markdown(*table(scores))]
     if changes and changes[0]:
         tables.append(markdown(*change_table(scores, changes)))
-    text = "\n\n".join([*tables, *notes(scores)]) + "\n"
+    text = "\n\n".join([*tables, *notes(protocol, scores)]) + "\n"
     (out / "results.json").write_text(to_json(protocol, scores, changes, settings), encoding="utf-8")
     write_rows(protocol, scores, out / "rows.csv")
     (out / "table.md").write_text(text, encoding="utf-8")

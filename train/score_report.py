@@ -50,6 +50,8 @@ def to_json(
                 "folder": str(result.candidate.folder),
                 "conditioned_by": result.candidate.conditioned_by or None,
                 "images": len(result.images),
+                "clip": result.clip or None,
+                "fid_features": result.features or None,
                 "face_similarity": [
                     {**asdict(face), "detection_rate": face.detection_rate, "note": _CONDITIONING if face.conditioned else None}
                     for face in result.faces.values()
@@ -105,17 +107,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def notes(scores: Sequence[FolderScores]) -> list[str]:
+def notes(protocol: Protocol, scores: Sequence[FolderScores]) -> list[str]:
     """What a reader of the numbers has to know."""
     interval = next(iter(scores[0].means.values()), None)
+    groups = "people" if protocol.people else "prompts"
     said = []
     if interval:
         said.append(
-            f"In brackets: {interval.level:.0%} intervals, by bootstrap over {interval.clusters} people, each with all their "
-            "images: images of one person are not independent."
+            f"In brackets: {interval.level:.0%} intervals, by bootstrap over {interval.clusters} {groups}, each with all its "
+            "images: images of one person, or of one prompt where no person is asked for, are not independent."
         )
         if interval.clusters < _FEW:
-            said.append(f"{interval.clusters} people are too few for an interval to be trusted; bring {_FEW} or more.")
+            said.append(f"{interval.clusters} {groups} are too few for an interval to be trusted; bring {_FEW} or more.")
     if scores[0].faces:
         said.append(
             "Face similarity is the cosine of the likest face with the reference, over images in which a face was found; images "
@@ -126,11 +129,16 @@ def notes(scores: Sequence[FolderScores]) -> list[str]:
         said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity is no evidence of likeness.")
     if any(not result.candidate.conditioned_by for result in scores) and scores[0].faces:
         said.append("'not stated': nobody said which face network conditioned the images, so the judge may be that one.")
+    if scores[0].clip:
+        said.append(f"CLIP-T and CLIP-I: cosines by {scores[0].clip}; those of another CLIP do not compare.")
     found = scores[0].distribution
     if found:
-        said.append(f"FID and KID: {found.images} images against {found.real} real ones, features of width {found.dimensions}.")
+        said.append(
+            f"FID and KID: {found.images} images against {found.real} real ones, {scores[0].features} features of width "
+            f"{found.dimensions}. Compare only at the same N."
+        )
         if found.images < found.dimensions:
-            said.append(f"N is below {found.dimensions}: the FID is biased upwards; compare only at this N, and look at the KID.")
+            said.append(f"N is below {found.dimensions}: the FID is biased upwards; look at the KID.")
     return said
 
 
@@ -139,7 +147,7 @@ def page(protocol: Protocol, scores: Sequence[FolderScores], changes: Sequence[M
     parts = [f"<h1>{html.escape(protocol.name)}</h1>", _html_table(*table(scores))]
     if changes and changes[0]:
         parts.append(_html_table(*change_table(scores, changes)))
-    parts += [f"<p class=small>{html.escape(text)}</p>" for text in notes(scores)]
+    parts += [f"<p class=small>{html.escape(text)}</p>" for text in notes(protocol, scores)]
     number = min(pictures, len(protocol.rows))
     chosen = np.unique(np.linspace(0, len(protocol.rows) - 1, number).round().astype(int)) if number else []
     parts.append(f"<h2>{len(chosen)} of {len(protocol.rows)} rows</h2>")

@@ -88,6 +88,10 @@ class FolderScores:
     means: dict[str, Interval] = field(default_factory=dict)
     """Of `rows`, by name."""
     distribution: DistributionScores | None = None
+    clip: str = ""
+    """The CLIP model that measured, and"""
+    features: str = ""
+    """the features that FID and KID compare."""
 
 
 def score(
@@ -105,7 +109,13 @@ def score(
     distributions = _distributions(candidates, images, tools)
     results = []
     for candidate, paths, distribution in zip(candidates, images, distributions, strict=True):
-        result = FolderScores(candidate, tuple(paths), distribution=distribution)
+        result = FolderScores(
+            candidate,
+            tuple(paths),
+            distribution=distribution,
+            clip=tools.clip.name if tools.clip else "",
+            features=tools.comparison.features if tools.comparison else "",
+        )
         for judge in tools.faces:
             _score_faces(result, judge, protocol, tools)
         if tools.clip is not None:

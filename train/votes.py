@@ -70,7 +70,7 @@ def find_pairs(a: Path, b: Path, table: str = "", faces: Path | None = None) -> 
     Raises:
         ProtocolError: a folder is missing or empty, names that only one of them has, or a table that lacks one.
     """
-    found = [{p.relative_to(folder).with_suffix("").as_posix(): p for p in list_pictures(folder)} for folder in (a, b)]
+    found = [_by_name(folder) for folder in (a, b)]
     for folder, pictures in zip((a, b), found, strict=True):
         if not pictures:
             raise ProtocolError(f"{folder} has no picture in it.")
@@ -89,6 +89,16 @@ def find_pairs(a: Path, b: Path, table: str = "", faces: Path | None = None) -> 
         row = rows.get(name)
         pairs.append(Pair(name, found[0][name], found[1][name], row.prompt if row else "", row.reference if row else None))
     return pairs
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in list_pictures(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ProtocolError(f"{folder} has two pictures called {name}: {found[name].name} and {path.name}. Keep one.")
+        found[name] = path
+    return found
 
 
 def order_for(voter: str, pairs: Sequence[Pair]) -> list[tuple[Pair, Side]]:

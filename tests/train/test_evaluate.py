@@ -126,6 +126,8 @@ def test_two_folders_side_by_side_with_everything(
     assert "FID, N = 3" in table
     assert "3 people are too few" in table
     assert "N is below 16" in table
+    assert "cosines by faceclip-evaluate-tiny (tiny.pt)" in table
+    assert (right["clip"], right["fid_features"]) == ("faceclip-evaluate-tiny (tiny.pt)",) * 2
     assert table in capsys.readouterr().out
 
     page = (world / "out" / "report.html").read_text()
@@ -244,3 +246,18 @@ def test_without_references_there_is_no_face_similarity(
     (world / "colours.csv").write_text("image,reference,prompt\nann/0.png,,a person\n")
     assert run(world, "--judges", "insightface") == 1
     assert "has no reference" in capsys.readouterr().err
+
+
+def test_prompts_alone_are_scored_with_prompts_as_groups(world: Path, clip: list[str]) -> None:
+    (world / "colours.csv").write_text("image,reference,prompt\nann/0.png,,a cat\nann/1.png,,a cat\nbob/0.png,,a dog\n")
+    assert run(world, *clip, "--judges") == 0
+    (folder,) = results(world)["folders"]
+    assert list(folder["means"]) == ["CLIP-T"]
+    assert folder["means"]["CLIP-T"]["clusters"] == 2
+    assert "bootstrap over 2 prompts" in (world / "out" / "table.md").read_text()
+
+
+def test_a_damaged_image_is_named(world: Path, colour_judge: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (world / "right" / "bob" / "2.png").write_bytes(b"")
+    assert run(world, "--judges", "insightface") == 1
+    assert "2.png is empty (0 bytes)" in capsys.readouterr().err

@@ -68,6 +68,10 @@ def test_folders_that_do_not_pair_are_named(folders: Path, capsys: pytest.Captur
     paint(folders / "b" / "x" / "9.png", B_COLOUR)
     with pytest.raises(ProtocolError, match=r"same file names: only .*a has x/2; only .*b has x/9\."):
         find_pairs(folders / "a", folders / "b")
+    paint(folders / "a" / "x" / "0.jpg", A_COLOUR)
+    with pytest.raises(ProtocolError, match="two pictures called x/0: 0.jpg and 0.png"):
+        find_pairs(folders / "a", folders / "b")
+    (folders / "a" / "x" / "0.jpg").unlink()
     (folders / "empty").mkdir()
     with pytest.raises(ProtocolError, match="empty has no picture"):
         find_pairs(folders / "a", folders / "empty")
