@@ -109,7 +109,7 @@ def make_world(out: str, options: WorldOptions, processes: int = 1) -> Iterator[
     yield from run("processes", _Work(out, options), missing, processes)
     sheet = join(out, "contact_sheet.jpg")
     if size_of(sheet) is None:
-        publish(sheet, _jpeg(Image.fromarray(contact_sheet(options.world())), 88))
+        publish(sheet, _jpeg(Image.fromarray(contact_sheet(options.world())), 76))
 
 
 def portrait_sample(portrait: Portrait, key: str) -> Sample:

@@ -107,7 +107,7 @@ def _top_hat(hat: _Hat) -> None:
 def _hard_hat(hat: _Hat) -> None:
     hat.solid((0, -0.46, 0.12), (hat.wide + 0.16, 0.05, hat.deep + 0.26), hat.colour * 0.85, tilt=0.14)
     hat.dome(-0.45, hat.colour, hat.top - 0.12, power=2.6)
-    hat.solid((0, hat.top * 0.62, 0.28), (0.09, 0.42, 0.68), hat.colour * 0.82)
+    hat.solid((0, hat.top * 0.80, 0.1), (0.08, 0.30, 0.74), hat.colour * 0.86)
 
 
 def _crown(hat: _Hat) -> None:

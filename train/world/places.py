@@ -190,7 +190,7 @@ def _bricks(s: Sketch, random: np.random.Generator) -> None:
     s.gradient([(0.78, 0.74, 0.70), (0.72, 0.68, 0.64)], 0, 1)
     for row, y in enumerate(np.arange(-0.5, 1.5, 0.085).tolist()):
         for x in np.arange(-0.6 + 0.1 * (row % 2), 1.5, 0.2).tolist():
-            s.rect(x + 0.007, y + 0.007, x + 0.193, y + 0.078, rgb((0.66, 0.28, 0.20), random.uniform(0.8, 1.15)))
+            s.rect(x + 0.01, y + 0.007, x + 0.185, y + 0.076, rgb((0.66, 0.28, 0.20), random.uniform(0.8, 1.15)))
 
 
 def _space(s: Sketch, random: np.random.Generator) -> None:

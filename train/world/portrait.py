@@ -45,7 +45,8 @@ class Portrait:
 
 
 class World:
-    """Everything that a seed gives rise to; the same everywhere and always."""
+    """Everything that a seed gives rise to: the same seed gives the same people, scenes and captions, and on machines that
+    compute alike the same pixels."""
 
     def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 0.5):
         """

@@ -9,7 +9,7 @@ from .objects import CLASSES
 from .portrait import World
 
 
-def contact_sheet(world: World, people: int = 6, pictures: int = 6, first: int = 0) -> np.ndarray:
+def contact_sheet(world: World, people: int = 7, pictures: int = 6, first: int = 0) -> np.ndarray:
     """uint8 [H, W, 3]: a row for each person, pictures and then two aligned crops, and a row of objects below."""
     size = world.size
     rows = []
