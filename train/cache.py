@@ -35,6 +35,7 @@ from .row_store import CacheError
 from .shards import Member, Sample, ShardSource
 from .teacher import ImageTeacher, load_teacher
 from .transforms import DecodeSample
+from .vae import load_vae
 
 __all__ = ["CacheError", "FeatureCache", "JoinedFeatures", "LatentCache", "Latents", "cache_features", "cache_latents", "main"]
 
@@ -89,7 +90,7 @@ class LatentConfig:
     out: Path
     """Folder of the cache."""
     vae: Path
-    """SDXL's VAE in diffusers' format (a folder)."""
+    """VAE in diffusers' format (a folder): SDXL's, or an AutoencoderTiny."""
     resolution: int = 1024
     """Side in pixels of the square bucket; the others have about its area."""
     bucket_step: int = 64
@@ -179,11 +180,13 @@ def _as_pretraining(config: FeatureConfig) -> PretrainConfig:
     )
 
 
-def weights_digest(module: nn.Module) -> str:
-    """A short hex digest of a module's weights, by 64 values of each."""
+def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """A short hex digest of a module's weights, or of a state dict, by 64 values of each: the same in every precision that holds
+    bf16's, since a cache may be made in another one than the run that reads it."""
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        values = tensor.detach().flatten()[:: max(1, tensor.numel() // 64)].float().cpu()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().flatten()[:: max(1, tensor.numel() // 64)].to(torch.bfloat16).float().cpu()
         digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -208,15 +211,12 @@ def run_features(config: FeatureConfig, ranks: Ranks) -> None:
 
 def run_latents(config: LatentConfig, ranks: Ranks) -> None:
     """Fill the cache that `config` describes, this rank's part."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     if not (config.vae / "config.json").is_file():
         raise CacheError(
             f"There is no VAE in {config.vae}: it has no config.json. Name the `vae` folder of an SDXL in diffusers' format."
         )
     dtype = DTYPES[config.dtype]
-    vae: Any = AutoencoderKL.from_pretrained(config.vae, torch_dtype=dtype)
-    vae = vae.eval().requires_grad_(False).to(ranks.device)
+    vae = load_vae(config.vae, dtype).to(ranks.device)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> tuple[Tensor, Tensor]:

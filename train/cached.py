@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from faceclip import FaceCLIPEncoder, Identity
 
 from .cache import CacheError, FeatureCache, JoinedFeatures, LatentCache, weights_digest
 from .finetune_data import Draws, Rows
+from .initialise import read_clip
 from .pretrain_data import Features, identity_of_faces, with_blank
 from .shards import Sample
 
@@ -20,11 +22,25 @@ from .shards import Sample
 class CachedFeatures:
     """Features for pretraining from a cache: image embeddings always; face features and text embeddings where it has them."""
 
-    def __init__(self, encoder: FaceCLIPEncoder, main: FeatureCache, guided: FeatureCache | None, teacher: str = ""):
-        """Raises CacheError if the cache lacks image embeddings of the encoder's width, or was made by other towers."""
-        main.require("clip_image", (encoder.config.width,))
+    def __init__(
+        self,
+        encoder: FaceCLIPEncoder,
+        main: FeatureCache,
+        guided: FeatureCache | None,
+        teacher: str = "",
+        init_clip: str = "",
+    ):
+        """
+        Args:
+            teacher, init_clip: name and checkpoint of the run's image teacher, as far as it names them.
+
+        Raises:
+            CacheError: the cache lacks image embeddings of the encoder's width, or was made by other towers.
+        """
+        digest = _vision_digest(init_clip) if init_clip else ""
         for cache in filter(None, (main, guided)):
-            _require_teacher(cache, teacher)
+            cache.require("clip_image", (encoder.config.width,))
+            _require_teacher(cache, teacher, digest)
             _require_text_tower(cache, encoder)
         self.has_faces = "patch_tokens" in main.shapes
         if self.has_faces:
@@ -96,12 +112,23 @@ def require_face_tower(cache: FeatureCache, encoder: FaceCLIPEncoder) -> None:
         )
 
 
-def _require_teacher(cache: FeatureCache, teacher: str) -> None:
-    made_by = str(cache.made_by.get("teacher", "")).split(" ")[0]
-    if teacher and made_by != teacher:
+def _vision_digest(init_clip: str) -> str:
+    """The digest of the vision tower in a CLIP checkpoint, under `ImageTeacher`'s names; "" if it has a text tower alone."""
+    vision = {name: tensor for name, tensor in read_clip(Path(init_clip)).items() if name.startswith("visual.")}
+    return weights_digest(vision) if vision else ""
+
+
+def _require_teacher(cache: FeatureCache, teacher: str, digest: str) -> None:
+    name, _, made_by = str(cache.made_by.get("teacher", "")).partition(" ")
+    if teacher and name != teacher:
         raise CacheError(
-            f"The cached image embeddings are those of {made_by or 'no teacher'}, but the run's teacher is {teacher}. "
+            f"The cached image embeddings are those of {name or 'no teacher'}, but the run's teacher is {teacher}. "
             "Cache them again with that teacher, or name the teacher that made them."
+        )
+    if digest and made_by != digest:
+        raise CacheError(
+            f"The cached image embeddings were made by a {name} with other weights than those of the run's --init-clip. "
+            "Cache them again with that file, or give the file that they were made with."
         )
 
 

@@ -103,8 +103,8 @@ class PretrainConfig(RunConfig):
     init_face: Path | None = None
     """InsightFace ArcFace ViT checkpoint (a file): the frozen face tower."""
     teacher: str = ""
-    """open_clip name of the image teacher's architecture (`ViT-L-14-quickgelu`, `ViT-bigG-14-quickgelu`), or `mini`. Empty: features
-    must come from the cache."""
+    """open_clip name of the image teacher's architecture (`ViT-L-14-quickgelu`, `ViT-bigG-14-quickgelu`), or `mini`. Empty:
+    features must come from the cache."""
     features: Path | None = None
     """Cache of frozen features written by `python -m train.cache pretrain`; without it teachers run at every step."""
     guided_features: Path | None = None

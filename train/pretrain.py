@@ -72,7 +72,7 @@ def _features(
         return _live(config, encoder, ranks)
     main = FeatureCache(config.features, source)
     pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
-    cached = CachedFeatures(encoder, main, pairs, config.teacher)
+    cached = CachedFeatures(encoder, main, pairs, config.teacher, config.init_clip)
     return cached, DecodeSample(faces=not cached.has_faces)
 
 

@@ -318,6 +318,21 @@ def test_latents_by_the_command_with_a_real_vae(shards: Path, source: ShardSourc
     assert cache.scaling_factor == 0.2
 
 
+def test_latents_of_the_tiny_vae_have_no_spread(shards: Path, source: ShardSource, tmp_path: Path) -> None:
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    sizes = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4, "num_encoder_blocks": (1,) * 4}
+    vae: Any = AutoencoderTiny(**sizes).eval()  # type: ignore[arg-type]
+    vae.save_pretrained(tmp_path / "vae")
+    flags = ["--vae", str(tmp_path / "vae"), "--resolution", "64", "--bucket-step", "16"]
+    assert main(["latents", "--data", str(shards), "--out", str(tmp_path / "l"), *flags]) == 0
+    cache = LatentCache(tmp_path / "l", source)
+    latents = cache.read(torch.tensor([3]))
+    pixels = torch.from_numpy(cut(decode(source[3].image, ""), cache.framing(3))).float().unsqueeze(0) / 127.5 - 1
+    torch.testing.assert_close(latents.mean.float(), vae.encode(pixels).latents.detach(), rtol=2e-3, atol=2e-3)
+    assert not latents.std.any()
+
+
 def test_the_command_explains_what_it_cannot_do(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--data", str(shards), "--out", str(tmp_path / "x"), "--no-faces"]) == 1
     assert "There is nothing to cache: name a --teacher" in capsys.readouterr().err
@@ -326,6 +341,9 @@ def test_the_command_explains_what_it_cannot_do(shards: Path, tmp_path: Path, ca
     assert "--encoder caches face features alone" in capsys.readouterr().err
     assert main(["latents", "--data", str(shards), "--out", str(tmp_path / "x"), "--vae", str(tmp_path)]) == 1
     assert "There is no VAE in" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    assert main(["latents", "--data", str(shards), "--out", str(tmp_path / "x"), "--vae", str(tmp_path)]) == 1
+    assert "is not SDXL's VAE in diffusers' format: its config.json says UNet2DConditionModel" in capsys.readouterr().err
     shutil.copytree(shards, tmp_path / "cut")
     (tmp_path / "cut" / "b.tar").write_bytes(b"")
     assert command(tmp_path / "cut", tmp_path / "x") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from train import cache
+from faceclip import FaceCLIPConfig
+from train import cache, teacher
 from train.cache import CacheError
 from train.config import ConfigError, PretrainConfig, parse
 from train.distributed import Ranks
@@ -58,6 +60,39 @@ def test_features_of_other_towers_are_refused(pretrain_arguments: Arguments, cac
         start(teacher="ViT-L-14")
     with pytest.raises(CacheError, match=r"has no clip_image of shape \[48\]"):
         start(branch="g")
+
+
+def mini_clip_checkpoint(path: Path, seed: int) -> Path:
+    """A CLIP with both towers, as --init-clip takes it."""
+    torch.manual_seed(seed)
+    clip = teacher.mini_clip(FaceCLIPConfig.preset("mini").branches["l"].text)
+    torch.save(clip.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_cache_belongs_to_its_clips_weights_whatever_it_was_computed_in(
+    dtype: str, pretrain_arguments: Arguments, shards: Path, tmp_path: Path
+) -> None:
+    clip = mini_clip_checkpoint(tmp_path / "clip.pt", seed=1)
+    towers = ["--teacher", "mini", "--size", "mini", "--init-clip", str(clip), "--captions", "--no-faces", "--dtype", dtype]
+    assert cache.main(["pretrain", "--data", str(shards), "--out", str(tmp_path / "c"), *towers, "--threads", "1"]) == 0
+
+    def start(**options: Any) -> None:
+        given = {"features": tmp_path / "c", "guided_fraction": 0.0, "guided": "", "init_clip": clip, **options}
+        task = build(parse(PretrainConfig, pretrain_arguments(steps=1, **given)), ONE)
+        assert all(math.isfinite(value) for value in task.backward(task.batch(0), 0).values())
+
+    start()
+    start(dtype="bf16")
+    text = {name: tensor for name, tensor in torch.load(clip).items() if not name.startswith("visual.")}
+    torch.save(text, tmp_path / "text.pt")
+    start(init_clip=tmp_path / "text.pt")  # no vision tower to compare
+    torch.save({**torch.load(mini_clip_checkpoint(tmp_path / "other.pt", seed=2)), **text}, tmp_path / "other.pt")
+    with pytest.raises(CacheError, match="made by a mini with other weights than those of the run's --init-clip"):
+        start(init_clip=tmp_path / "other.pt")
+    with pytest.raises(CacheError, match="with other weights"):
+        start(init_clip=tmp_path / "other.pt", teacher="")
 
 
 def test_held_out_shards_need_the_teacher(pretrain_arguments: Arguments, caches: dict[str, Path], shards: Path) -> None:
