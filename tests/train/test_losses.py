@@ -79,6 +79,15 @@ def test_equal_people_and_captions_are_negatives_in_no_term_that_they_fix() -> N
     assert FaceCLIPLoss()(text_like, identity_like, targets(**both)).image < alone.image  # pyright: ignore[reportOptionalOperand]
 
 
+@pytest.mark.parametrize("person", [0, 5, 2**63 - 2])
+def test_a_guided_row_is_a_negative_of_any_person_with_its_caption(person: int) -> None:
+    text_like, identity_like = projections()
+    labels = torch.tensor([person, 20, 21, -1, 22, 23, 24, -1])
+    apart = FaceCLIPLoss()(text_like, identity_like, targets(identity_label=labels))
+    same_caption = targets(identity_label=labels, caption_label=torch.tensor([3, 1, 2, 3, 4, 5, 6, 7]))  # rows 0 and 3
+    assert FaceCLIPLoss()(text_like, identity_like, same_caption).image == apart.image
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_terms_are_switched_off_and_own_a_scale_each(kind: Any) -> None:
     loss = FaceCLIPLoss(FaceCLIPLossConfig(text=False, kind=kind))
