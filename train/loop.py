@@ -81,9 +81,10 @@ def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     checkpoints = Checkpoints(config.out / "checkpoints", ranks, config.keep_last)
     if ranks.is_main:
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
-        write_yaml(config, config.out / "config.yaml")
     ranks.barrier()
     start = _resume(task, config, checkpoints)
+    if ranks.is_main:  # only now: a run that is refused leaves the configuration that it is told to use
+        write_yaml(config, config.out / "config.yaml")
     with _termination() as asked_to_stop, RunLog(config, ranks, start) as log:
         if start:
             log.note("resume", start, {"ranks": ranks.world})

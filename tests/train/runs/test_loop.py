@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from train.checkpointing import SavedState, State, model_state, optimizer_state
+from train.checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
 from train.config import RunConfig
 from train.distributed import Ranks
-from train.loop import make_optimizer, run
+from train.loop import NonFiniteLossError, make_optimizer, run, train_step
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -129,3 +129,72 @@ def test_a_finished_run_is_only_exported_again(config: RunConfig) -> None:
     task = OneWeight(config, lambda event, step: events.append(event))
     assert run(task, config, ONE)
     assert task.taken == [] and events == ["save", "export"]  # its state is asked for once, to be read into
+
+
+def test_a_refused_resumption_leaves_the_configuration_that_its_message_names(config: RunConfig) -> None:
+    assert run(OneWeight(config), config, ONE)
+    before = (config.out / "config.yaml").read_text()
+    assert "seed: 0" in before
+
+    class Refuses(OneWeight):
+        def load_state(self, saved: SavedState, step: int) -> None:
+            raise ResumeError("another face tower")
+
+    changed = dataclasses.replace(config, seed=7, steps=9)
+    with pytest.raises(ResumeError):
+        run(Refuses(changed), changed, ONE)
+    assert (config.out / "config.yaml").read_text() == before
+    assert run(OneWeight(changed), changed, ONE)  # one that goes on writes its own
+    assert "seed: 7" in (config.out / "config.yaml").read_text()
+
+
+class Pulls(OneWeight):
+    """Two weights with a gradient of (3, 4)."""
+
+    def __init__(self, config: RunConfig, gradient: tuple[float, float] = (3.0, 4.0)):
+        self.gradient = gradient
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.zeros(2))
+        self.optimizer = torch.optim.SGD([self.weight], lr=config.lr)  # moves by the gradient itself
+
+    def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
+        self.weight.grad = torch.tensor(self.gradient)
+        return {"loss": 1.0}
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(0.0, 1.0), (10.0, 1.0), (5.0, 1.0), (1.0, 0.2)])
+def test_a_gradient_longer_than_clip_grad_is_shortened_to_it(largest: float, scale: float, config: RunConfig) -> None:
+    config = dataclasses.replace(config, clip_grad=largest, warmup=0)
+    task = Pulls(config)
+    values = train_step(task, config, ONE, 0)
+    torch.testing.assert_close(task.weight.detach(), -config.lr * scale * torch.tensor([3.0, 4.0]))
+    assert values["gradient_norm"] == pytest.approx(5.0)  # as it was found
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_changes_nothing(config: RunConfig) -> None:
+    task = Pulls(config, gradient=(float("inf"), 1.0))
+    with pytest.raises(NonFiniteLossError, match="has loss 1 on rank 0 and gradient norm inf; the weights were not changed"):
+        train_step(task, config, ONE, 0)
+    assert not task.weight.any()
+
+
+def test_the_optimiser_is_adamw_with_the_configurations_numbers(config: RunConfig) -> None:
+    """Matrices are decayed; gains, biases and temperatures are not."""
+    config = dataclasses.replace(config, betas=(0.8, 0.95), weight_decay=0.3, lr=0.05)
+    torch.manual_seed(0)
+    starts = {"matrix": torch.randn(3, 2), "bias": torch.randn(3), "temperature": torch.tensor(2.0)}
+    ours, theirs = ({name: torch.nn.Parameter(t.clone()) for name, t in starts.items()} for _ in range(2))
+    optimizer = make_optimizer(config, ours, ONE)
+    groups = [
+        {"params": [theirs["matrix"]], "weight_decay": 0.3},
+        {"params": [theirs["bias"], theirs["temperature"]], "weight_decay": 0.0},
+    ]
+    expected = torch.optim.AdamW(groups, lr=0.05, betas=(0.8, 0.95))
+    for _ in range(5):
+        for name, parameter in ours.items():
+            parameter.grad = torch.randn_like(parameter)
+            theirs[name].grad = parameter.grad.clone()
+        optimizer.step()
+        expected.step()
+    for name, parameter in ours.items():
+        torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-6)
