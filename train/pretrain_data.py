@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,14 @@ class Features:
     patch_tokens: Tensor
     text: Tensor | None = None
 
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """The rows of all parts, in order."""
+        columns = [(f.image, f.class_token, f.patch_tokens) for f in parts]
+        image, class_token, patch_tokens = (torch.cat(column) for column in zip(*columns, strict=True))
+        texts = [f.text for f in parts if f.text is not None]
+        return Features(image, class_token, patch_tokens, torch.cat(texts) if texts else None)
+
 
 class FeatureSource(Protocol):
     """Where the features of a batch come from."""
@@ -47,6 +56,17 @@ class LiveFeatures:
         identity = identity_of_faces(self.encoder, batch["face"], batch["has_face"])
         image = self.teacher(batch["image"]).to(identity.class_token.dtype)
         return Features(image, identity.class_token, identity.patch_tokens)
+
+
+def person_labels(identity: Tensor, has_face: Tensor, index: Tensor) -> Tensor:
+    """[b] int64: `identity` where it is known, else a label of the row's own, so that a sample that a batch holds twice is no
+    negative of itself; -1 without a face.
+
+    A hash of the row number `index` in [2^62, 2^63), far above numbered people and lost among hashed ones.
+    """
+    own = [int.from_bytes(blake2b(b"row %d" % row, digest_size=8).digest(), "big") >> 2 | 1 << 62 for row in index.tolist()]
+    labels = torch.where(identity < 0, torch.tensor(own, dtype=torch.int64), identity.cpu())
+    return torch.where(has_face.cpu(), labels, -1)
 
 
 def identity_of_faces(encoder: FaceCLIPEncoder, faces: Tensor, has_face: Tensor) -> Identity:
@@ -71,6 +91,12 @@ def with_blank(class_token: Tensor, patch_tokens: Tensor, present: Tensor, encod
         rows,
         blank.signature,
     )
+
+
+def in_slices(batch: Mapping[str, Any], rows: int) -> Iterator[dict[str, Any]]:
+    """A batch of `TrainingData`'s form, some rows at a time."""
+    for start in range(0, len(batch["key"]), rows):
+        yield {name: values[start : start + rows] for name, values in batch.items()}
 
 
 def token_ids(captions: Sequence[str], has_face: Sequence[bool]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .held_out import HeldOut
 from .initialise import blocks_of, checkpoint_activations, compile_blocks, freeze
 from .loop import make_optimizer
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, SentTargets, Targets, caption_labels
-from .pretrain_data import Features, FeatureSource, text_embedding, token_ids
+from .pretrain_data import Features, FeatureSource, in_slices, person_labels, text_embedding, token_ids
 
 
 class PretrainModel(nn.Module):
@@ -89,11 +90,11 @@ class PretrainTask:
 
     def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
         has_face = batch["has_face"]
-        features = self.features(batch)
+        rows = self.config.micro_batch or len(has_face)
+        features = Features.cat([self._frozen(part) for part in in_slices(batch, rows)])
         targets = self.loss.start(self._targets(batch, features))  # they travel while the encoder computes
         ids = token_ids(batch["caption"], has_face.tolist()).to(self.ranks.device)
         inputs = (ids, features.class_token, features.patch_tokens, has_face.to(self.ranks.device))
-        rows = self.config.micro_batch or len(ids)
         chunks = list(zip(*(tensor.split(rows) for tensor in inputs), strict=True))
         self.wrapped.train()
         parts = self._accumulate(chunks, targets)
@@ -142,17 +143,21 @@ class PretrainTask:
         gradcache_step(lambda chunk: self.wrapped(*chunk), chunks, total, ddp=ddp, loss_parameters=self.loss.parameters())
         return noted[0]
 
+    def _frozen(self, part: Mapping[str, Any]) -> Features:
+        """What the frozen towers make of some rows: no more of them at once than go through the trained model."""
+        features = self.features(part)
+        if features.text is None and "text" in self.config.terms:
+            return replace(features, text=text_embedding(self.model.branch, part["caption"]))
+        return features
+
     def _targets(self, batch: Mapping[str, Any], features: Features) -> Targets:
         device, terms = self.ranks.device, self.config.terms
-        text = features.text
-        if text is None and "text" in terms:
-            text = text_embedding(self.model.branch, batch["caption"])
         return Targets(
             image=features.image if "image" in terms else None,
             identity=features.class_token[:, 0] if "identity" in terms else None,
-            text=text if "text" in terms else None,
+            text=features.text if "text" in terms else None,
             has_face=batch["has_face"].to(device),
-            identity_label=batch["identity"].to(device),
+            identity_label=person_labels(batch["identity"], batch["has_face"], batch["index"]).to(device),
             caption_label=caption_labels(batch["caption"]).to(device),
         )
 
