@@ -73,10 +73,7 @@ class CachedIdentities:
         found = self._cache.read(torch.tensor(rows.index))
         device, dtype = self._encoder.device, self._encoder.compute_dtype
         class_token, patch_tokens = (found[name].to(device, dtype) for name in ("class_token", "patch_tokens"))
-        # A row without a face was cached as the blank face's features.
-        blank = self._encoder.blank_face().class_token.to(device, dtype)
-        present = ~torch.isclose(class_token, blank, rtol=1e-2, atol=1e-4).flatten(1).all(1)
-        return with_blank(class_token, patch_tokens, present, self._encoder)
+        return with_blank(class_token, patch_tokens, rows.has_face, self._encoder)
 
 
 class CachedLatents:

@@ -133,7 +133,8 @@ class RowReader:
             index=index,
             key=[sample.key for sample in samples],
             caption=[sample.caption for sample in samples],
-            has_face=torch.tensor([sample.face is not None for sample in samples]),
+            # By the index: where features are cached, the crop itself is not read.
+            has_face=torch.tensor([self._source.has(row, "face") for row in index]),
             faces=faces,
             pictures=torch.stack([picture for picture, _ in read]),
             time_ids=torch.tensor([ids for _, ids in read]),

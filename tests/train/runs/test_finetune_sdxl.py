@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
@@ -20,6 +23,7 @@ from train.distributed import Ranks
 from train.finetune_data import Draws
 from train.finetune_sdxl import build, main
 from train.loop import NonFiniteLossError, run, train_step
+from train.shards import Sample, write_shard
 
 MODELS = Path(__file__).resolve().parents[3] / "models" / "faceclip"
 ENCODER, UNET = MODELS / "faceclip_mini_encoder.safetensors", MODELS / "faceclip_mini_unet.safetensors"
@@ -210,3 +214,44 @@ def test_an_encoder_of_one_branch_does_not_fit_and_the_message_says_what_to_do(
 def test_a_folder_that_is_no_vae_is_refused(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(vae=tmp_path)) == 1
     assert "is not SDXL's VAE in diffusers' format" in capsys.readouterr().err
+
+
+def jpeg(seed: int, side: int) -> bytes:
+    """A square picture of a few soft blobs."""
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    small.resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def half_faceless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 photographs of one shape, every second one without a face."""
+    samples = [Sample(f"row{i}", jpeg(i, 128), jpeg(i, 448) if i % 2 else None, f"a cat, number {i}", {}) for i in range(8)]
+    folder = tmp_path_factory.mktemp("half_faceless")
+    write_shard(folder / "000.tar", samples)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_rows_without_a_face_are_conditioned_as_such_from_a_cache_too(
+    dtype: str, arguments: Arguments, half_faceless: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "features"
+    given = ["--data", str(half_faceless), "--out", str(features), "--encoder", str(ENCODER), "--threads", "1"]
+    assert cache.main(["pretrain", *given]) == 0
+    undropped = {"drop_text": 0.0, "drop_face": 0.0, "drop_both": 0.0}
+    for name, cached in (("live", None), ("cached", features)):
+        options = {"data": half_faceless, "batch_size": 8, "dtype": dtype, "features": cached, **undropped}
+        task = build(parse(FinetuneConfig, arguments(name, steps=1, **options)), ONE)
+        rows = task.batch(0)["rows"]
+        faces = [int(key.removeprefix("row")) % 2 == 1 for key in rows.key]
+        assert 0 < sum(faces) < 8 and rows.has_face.tolist() == faces
+        identity = task.identities(rows)
+        assert identity.present.tolist() == faces
+        blank = task.encoder.blank_face()
+        same = [torch.equal(token, blank.class_token[0].to(token)) for token in identity.class_token]
+        assert same == [not face for face in faces]
+        without = rows.has_face.logical_not()
+        unprefixed = task.encoder.encode([c for c, face in zip(rows.caption, faces, strict=True) if not face])
+        torch.testing.assert_close(task._condition(rows)[0][without], unprefixed.embeddings, rtol=2e-2, atol=2e-2)
