@@ -179,7 +179,9 @@ def _cells(result: FolderScores, judges: Sequence[str], others: Sequence[str]) -
     cells += [with_interval(result.means[name]) for name in others]
     found = result.distribution
     if found:
-        cells += [f"{found.fid:.2f}", f"{found.kid * 1000:.2f} (std {found.kid_std * 1000:.2f})"]
+        # Rounded before they are written: a distance of 0 may be -1e-12, and "-0.00" looks like a fault.
+        fid, kid = round(found.fid, 2) + 0.0, round(found.kid * 1000, 2) + 0.0
+        cells += [f"{fid:.2f}", f"{kid:.2f} (std {found.kid_std * 1000:.2f})"]
     return cells
 
 

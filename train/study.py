@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(report(command))
         else:
             serve(command)
+    except KeyboardInterrupt:  # the way to stop the page
+        print()
     except (ValueError, MetricUnavailableError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -64,7 +66,10 @@ def serve(command: StudyCommand) -> None:
     pairs = find_pairs(command.a, command.b, command.protocol, command.faces)
     votes = VoteFile(command.votes)
     print(f"{len(pairs)} pairs. Votes: {command.votes}. Open http://127.0.0.1:{command.port} and stop with Ctrl-C.")
-    launch(pairs, votes, command.port)
+    try:
+        launch(pairs, votes, command.port)
+    except OSError as error:
+        raise ProtocolError(f"The page cannot be served on port {command.port}: choose another with --port. ({error})") from error
 
 
 def report(command: StudyCommand) -> str:

@@ -157,6 +157,7 @@ def test_identical_folders_are_at_distance_0(world: Path, clip: list[str]) -> No
     assert folder["face_similarity"] == []
     assert folder["distribution"]["fid"] == pytest.approx(0, abs=1e-6)
     assert folder["distribution"]["images"] == 12
+    assert "| 0.00 | " in (world / "out" / "table.md").read_text()
 
 
 def test_real_judges_on_a_real_face(tmp_path: Path, astronaut: np.ndarray) -> None:

@@ -179,6 +179,15 @@ def test_gradio_is_asked_for_by_name(folders: Path, monkeypatch: pytest.MonkeyPa
     assert "pip install gradio`" in capsys.readouterr().err
 
 
+def test_a_port_that_is_taken_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main([str(folders / "a"), str(folders / "b"), "--votes", str(folders / "votes.csv"), "--port", port]) == 1
+    assert f"port {port}: choose another with --port" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop, and then nobody else can run one
 def browser() -> Iterator[Browser]:
     system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
