@@ -10,7 +10,10 @@ from torch.optim import Optimizer
 
 
 class MovingAverage:
-    """shadow = decay * shadow + (1 - decay) * weight, after every update.
+    """shadow = d * shadow + (1 - d) * weight after every update; d is min(decay, n / (9 + n)) after the n-th, 0 after the first.
+
+    n counts a weight's updates, as its optimiser state does, so a resumed run goes on with it. At a constant 0.9999, nine
+    tenths of the average would still be the weights that the run began with after 1,000 updates. (diffusers' rule.)
 
     In bf16 one step of 1 - decay = 1e-4 would be rounded away; so would a weight's own low bits, which Kahan AdamW keeps apart
     as `compensation` and which count here. Give it the parameters whose optimiser state this rank has (`Shards.owned`).
@@ -24,8 +27,14 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         for name, parameter in self._parameters.items():
+            state = optimizer.state.get(parameter)
+            if not state:
+                continue  # it never had a gradient
             weight = parameter.float()
-            compensation = optimizer.state[parameter].get("compensation") if parameter in optimizer.state else None
-            if compensation is not None:
-                weight = weight + compensation.float()
-            self.shadow[name].lerp_(weight, 1 - self.decay)
+            if "compensation" in state:
+                weight = weight + state["compensation"].float()
+            self.shadow[name].lerp_(weight, 1 - self.decay_after(int(state["step"])))
+
+    def decay_after(self, updates: int) -> float:
+        """What is kept of the average after a weight's `updates`-th update, counted from 1."""
+        return min(self.decay, updates / (9 + updates)) if updates > 1 else 0.0
