@@ -99,7 +99,9 @@ class PretrainConfig(RunConfig):
     init_encoder: Path | None = None
     """FaceCLIP encoder file to start from, instead of the separate towers below."""
     init_clip: str = ""
-    """CLIP checkpoint in open_clip's format (a file), with both towers: the start of the text tower and the image teacher."""
+    """CLIP checkpoint in open_clip's format (a file), with both towers: the start of the text tower and the image teacher. A
+    file cannot tell whether its weights use quick GELU or plain GELU. `l` computes quick GELU, which OpenAI's and MetaCLIP's
+    ViT-L use; LAION's do not: they would load and be wrong."""
     init_face: Path | None = None
     """InsightFace ArcFace ViT checkpoint (a file): the frozen face tower."""
     teacher: str = ""
@@ -165,7 +167,8 @@ class FinetuneConfig(RunConfig):
     zero_terminal_snr: bool = False
     """Rescale the noise schedule so that its last step is pure noise; needs v-prediction."""
     ema: float = 0.9999
-    """Decay of the fp32 moving average of the weights; 0 keeps none."""
+    """Decay of the fp32 moving average of the weights; 0 keeps none. Update n decays by n / (9 + n) at most, so that short
+    runs forget their start, too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
