@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from .data import Transform, collate
+from .distributed import Ranks
 from .pretrain_data import Features, FeatureSource, token_ids
 from .shards import ShardSource
 
@@ -33,46 +35,82 @@ class HeldOut:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def measure(self, model: PretrainModel) -> dict[str, float]:
+    def measure(self, model: PretrainModel, ranks: Ranks) -> dict[str, float]:
         """Shares in [0, 1]: `retrieval`: the caption with its face finds its picture; `identity`: it finds its face, among the
-        held-out ones; `zero_shot`: the class word finds the picture's class, where classes are known."""
+        held-out ones; `zero_shot`: the class word finds the picture's class, where classes are known.
+
+        Collective: each rank embeds a stretch of the samples, so that none waits for another; rank 0 has the result, the
+        others nothing.
+        """
         model.eval()
-        text_like, identity_like, image, face, has_face, words = [], [], [], [], [], []
-        for batch, batch_words in self._batches():
-            features = self.features(batch)
-            to_text, to_face = _project(model, batch["caption"], features, batch["has_face"])
-            text_like.append(to_text)
-            identity_like.append(to_face)
-            image.append(features.image)
-            face.append(features.class_token[:, 0])
-            has_face.append(batch["has_face"])
-            words += batch_words
-        faces = torch.cat(has_face).to(torch.cat(face).device)
-        measured = {
-            "retrieval": _finds_own(torch.cat(text_like), torch.cat(image)),
-            "identity": _finds_own(torch.cat(identity_like)[faces], torch.cat(face)[faces]),
-        }
+        own = [self._embed(model, batch, words) for batch, words in self._batches(ranks)]
+        batches = [batch for part in _all_parts(own, ranks) for batch in part]
+        if not ranks.is_main:
+            return {}
+        to_text, to_face, image, face, has_face = (
+            torch.cat(column).to(ranks.device) for column in zip(*[b[:5] for b in batches], strict=True)
+        )
+        words = [word for batch in batches for word in batch.words]
+        measured = {"retrieval": _finds_own(to_text, image), "identity": _finds_own(to_face[has_face], face[has_face])}
         if any(words):
-            measured["zero_shot"] = self._zero_shot(model, torch.cat(image), words)
+            measured["zero_shot"] = self._zero_shot(model, image, words)
         return measured
 
-    def _batches(self) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    def _embed(self, model: PretrainModel, batch: dict[str, Any], words: list[str]) -> _Embedded:
+        features = self.features(batch)
+        to_text, to_face = _project(model, batch["caption"], features, batch["has_face"])
+        face, has_face = features.class_token[:, 0].cpu(), batch["has_face"].cpu()
+        return _Embedded(to_text.cpu(), to_face.cpu(), features.image.cpu(), face, has_face, words)
+
+    def _batches(self, ranks: Ranks) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        """This rank's stretch of the samples."""
         random = np.random.default_rng(0)
-        for start in range(0, len(self.source), self.batch_size):
-            samples = [self.source[i] for i in range(start, min(start + self.batch_size, len(self.source)))]
+        first, after = (len(self.source) * place // ranks.world for place in (ranks.rank, ranks.rank + 1))
+        for start in range(first, after, self.batch_size):
+            samples = [self.source[i] for i in range(start, min(start + self.batch_size, after))]
             rows = [{"has_face": s.face is not None, "key": s.key, **self.transform(s, random)} for s in samples]
             yield collate(rows), [str(sample.meta.get("class", "")) for sample in samples]
 
     def _zero_shot(self, model: PretrainModel, image: Tensor, words: Sequence[str]) -> float:
         classes = sorted(set(filter(None, words)))
+        prompts = torch.cat(
+            [
+                self._prompts(model, image, classes[start : start + self.batch_size])
+                for start in range(0, len(classes), self.batch_size)
+            ]
+        )
+        known = [i for i, word in enumerate(words) if word]
+        guesses = (F.normalize(image[known].float(), dim=-1) @ F.normalize(prompts.float(), dim=-1).T).argmax(1).tolist()
+        return sum(classes[guess] == words[i] for guess, i in zip(guesses, known, strict=True)) / len(known)
+
+    @staticmethod
+    def _prompts(model: PretrainModel, image: Tensor, classes: Sequence[str]) -> Tensor:
+        """The joint representation of some classes' prompts, with no face: [classes, dt]."""
         blank = model.encoder.blank_face().to(image.device, image.dtype)
         rows = [0] * len(classes)
         features = Features(image[:0], blank.class_token[rows], blank.patch_tokens[rows])
         none = torch.zeros(len(classes), dtype=torch.bool)
-        prompts, _ = _project(model, [_TEMPLATE.format(word) for word in classes], features, none)
-        known = [i for i, word in enumerate(words) if word]
-        guesses = (F.normalize(image[known].float(), dim=-1) @ F.normalize(prompts.float(), dim=-1).T).argmax(1).tolist()
-        return sum(classes[guess] == words[i] for guess, i in zip(guesses, known, strict=True)) / len(known)
+        return _project(model, [_TEMPLATE.format(word) for word in classes], features, none)[0]
+
+
+class _Embedded(NamedTuple):
+    """Some held-out rows in CPU memory: e->t, e->r, CLIP image, ArcFace class token, and whether there is a face."""
+
+    to_text: Tensor
+    to_face: Tensor
+    image: Tensor
+    face: Tensor
+    has_face: Tensor
+    words: list[str]
+
+
+def _all_parts(own: list[_Embedded], ranks: Ranks) -> list[list[_Embedded]]:
+    """What every rank has, in their order."""
+    if ranks.world == 1:
+        return [own]
+    parts: list[Any] = [None] * ranks.world
+    dist.all_gather_object(parts, own)
+    return parts
 
 
 def _project(model: PretrainModel, captions: Sequence[str], features: Features, has_face: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def build(config: PretrainConfig, ranks: Ranks) -> PretrainTask:
         transform=transform,
         reading=ReadOptions(threads=config.workers),
     )
-    return PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks))
+    return PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
 
 
 def _reads(config: PretrainConfig) -> tuple[Member, ...]:
@@ -81,12 +81,16 @@ def _live(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> tup
     return LiveFeatures(encoder, teacher), DecodeSample(teacher.size)
 
 
-def _held_out(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> HeldOut | None:
-    if not config.held_out or not ranks.is_main:
+def _held_out(
+    config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks, features: FeatureSource, transform: DecodeSample
+) -> HeldOut | None:
+    """Measurements on every rank, by the towers that train; beside a cache they are loaded for it."""
+    if not config.held_out:
         return None
-    if not config.teacher:
-        raise ConfigError("Measuring on held-out shards needs the image teacher: name it with --teacher.")
-    features, transform = _live(config, encoder, ranks)
+    if not isinstance(features, LiveFeatures):
+        if not config.teacher:
+            raise ConfigError("Measuring on held-out shards needs the image teacher: name it with --teacher.")
+        features, transform = _live(config, encoder, ranks)
     rows = config.micro_batch or config.batch_size // ranks.world
     return HeldOut(ShardSource(config.held_out), transform, features, rows)
 

@@ -117,9 +117,7 @@ class PretrainTask:
     def evaluate(self, step: int) -> dict[str, float]:
         every = self.config.evaluate_every
         due = step == self.config.steps or (every and step % every == 0)
-        if not (due and self.held_out and self.ranks.is_main):
-            return {}
-        return self.held_out.measure(self.model)
+        return self.held_out.measure(self.model, self.ranks) if due and self.held_out else {}
 
     def export(self) -> None:
         """`encoder.safetensors`, which `FaceCLIPEncoder.from_file` and ComfyUI read, and `heads.safetensors`."""
