@@ -139,5 +139,6 @@ class RandomFeatures:
         self._image, self._class, self._patches, self._text = (torch.randn(s, device=device, dtype=dtype) for s in shapes)
 
     def __call__(self, batch: Mapping[str, Any]) -> Features:
-        identity = with_blank(self._class, self._patches, batch["has_face"], self._encoder)
-        return Features(self._image, identity.class_token, identity.patch_tokens, self._text)
+        rows = len(batch["key"])  # of a micro-batch
+        identity = with_blank(self._class[:rows], self._patches[:rows], batch["has_face"], self._encoder)
+        return Features(self._image[:rows], identity.class_token, identity.patch_tokens, self._text[:rows])
