@@ -81,6 +81,8 @@ class Preparer:
         meta: dict[str, Any] = {"size": list(photo.shape[:2])}
         if record.identity is not None:
             meta |= {"identity": identity_label(record.identity), "person": record.identity}
+        if record.word is not None:
+            meta["class"] = record.word
         face = None
         if self.detector is not None:
             found, aligned, quality = self._portrait(photo, self.detector)

@@ -19,6 +19,10 @@ from .storage import is_local, join, list_files, open_seekable, read_bytes, size
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 
 
+Row = tuple[str | None, str | None, str | None, str | None]
+"""What a table says of a photograph: path or URL, caption, person, class."""
+
+
 class SourceError(ValueError):
     """A source that cannot be read: what is wrong, what was found, and what to do."""
 
@@ -31,6 +35,8 @@ class Record:
     photo: str | bytes
     caption: str | None
     identity: str | None = None
+    word: str | None = None
+    """The picture's class, as zero-shot classification is to name it, if known."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,14 @@ class Columns:
     """Column with the captions."""
     identity_column: str = "identity"
     """Column that names the person; may be absent."""
+    class_column: str = "class"
+    """Column with the word for what a picture shows, which zero-shot classification has to find; may be absent."""
 
 
 @dataclass(frozen=True)
 class FolderUnit:
-    """Pictures of a folder, each with its caption in a `.txt` of the same name, and the person in a `.json`, both optional."""
+    """Pictures of a folder, each with its caption in a `.txt` of the same name, and `identity` (the person) and `class` (what it
+    shows) in a `.json`, all optional."""
 
     root: str
     names: tuple[str, ...]
@@ -82,34 +91,36 @@ class FolderUnit:
             caption, described = photo.with_suffix(".txt"), photo.with_suffix(".json")
             try:
                 text = caption.read_text("utf-8-sig").strip() if caption.is_file() else None
-                identity = _identity(json.loads(described.read_text("utf-8"))) if described.is_file() else None
+                meta = json.loads(described.read_text("utf-8")) if described.is_file() else {}
             except (OSError, ValueError) as error:  # text that is no UTF-8 is a ValueError
                 yield BrokenRecord(key, f"the caption or json beside {photo} cannot be read ({error})")
                 continue
-            yield Record(key, str(photo), text, identity)
+            yield Record(key, str(photo), text, _said(meta, "identity"), _said(meta, "class"))
 
 
 @dataclass(frozen=True)
 class RowsUnit:
-    """Rows of a table: (path or URL, caption, person), numbered from `start`."""
+    """Rows of a table: (path or URL, caption, person, class), numbered from `start`."""
 
     folder: str
     start: int
-    rows: tuple[tuple[str | None, str | None, str | None], ...]
+    rows: tuple[Row, ...]
 
     @property
     def size(self) -> int:
         return len(self.rows)
 
     def records(self) -> Iterator[Record | BrokenRecord]:
-        for number, (photo, caption, identity) in enumerate(self.rows, start=self.start):
+        for number, (photo, caption, identity, word) in enumerate(self.rows, start=self.start):
             key = f"{number:09d}"
             if not photo:
                 yield BrokenRecord(key, f"row {number} of the table names no photograph")
             elif caption and any("\udc80" <= letter <= "\udcff" for letter in caption):  # what "surrogateescape" left
                 yield BrokenRecord(key, f"the caption of row {number} is no UTF-8: save the table as UTF-8")
             else:
-                yield Record(key, _beside(self.folder, photo), caption.strip() if caption else None, identity or None)
+                yield Record(
+                    key, _beside(self.folder, photo), caption.strip() if caption else None, identity or None, word or None
+                )
 
 
 @dataclass(frozen=True)
@@ -129,15 +140,11 @@ class ParquetUnit:
         rows = tuple(self._rows())
         yield from RowsUnit(_folder_of(self.path), self.start, rows).records()
 
-    def _rows(self) -> Iterator[tuple[str | None, str | None, str | None]]:
+    def _rows(self) -> Iterator[Row]:
         import pyarrow.parquet as parquet
 
         file = parquet.ParquetFile(open_seekable(self.path))
-        wanted = [
-            name
-            for name in (self.columns.image_column, self.columns.caption_column, self.columns.identity_column)
-            if name in file.schema.names
-        ]
+        wanted = [name for name in _names(self.columns) if name in file.schema.names]
         first = 0
         for group in range(file.num_row_groups):
             after = first + file.metadata.row_group(group).num_rows
@@ -173,7 +180,7 @@ class TarUnit:
                 yield BrokenRecord(whole.key(row), str(error))
                 continue
             caption = sample.caption.strip() if whole.has(row, "caption") else None
-            yield Record(key_of(sample.key), sample.image, caption, _identity(sample.meta))
+            yield Record(key_of(sample.key), sample.image, caption, _said(sample.meta, "identity"), _said(sample.meta, "class"))
 
 
 def find_units(source: str, shard_size: int, columns: Columns) -> list[Unit]:
@@ -238,14 +245,18 @@ def _require_columns(path: str, found: Sequence[str], columns: Columns) -> None:
     if columns.image_column not in found:
         raise SourceError(
             f"The table {path} has no column {columns.image_column!r} with the photographs' paths; "
-            f"it has {', '.join(found) or 'none'}. Name it with --image-column (and --caption-column, --identity-column)."
+            f"it has {', '.join(found) or 'none'}. Name it with --image-column "
+            "(and --caption-column, --identity-column, --class-column)."
         )
 
 
-def _row(row: dict[str, Any], columns: Columns) -> tuple[str | None, str | None, str | None]:
-    values = (row.get(name) for name in (columns.image_column, columns.caption_column, columns.identity_column))
-    photo, caption, identity = (None if value is None else str(value) for value in values)
-    return photo, caption, identity
+def _row(row: dict[str, Any], columns: Columns) -> Row:
+    photo, caption, identity, word = (None if row.get(name) is None else str(row[name]) for name in _names(columns))
+    return photo, caption, identity, word
+
+
+def _names(columns: Columns) -> tuple[str, str, str, str]:
+    return columns.image_column, columns.caption_column, columns.identity_column, columns.class_column
 
 
 def _existing(path: str) -> bytes:
@@ -263,8 +274,8 @@ def _beside(folder: str, photo: str) -> str:
     return photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
 
 
-def _identity(described: Any) -> str | None:
-    value = described.get("identity") if isinstance(described, dict) else None
+def _said(described: Any, name: str) -> str | None:
+    value = described.get(name) if isinstance(described, dict) else None
     return None if value is None else str(value)
 
 
