@@ -28,13 +28,16 @@ def gradcache_step(
     loss_fn: Callable[[Features], Tensor],
     *,
     ddp: DistributedDataParallel | None = None,
+    parameters: Iterable[Tensor] = (),
     loss_parameters: Iterable[Tensor] = (),
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Add the gradient of `loss_fn` over all chunks to the parameters' `.grad`; returns the loss (a detached scalar).
 
     `encode` maps a chunk to a tuple of features [rows of the chunk, ...], through `ddp` if the model is wrapped so: gradients
-    are then averaged over ranks once, during the last chunk. `loss_fn` gets the features of the rank's whole batch, in order.
+    are then averaged over ranks once, during the last chunk. Of `parameters`, those of half precision have their gradients
+    summed over the chunks in fp32, and the last chunk's added in their own precision: as if there were two chunks, however many
+    there are (a sum of 64 in bf16 is 0.9 % off, of 512 2.3 %). `loss_fn` gets the features of the rank's whole batch, in order.
     `loss_parameters`, what the loss itself trains (temperatures), are no part of `ddp`; their gradients are averaged over
     `group` here. They must enter with no gradient. One chunk costs one pass, as usual. Features that the loss does not read
     get zero gradients, so that no rank waits for them. Chunks may have different sizes; all ranks need the same number.
@@ -54,10 +57,15 @@ def gradcache_step(
                 states.append(_RandomState.now())
                 passed.append(encode(chunk))
         loss, gradients = _loss_and_gradients(passed, loss_fn)
+        sums = _Sums(parameters)
         for i, (chunk, state, pulls) in enumerate(zip(chunks, states, gradients, strict=True)):
             last = i == len(chunks) - 1
+            if last:
+                sums.give_back()
             with nullcontext() if ddp is None or last else ddp.no_sync(), state.replayed():
                 torch.autograd.backward(encode(chunk), pulls)
+            if not last:
+                sums.take()
     average_gradients(loss_parameters, group)
     return loss
 
@@ -84,6 +92,27 @@ def _loss_and_gradients(passed: Sequence[Features], loss_fn: Callable[[Features]
     loss.backward()
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     return loss.detach(), list(zip(*(gradient.split(sizes) for gradient in gradients), strict=True))
+
+
+class _Sums:
+    """Sums of gradients in fp32, of those parameters that have fewer bits."""
+
+    def __init__(self, parameters: Iterable[Tensor]):
+        self._sums: dict[Tensor, Tensor | None] = {p: None for p in parameters if p.dtype in (torch.bfloat16, torch.float16)}
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Add each gradient to its sum, and leave none behind."""
+        for parameter, so_far in self._sums.items():
+            if parameter.grad is not None:
+                self._sums[parameter] = parameter.grad.float() if so_far is None else so_far.add_(parameter.grad)
+                parameter.grad = None
+
+    def give_back(self) -> None:
+        """Each sum as its parameter's gradient."""
+        for parameter, so_far in self._sums.items():
+            if so_far is not None:
+                parameter.grad = so_far.to(parameter.dtype)
 
 
 class _RandomState(NamedTuple):

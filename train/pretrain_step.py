@@ -138,7 +138,14 @@ class PretrainTask:
             return noted[0].total
 
         ddp = self.wrapped if isinstance(self.wrapped, DistributedDataParallel) else None
-        gradcache_step(lambda chunk: self.wrapped(*chunk), chunks, total, ddp=ddp, loss_parameters=self.loss.parameters())
+        gradcache_step(
+            lambda chunk: self.wrapped(*chunk),
+            chunks,
+            total,
+            ddp=ddp,
+            parameters=self.names.values(),
+            loss_parameters=self.loss.parameters(),
+        )
         return noted[0]
 
     def _frozen(self, part: Mapping[str, Any]) -> Features:

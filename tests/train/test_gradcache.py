@@ -59,6 +59,24 @@ def test_gradients_add_to_what_is_there() -> None:
     assert weight.grad is not None and torch.equal(weight.grad, torch.full((3,), 8.0))
 
 
+def test_bf16_gradients_of_many_chunks_are_as_good_as_those_of_two() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(256, 1000) + 0.1 * torch.randn(1000)
+    start = torch.full((1000,), 3.0)  # a gradient that is there already counts
+
+    def error(chunks: int, dtype: torch.dtype) -> float:
+        weight = torch.ones(1000, dtype=dtype, requires_grad=True)
+        weight.grad = start.to(dtype)
+        encode = lambda chunk: ((chunk.to(dtype) * weight).float(),)  # noqa: E731
+        gradcache_step(encode, list(rows.split(256 // chunks)), lambda features: features[0].sum(), parameters=[weight])
+        assert weight.grad is not None and weight.grad.dtype == dtype
+        exact = rows.to(dtype).double().sum(0) + 3
+        return float((weight.grad.double() - exact).norm() / exact.norm())
+
+    assert error(128, torch.bfloat16) < 1.5 * error(2, torch.bfloat16)
+    assert error(128, torch.float32) < 1e-5
+
+
 def averaged(rank: int, _: int) -> list[Tensor | None]:
     first, second = torch.zeros(2, requires_grad=True), torch.zeros((), requires_grad=True)
     first.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
