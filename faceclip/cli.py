@@ -1,4 +1,4 @@
-"""The command line: `faceclip convert | detect | encode | generate | similarity`.
+"""The command line: `faceclip convert | detect | encode | generate | similarity | download`.
 
 What a user can put right ends in one line on stderr and exit code 2; anything else keeps its traceback.
 """
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import hub
+from .cli_download import add_download
 from .cli_options import (
     DTYPES,
     add_detector_options,
@@ -32,6 +33,7 @@ from .cli_options import (
     safetensors_path,
     seed_number,
 )
+from .download_errors import DownloadError
 from .face import (
     CROP_SIZE,
     DetectorUnavailableError,
@@ -44,13 +46,22 @@ from .face import (
 )
 from .identity import Identity
 from .model.encoder import FaceCLIPEncoder
+from .models_folder import NoModelsFolderError
 from .pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline, PipelineUnavailableError, default_dtype
 from .prompt import LongPrompts
 from .sdxl_files import SDXL_BASE
 from .tensor_file import CheckpointError, open_tensor_file, write_safetensors
 
 # A user can put these right. Other errors are bugs, whose traceback is wanted.
-_EXPECTED = (CheckpointError, FaceError, DetectorUnavailableError, PipelineUnavailableError, OSError)
+_EXPECTED = (
+    CheckpointError,
+    DetectorUnavailableError,
+    DownloadError,
+    FaceError,
+    NoModelsFolderError,
+    PipelineUnavailableError,
+    OSError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands with their options; each sets `run`, a function of the parsed options."""
     parser = argparse.ArgumentParser(prog="faceclip", description="FaceCLIP: a face and a prompt become an SDXL picture.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_convert, _add_detect, _add_encode, _add_generate, _add_similarity):
+    for add in (_add_convert, _add_detect, _add_encode, _add_generate, _add_similarity, add_download):
         add(commands)
     return parser
 

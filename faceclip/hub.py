@@ -10,6 +10,14 @@ from .tensor_file import CheckpointError
 # The repository's README says CC BY-NC 4.0, its model card says MIT: the stricter one is what users are told.
 FACECLIP_LICENCE = "CC BY-NC 4.0"
 INSIGHTFACE_LICENCE = "non-commercial research only"
+# Where each licence can be read before it is accepted.
+LICENCE_PAGES = {
+    FACECLIP_LICENCE: "https://creativecommons.org/licenses/by-nc/4.0/legalcode",
+    INSIGHTFACE_LICENCE: "https://github.com/deepinsight/insightface#license",
+    "MIT": "https://opensource.org/license/mit",
+}
+
+HUGGING_FACE = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,7 @@ class RemoteFile:
 
     name: what the file is called on disk, and in the widgets. folder: below ComfyUI's `models/`.
     size: bytes; sha256: of the whole file, lower-case hex. None where no authoritative figure was at hand: none is guessed.
+    members: of an archive, the files that come out of it into the folder, with their sizes in bytes; empty for a plain file.
     """
 
     name: str
@@ -27,6 +36,20 @@ class RemoteFile:
     contents: str
     size: int | None = None
     sha256: str | None = None
+    members: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def on_hub(self) -> tuple[str, str] | None:
+        """Repository and path within it, for a file on Hugging Face; None for one that lies elsewhere."""
+        if not self.url.startswith(f"{HUGGING_FACE}/"):
+            return None
+        repo, path = self.url.removeprefix(f"{HUGGING_FACE}/").split("/resolve/main/")
+        return repo, path
+
+    @property
+    def targets(self) -> dict[str, int | None]:
+        """What lies in the folder afterwards: names and sizes in bytes (None where unknown)."""
+        return dict(self.members) if self.members else {self.name: self.size}
 
     @property
     def page(self) -> str:
@@ -40,13 +63,21 @@ def _on_hugging_face(repo: str, path: str) -> str:
     return f"https://huggingface.co/{repo}/resolve/main/{path}"
 
 
-def _pack(name: str) -> RemoteFile:
+# In every pack: landmarks in 3D and 2D, age and sex, and SCRFD-10GF, the detector, under the pack's own name for it.
+_PACK_MEMBERS = (("1k3d68.onnx", 143_607_619), ("2d106det.onnx", 5_030_888), ("genderage.onnx", 1_322_532))
+_SCRFD_SIZE = 16_923_827
+
+
+def _pack(name: str, size: int, sha256: str, *members: tuple[str, int]) -> RemoteFile:
     return RemoteFile(
         name=f"{name}.zip",
         url=f"https://github.com/deepinsight/insightface/releases/download/v0.7/{name}.zip",
         folder=f"insightface/models/{name}",
         licence=INSIGHTFACE_LICENCE,
         contents=f"InsightFace's detector and recognition models, pack {name}; its .onnx files go into the folder",
+        size=size,
+        sha256=sha256,
+        members=(*_PACK_MEMBERS, *members),
     )
 
 
@@ -75,9 +106,24 @@ FILES: tuple[RemoteFile, ...] = (
         size=334_641_164,
         sha256="63aeecb90ff7bc1c115395962d3e803571385b61938377bc7089b36e81e92e2e",
     ),
-    _pack("buffalo_l"),
-    _pack("antelopev2"),
+    _pack(
+        "buffalo_l",
+        288_621_354,
+        "80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
+        ("det_10g.onnx", _SCRFD_SIZE),
+        ("w600k_r50.onnx", 174_383_860),
+    ),
+    _pack(
+        "antelopev2",
+        360_662_982,
+        "8e182f14fc6e80b3bfa375b33eb6cff7ee05d8ef7633e738d1c89021dcf0c5c5",
+        ("scrfd_10g_bnkps.onnx", _SCRFD_SIZE),
+        ("glintr100.onnx", 260_665_334),
+    ),
 )
+
+# What the workflows need; the detector packs are the user's choice.
+NEEDED = ("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
 
 
 def find(name: str) -> RemoteFile | None:
@@ -102,7 +148,8 @@ def missing_message(path: str | Path) -> str:
     size = f", {file.size / 1e6:,.0f} MB" if file.size else ""
     return (
         f"There is no file {path}. It holds {file.contents}{size}. Download {file.url} "
-        f"into that folder (ComfyUI looks in models/{file.folder}). Licence: {file.licence}."
+        f"into that folder (ComfyUI looks in models/{file.folder}), or run `faceclip download {file.name}`. "
+        f"Licence: {file.licence}."
     )
 
 

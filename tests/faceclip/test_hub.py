@@ -50,6 +50,20 @@ def test_checksums_are_sha256_or_left_open():
         assert file.sha256 is None or file.size is not None
 
 
+def test_files_on_the_hub_know_their_repository_and_others_what_is_packed_in_them():
+    assert hub.get("unet.pt").on_hub == ("ByteDance/FaceCLIP", "model/unet.pt")
+    pack = hub.get("antelopev2.zip")
+    assert pack.on_hub is None
+    assert len(pack.targets) == 5 and all(name.endswith(".onnx") and size for name, size in pack.targets.items())
+    assert hub.get("unet.pt").targets == {"unet.pt": None}
+    assert all(hub.find(name) for name in hub.NEEDED)
+
+
+def test_every_licence_can_be_read():
+    assert {file.licence for file in hub.FILES} == set(hub.LICENCE_PAGES)
+    assert all(page.startswith("https://") for page in hub.LICENCE_PAGES.values())
+
+
 def test_licences_are_the_strict_ones():
     licences = {file.name: file.licence for file in hub.FILES}
     assert licences["face_clip_encoder.pt"] == licences["unet.pt"] == "CC BY-NC 4.0"
@@ -78,6 +92,7 @@ def test_a_missing_known_file_comes_with_address_folder_size_and_licence():
     assert "/models/vae/sdxl_vae.safetensors" in message
     assert "https://huggingface.co/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors" in message
     assert "models/vae" in message and "335 MB" in message and "MIT" in message
+    assert "`faceclip download sdxl_vae.safetensors`" in message
 
 
 def test_a_missing_unknown_file_is_only_named():
