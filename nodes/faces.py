@@ -87,7 +87,8 @@ class FaceCLIPDetectFaces(io.ComfyNode):
                     "order",
                     options=list(get_args(Order)),
                     default="largest",
-                    tooltip="How the faces of a photo are numbered, from 0.",
+                    tooltip="How the faces of a photo are numbered, from 0. largest: by size. left to right, top to bottom: "
+                    "by place. confidence: the surest first. centre: the nearest to the middle first.",
                 ),
                 io.Int.Input("index", default=0, min=0, max=255, tooltip="The first face to take, counted from 0 in that order."),
                 io.Int.Input("count", default=1, min=1, max=256, tooltip="How many faces to take from each photo."),
