@@ -34,7 +34,8 @@ class RunConfig:
     batch_size: int
     """Global batch: rows per optimiser step over all ranks, a multiple of their number."""
     micro_batch: int = 0
-    """Rows that a rank puts through the model at once; 0 is all of its share. Smaller needs less memory, same gradient."""
+    """Rows that a rank puts through the models at once, frozen ones included; 0 is all of its share. Smaller needs less memory,
+    same gradient."""
     seed: int = 0
     """Everything random follows from it and the step: data order, dropout, noise, condition dropout."""
     lr: float = 2e-5
@@ -153,7 +154,7 @@ class FinetuneConfig(RunConfig):
     features: Path | None = None
     """Cache of face features written by `python -m train.cache pretrain`; without it the face tower runs at every step."""
     resolution: int = 1024
-    """Side in pixels of the square bucket; the others have about its area."""
+    """Side in pixels of the square bucket; the others have about its area. With --latents, that of the cache."""
     drop_text: float = 0.05
     """Chance that a row is trained with an empty caption, drawn anew at every step."""
     drop_face: float = 0.05
@@ -163,7 +164,7 @@ class FinetuneConfig(RunConfig):
     prediction: Literal["epsilon", "v"] = "epsilon"
     """What the UNet predicts (paper: the noise)."""
     min_snr: float = 0.0
-    """Gamma of min-SNR loss weights; 0 weighs all timesteps alike, as the paper does."""
+    """Gamma of min-SNR loss weights; 0 weighs all timesteps alike, as the paper does. Not with zero_terminal_snr."""
     zero_terminal_snr: bool = False
     """Rescale the noise schedule so that its last step is pure noise; needs v-prediction."""
     ema: float = 0.9999
@@ -177,6 +178,11 @@ class FinetuneConfig(RunConfig):
             raise ConfigError(f"drop_text, drop_face and drop_both are {chances}; each is a chance, and they sum to at most 1.")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ConfigError("zero_terminal_snr needs --prediction v: pure noise tells an epsilon-prediction nothing.")
+        if self.zero_terminal_snr and self.min_snr:
+            raise ConfigError(
+                f"min_snr is {self.min_snr:g} with zero_terminal_snr: the step of pure noise has no signal, so min-SNR gives it "
+                "a weight of 0, and the step that zero_terminal_snr adds would never be trained. Choose one of them."
+            )
         if (self.vae is None) == (self.latents is None):
             raise ConfigError("Give either --latents (a cache) or --vae (a folder), to encode pictures at every step.")
         if not 0 <= self.ema < 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from .buckets import BucketBatches
 from .config import FinetuneConfig
+from .data import DataError
 from .diffusion import TIMESTEPS
 from .distributed import Ranks
 from .framing import aspect_buckets, cut, frame
@@ -36,6 +39,12 @@ class Rows:
     pictures: Tensor
     time_ids: Tensor
     draws: list[Draws]
+
+    def part(self, part: slice) -> Rows:
+        """Some of the rows."""
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        some: dict[str, Any] = {name: None if column is None else column[part] for name, column in columns.items()}
+        return Rows(**some)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,10 @@ class LiveLatents:
 
 
 class RowReader:
-    """`reader(step)` -> this rank's rows of the step's global batch."""
+    """`reader(step)` -> this rank's rows of the step's global batch, `config.workers` of them read at a time.
+
+    Threads may share it.
+    """
 
     def __init__(self, config: FinetuneConfig, ranks: Ranks, source: ShardSource, latents: Latents, faces: bool):
         if config.batch_size % ranks.world:
@@ -123,20 +135,32 @@ class RowReader:
         self._batches = BucketBatches(latents.buckets(), config.batch_size, config.seed)
         share = config.batch_size // ranks.world
         self._places = range(ranks.rank * share, (ranks.rank + 1) * share)
+        self._lock = threading.Lock()  # batches keep the order of the epoch they are in
+        self._pool = ThreadPoolExecutor(max(config.workers, 1), thread_name_prefix="rows")
 
     def __call__(self, step: int) -> Rows:
-        index = [int(row) for row in self._batches.batch(step)[self._places.start : self._places.stop]]
-        samples = [self._source[row] for row in index]
-        read = [self._latents.read(row, sample) for row, sample in zip(index, samples, strict=True)]
-        faces = torch.from_numpy(np.stack([decode_face(sample.face) for sample in samples])) if self._faces else None
+        """Raises DataError, naming the sample, for one that cannot be used."""
+        with self._lock:
+            index = [int(row) for row in self._batches.batch(step)[self._places.start : self._places.stop]]
+        samples, read, faces = zip(*self._pool.map(self._read, index), strict=True)
         return Rows(
             index=index,
             key=[sample.key for sample in samples],
             caption=[sample.caption for sample in samples],
             # By the index: where features are cached, the crop itself is not read.
             has_face=torch.tensor([self._source.has(row, "face") for row in index]),
-            faces=faces,
+            faces=torch.from_numpy(np.stack(faces)) if self._faces else None,
             pictures=torch.stack([picture for picture, _ in read]),
             time_ids=torch.tensor([ids for _, ids in read]),
             draws=[Draws.of(self._config, step, place) for place in self._places],
         )
+
+    def _read(self, row: int) -> tuple[Sample, tuple[Tensor, tuple[int, ...]], np.ndarray | None]:
+        """A row's sample, what its latents are made from with its size conditions, and its face where faces are wanted."""
+        sample = self._source[row]
+        try:
+            if not sample.caption.strip():
+                raise ValueError("its caption is missing. Add one, or leave the sample out")
+            return sample, self._latents.read(row, sample), decode_face(sample.face) if self._faces else None
+        except ValueError as error:
+            raise DataError(f"The sample {sample.key!r} (row {row}) cannot be used: {error}") from error

@@ -9,13 +9,14 @@ The same command goes on with an interrupted run. RUN/unet is the finished UNet 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
 from faceclip import FaceCLIPEncoder
 from faceclip.sdxl_files import load_unet
 
-from .cache import FeatureCache, LatentCache
+from .cache import CacheError, FeatureCache, LatentCache
 from .cached import CachedIdentities, CachedLatents
 from .config import DTYPES, FinetuneConfig
 from .distributed import Ranks
@@ -55,9 +56,21 @@ def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
 
 def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> Latents:
     if config.latents:
-        return CachedLatents(LatentCache(config.latents, source))
+        cache = LatentCache(config.latents, source)
+        _require_resolution(cache, config.resolution)
+        return CachedLatents(cache)
     assert config.vae
     return LiveLatents(source, load_vae(config.vae, DTYPES[config.dtype]), config.resolution, ranks.device)
+
+
+def _require_resolution(cache: LatentCache, resolution: int) -> None:
+    """Raise CacheError unless the cache's buckets are those of the resolution, of whatever steps."""
+    side = math.isqrt(max(height * width for height, width in cache.buckets))
+    if side != resolution:
+        raise CacheError(
+            f"The cached latents were made for --resolution {side}, the run's is {resolution}. Give --resolution {side}, or "
+            f"cache them again: python -m train.cache latents --resolution {resolution} ..."
+        )
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ from .diffusion import NoiseSchedule
 from .distributed import Ranks, wrap
 from .ema import MovingAverage
 from .finetune_data import Latents, RowReader, Rows
+from .gradient_sum import GradientSum
 from .identities import IdentitySource
 from .initialise import compile_blocks
 from .loop import make_optimizer
 from .prefetch import Prefetch
-from .pretrain_data import token_ids, with_blank
+from .pretrain_data import with_blank
+from .tokens import token_ids
 
 
 class FinetuneTask:
@@ -56,7 +58,7 @@ class FinetuneTask:
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
-        self._rows = Prefetch(reader, config.workers)
+        self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
 
     @property
@@ -67,23 +69,28 @@ class FinetuneTask:
         return {"rows": self._rows[step]}
 
     def suspects(self, batch: Mapping[str, Any]) -> list[str]:
-        finite = torch.tensor(self._row_losses).isfinite()
         keys: list[str] = batch["rows"].key
-        return [key for key, good in zip(keys, finite.tolist(), strict=True) if not good] or keys
+        found = [key for key, good in zip(keys, torch.tensor(self._row_losses).isfinite().tolist(), strict=True) if not good]
+        if any(self.ranks.any(bool(found))):
+            return found or ["none of its rows"]  # they are another rank's
+        return keys  # every loss is finite: the gradient is not, and does not tell by whom
 
     def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
         rows: Rows = batch["rows"]
-        latents = self.latents.encode(rows.pictures, rows.draws).to(self.ranks.device)
-        embeddings, pooled = self._condition(rows)
-        size = self.config.micro_batch or len(latents)
+        count = len(rows.key)
+        size = self.config.micro_batch or count
         losses = []
-        for start in range(0, len(latents), size):
-            part = slice(start, start + size)
-            last = start + size >= len(latents)
+        gathered = GradientSum(self.parameters)
+        for start in range(0, count, size):
+            last = start + size >= count
+            if last:
+                gathered.give()  # before the last backward pass, which sends it to the other ranks
             waits = isinstance(self.wrapped, DistributedDataParallel) and not last
             with self.wrapped.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
-                found = self._losses(rows, part, latents[part], embeddings[part], pooled[part])
-                (found.sum() / len(latents)).backward()
+                found = self._losses(rows.part(slice(start, start + size)))
+                (found.sum() / count).backward()
+            if not last:
+                gathered.take()
             losses.append(found.detach())
         self._row_losses = torch.cat(losses).tolist()
         return {"loss": sum(self._row_losses) / len(self._row_losses)}
@@ -132,16 +139,18 @@ class FinetuneTask:
         captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
         return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
 
-    def _losses(self, rows: Rows, part: slice, latents: Tensor, embeddings: Tensor, pooled: Tensor) -> Tensor:
-        """[b] each row's loss."""
+    def _losses(self, rows: Rows) -> Tensor:
+        """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
         device, dtype = self.ranks.device, DTYPES[self.config.dtype]
-        draws = rows.draws[part]
+        latents = self.latents.encode(rows.pictures, rows.draws).to(device)
+        embeddings, pooled = self._condition(rows)
         # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
-        generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in draws]
+        generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in rows.draws]
         noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)
-        timesteps = torch.tensor([draw.timestep for draw in draws], device=device)
+        timesteps = torch.tensor([draw.timestep for draw in rows.draws], device=device)
         noisy = self.schedule.add_noise(latents.float(), noise, timesteps).to(dtype)
-        added = {"text_embeds": pooled.to(dtype), "time_ids": rows.time_ids[part].to(device, dtype)}
+        # Sizes stay in fp32, where their sinusoids are computed: bf16 would make 1024 of 1023.
+        added = {"text_embeds": pooled.to(dtype), "time_ids": rows.time_ids.to(device, torch.float32)}
         predicted = self.wrapped(noisy, timesteps, embeddings.to(dtype), added_cond_kwargs=added).sample
         return self.schedule.losses(predicted, latents.float(), noise, timesteps)
 

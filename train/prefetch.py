@@ -10,12 +10,13 @@ Item = TypeVar("Item")
 
 
 class Prefetch(Generic[Item]):
-    """`prefetch[step]` is `read(step)`, with the following steps being read meanwhile. Ask for steps in order."""
+    """`prefetch[step]` is `read(step)`, with the `ahead` following steps being read meanwhile, a thread for each: what else is
+    done at a time is up to `read`. Ask for steps in order."""
 
-    def __init__(self, read: Callable[[int], Item], workers: int, ahead: int = 2):
+    def __init__(self, read: Callable[[int], Item], ahead: int = 2):
         self._read = read
         self._ahead = ahead
-        self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="read-ahead")
+        self._pool = ThreadPoolExecutor(ahead + 1, thread_name_prefix="read-ahead")
         self._pending: dict[int, Future[Item]] = {}
 
     def __getitem__(self, step: int) -> Item:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
 from train import cache
-from train.config import FinetuneConfig, parse
+from train.config import ConfigError, FinetuneConfig, parse
 from train.distributed import Ranks
-from train.finetune_data import Draws
+from train.finetune_data import Draws, Rows
 from train.finetune_sdxl import build, main
 from train.loop import NonFiniteLossError, run, train_step
 from train.shards import Sample, write_shard
@@ -80,10 +80,10 @@ def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 2, "resolution": 64},
-        {"prediction": "v", "zero_terminal_snr": True, "min_snr": 5.0, "ema": 0.0},
+        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 3, "resolution": 64, "min_snr": 5.0},
+        {"prediction": "v", "zero_terminal_snr": True, "ema": 0.0},
     ],
-    ids=["bf16 in micro-batches", "v, min-SNR, zero terminal SNR, no average"],
+    ids=["bf16 in micro-batches, min-SNR", "v, zero terminal SNR, no average"],
 )
 def test_variants_train_and_resume_bit_for_bit(
     options: dict[str, Any], arguments: Arguments, tmp_path: Path, read_log: Callable
@@ -114,6 +114,74 @@ def test_micro_batches_and_recomputed_activations_do_not_change_the_gradient(
     whole, _ = plain
     parts, _ = gradient(arguments(steps=1, micro_batch=1, activation_checkpointing=True))
     assert (parts - whole).norm() < 1e-5 * whole.norm()
+
+
+@pytest.mark.parametrize(("checkpointed", "forwards"), [(False, 1), (True, 2)])
+def test_recomputed_activations_are_computed_again_in_backward(checkpointed: bool, forwards: int, arguments: Arguments) -> None:
+    task = build(parse(FinetuneConfig, arguments(steps=1, activation_checkpointing=checkpointed or None)), ONE)
+    blocks = [task.unet.down_blocks[0].resnets[0], task.unet.mid_block.resnets[1], task.unet.up_blocks[-1].resnets[0]]
+    calls: Counter[int] = Counter()
+    for place, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, place=place: calls.update([place]))
+    task.backward(task.batch(0), 0)
+    assert calls == dict.fromkeys(range(3), forwards)
+
+
+def test_no_model_holds_more_rows_at_once_than_a_micro_batch(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build(parse(FinetuneConfig, arguments(steps=1, micro_batch=2, drop_face=0.0, drop_both=0.0)), ONE)
+    seen: dict[str, list[int]] = {}
+
+    def count(name: str, owner: Any, method: str, place: int = 0) -> None:
+        original = getattr(owner, method)
+
+        def counted(*given: Any, **named: Any) -> Any:
+            seen.setdefault(name, []).append(len(given[place]))
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    count("VAE", task.latents._vae, "encode")
+    count("face tower", task.encoder, "encode_faces")
+    count("encoder", task.encoder, "joint")
+    count("UNet", task.unet, "forward")
+    task.backward(task.batch(0), 0)
+    assert seen == {name: [2, 2] for name in ("VAE", "face tower", "encoder", "UNet")}
+
+
+def test_bf16_gradients_of_many_micro_batches_are_added_up_exactly(arguments: Arguments) -> None:
+    options = {"steps": 1, "dtype": "bf16", "batch_size": 16, "resolution": 64}
+    task = build(parse(FinetuneConfig, arguments(**options, micro_batch=1)), ONE)
+    rows = task.batch(0)["rows"]
+
+    def gradient_of(part: Rows) -> torch.Tensor:
+        for parameter in task.parameters:
+            parameter.grad = None
+        task.backward({"rows": part}, 0)
+        assert all(parameter.grad.dtype == torch.bfloat16 for parameter in task.parameters)
+        return torch.cat([parameter.grad.float().flatten() for parameter in task.parameters])
+
+    exact = sum(gradient_of(rows.part(slice(i, i + 1))) for i in range(16)) / 16
+    assert (gradient_of(rows) - exact).norm() < 3.2e-3 * exact.norm()
+
+
+def test_size_conditions_reach_the_unet_as_they_are_in_bf16_too(arguments: Arguments) -> None:
+    task = build(parse(FinetuneConfig, arguments(steps=1, dtype="bf16", batch_size=1)), ONE)
+    rows = dataclasses.replace(task.batch(0)["rows"], time_ids=torch.tensor([[1023, 777, 3, 0, 1024, 1025]]))
+    given: list[torch.Tensor] = []
+    task.unet.register_forward_pre_hook(lambda _, args, named: given.append(named["added_cond_kwargs"]), with_kwargs=True)
+    task.backward({"rows": rows}, 0)
+    assert given[0]["time_ids"].tolist() == [[1023, 777, 3, 0, 1024, 1025]]
+
+
+def test_the_schedule_is_the_one_asked_for(arguments: Arguments) -> None:
+    asked = [("epsilon", 0.0, False), ("epsilon", 5.0, False), ("v", 0.0, True)]
+    for prediction, min_snr, terminal in asked:
+        options = {"prediction": prediction, "min_snr": min_snr, "zero_terminal_snr": terminal or None}
+        schedule = build(parse(FinetuneConfig, arguments(steps=1, **options)), ONE).schedule
+        assert (schedule.prediction, schedule.min_snr, schedule.zero_terminal_snr) == (prediction, min_snr, terminal)
+        assert (schedule.alphas_cumprod[-1] == 0) == terminal
+    with pytest.raises(ConfigError, match="min_snr is 5 with zero_terminal_snr: the step of pure noise .* Choose one"):
+        dataclasses.replace(parse(FinetuneConfig, arguments(prediction="v", min_snr=5.0)), zero_terminal_snr=True)
 
 
 def test_cached_and_live_inputs_give_the_same_training(
@@ -181,8 +249,10 @@ def test_a_latent_that_is_not_a_number_stops_the_run_and_is_named(arguments: Arg
         run(task, dataclasses.replace(config), ONE)
 
 
-def test_it_trains_on_two_ranks(arguments: Arguments, launch: Callable[..., Any], tmp_path: Path, read_log: Callable) -> None:
-    command = launch("train.finetune_sdxl", arguments(steps=2, resolution=64), ranks=2)
+def test_two_ranks_in_micro_batches_train_as_one_rank_with_all_rows_at_once(
+    arguments: Arguments, launch: Callable[..., Any], tmp_path: Path, read_log: Callable
+) -> None:
+    command = launch("train.finetune_sdxl", arguments(steps=2, resolution=64, micro_batch=1), ranks=2)
     config = parse(FinetuneConfig, arguments("alone", steps=2, resolution=64))
     alone = build(config, ONE)
     expected = [train_step(alone, config, ONE, step) for step in range(2)]
