@@ -158,10 +158,10 @@ def _convert(options: argparse.Namespace) -> None:
     if bar:
         bar.close()
     written = open_tensor_file(options.target)
-    before, after = options.source.stat().st_size, options.target.stat().st_size
+    before, after = (hub.size_text(path.stat().st_size) for path in (options.source, options.target))
     towers = {name.split(".")[0] for name in written.entries if ".face_encoder." in name}
     tower = "one face tower, shared by the branches" if len(towers) == 1 else "a face tower per branch: they differ"
-    print(f"{options.target}: {_size(after)} in {options.dtype}, from {_size(before)}. {len(written.entries)} tensors, {tower}.")
+    print(f"{options.target}: {after} in {options.dtype}, from {before}. {len(written.entries)} tensors, {tower}.")
 
 
 def _detect(options: argparse.Namespace) -> None:
@@ -283,7 +283,3 @@ def _no_face(path: Path, photo) -> str:
 
 def _dtype(options: argparse.Namespace) -> torch.dtype | None:
     return DTYPES[options.dtype] if options.dtype else None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

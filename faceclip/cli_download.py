@@ -9,8 +9,8 @@ from pathlib import Path
 
 from . import hub
 from .download import Offer, State, ask_server, check_space, fetch, state
-from .download_errors import DownloadError, size_text
-from .hub import RemoteFile
+from .download_errors import DownloadError
+from .hub import RemoteFile, size_text
 from .models_folder import models_folder
 
 _STATES: dict[State, str] = {
@@ -104,8 +104,7 @@ def _ask_consent(files: Sequence[RemoteFile], models: Path, accepted: bool) -> N
     """Show what is fetched under which licence; go on only if the user agrees."""
     print(f"To fetch into {models}:")
     for file in files:
-        size = size_text(file.size)
-        print(f"  {file.folder}/{file.name} ({size}): {file.contents}")
+        print(f"  {file.folder}/{file.name} ({file.size_told}): {file.contents}")
         print(f"    from {file.page}")
     print("Licences:")
     for licence in dict.fromkeys(file.licence for file in files):
@@ -133,7 +132,7 @@ def _fetch(offer: Offer, models: Path) -> None:
 def _show_list(files: Sequence[RemoteFile], models: Path) -> None:
     print(f"In {models}:")
     for file in files:
-        print(f"{_STATES[state(file, models)]:13} {file.folder}/{file.name}, {size_text(file.size)}, {file.licence}")
+        print(f"{_STATES[state(file, models)]:13} {file.folder}/{file.name}, {file.size_told}, {file.licence}")
         print(f"{'':13} {file.contents}; {file.page}")
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .download_errors import DownloadError, by_hand, explained, size_text
-from .hub import RemoteFile
+from .download_errors import DownloadError, by_hand, explained
+from .hub import RemoteFile, size_text
 
 State = Literal["there", "partial", "different", "missing"]
 

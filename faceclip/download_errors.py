@@ -8,24 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .hub import HUGGING_FACE, RemoteFile
+from .hub import HUGGING_FACE, RemoteFile, size_text
 
 
 class DownloadError(RuntimeError):
     """A file could not be fetched; the message says why, and how to get it without this command."""
 
 
-def size_text(count: int | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return "size unknown"
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def by_hand(file: RemoteFile) -> str:
     """How a person gets the file into its place with a browser."""
     unpack = "unpack it and put its .onnx files" if file.members else "put it"
-    return f"By hand: download {file.url} ({size_text(file.size)}) in a browser and {unpack} into ComfyUI's models/{file.folder}."
+    return f"By hand: download {file.url} ({file.size_told}) in a browser and {unpack} into ComfyUI's models/{file.folder}."
 
 
 @contextmanager

@@ -20,12 +20,20 @@ LICENCE_PAGES = {
 HUGGING_FACE = "https://huggingface.co"
 
 
+def size_text(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "size unknown"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """One file to download.
 
     name: what the file is called on disk, and in the widgets. folder: below ComfyUI's `models/`.
     size: bytes; sha256: of the whole file, lower-case hex. None where no authoritative figure was at hand: none is guessed.
+    values: how many weights it holds, where its size is unknown: the size then follows from their type.
     members: of an archive, the files that come out of it into the folder, with their sizes in bytes; empty for a plain file.
     """
 
@@ -36,6 +44,7 @@ class RemoteFile:
     contents: str
     size: int | None = None
     sha256: str | None = None
+    values: int | None = None
     members: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -50,6 +59,13 @@ class RemoteFile:
     def targets(self) -> dict[str, int | None]:
         """What lies in the folder afterwards: names and sizes in bytes (None where unknown)."""
         return dict(self.members) if self.members else {self.name: self.size}
+
+    @property
+    def size_told(self) -> str:
+        """The size for people, or what it must be nearly."""
+        if self.size is None and self.values:
+            return f"{size_text(4 * self.values)} if fp32, {size_text(2 * self.values)} if fp16"
+        return size_text(self.size)
 
     @property
     def page(self) -> str:
@@ -89,6 +105,7 @@ FILES: tuple[RemoteFile, ...] = (
         folder="faceclip",
         licence=FACECLIP_LICENCE,
         contents="the FaceCLIP encoder: both branches, 1,573,352,072 values",
+        values=1_573_352_072,
     ),
     RemoteFile(
         name="unet.pt",
@@ -96,6 +113,7 @@ FILES: tuple[RemoteFile, ...] = (
         folder="faceclip",
         licence=FACECLIP_LICENCE,
         contents="the SDXL UNet fine-tuned with it, in diffusers format",
+        values=2_567_463_684,
     ),
     RemoteFile(
         name="sdxl_vae.safetensors",
@@ -145,9 +163,8 @@ def missing_message(path: str | Path) -> str:
     file = find(path.name)
     if file is None:
         return f"There is no file {path}. Check the name and the folder."
-    size = f", {file.size / 1e6:,.0f} MB" if file.size else ""
     return (
-        f"There is no file {path}. It holds {file.contents}{size}. Download {file.url} "
+        f"There is no file {path}. It holds {file.contents} ({file.size_told}). Download {file.url} "
         f"into that folder (ComfyUI looks in models/{file.folder}), or run `faceclip download {file.name}`. "
         f"Licence: {file.licence}."
     )

@@ -196,7 +196,7 @@ def test_a_mirror_with_another_file_is_refused_before_anything_is_fetched(server
 def test_refusals_say_what_to_do(server, models, capsys, refusal, words):
     server.refuse[UNET] = refusal
     error = error_of(capsys, models, "unet.pt")
-    for word in (*words, server.address, "By hand", "models/faceclip", "size unknown"):
+    for word in (*words, server.address, "By hand", "models/faceclip", "10.27 GB if fp32"):
         assert word in error
     assert "hf_of_the_user" not in error
     assert list(models.iterdir()) == []
@@ -286,7 +286,9 @@ def test_the_list_shows_what_is_there_and_asks_nobody(server, models, capsys):
     shown = capsys.readouterr().out
     for found, place in (("there", "vae/sdxl_vae.safetensors"), ("begun", "faceclip/unet.pt")):
         assert re.search(rf"^{found} +{place}, ", shown, flags=re.MULTILINE)
-    assert re.search(r"^missing +faceclip/face_clip_encoder.pt, size unknown, CC BY-NC 4.0$", shown, flags=re.MULTILINE)
+    assert re.search(
+        r"^missing +faceclip/face_clip_encoder.pt, 6.29 GB if fp32, 3.15 GB if fp16, CC BY-NC 4.0$", shown, flags=re.MULTILINE
+    )
     assert "https://huggingface.co/ByteDance/FaceCLIP/blob/main/model/unet.pt" in shown and "288.6 MB" in shown
     assert server.asked == []
 

@@ -80,6 +80,8 @@ def test_the_encoder_has_the_number_of_values_the_table_states():
         encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl"), share_face_tower=False)
     count = sum(tensor.numel() for tensor in encoder.state_dict().values())
     assert f"{count:,}" in hub.get("face_clip_encoder.pt").contents
+    assert hub.get("face_clip_encoder.pt").values == count
+    assert hub.get("face_clip_encoder.pt").size_told == "6.29 GB if fp32, 3.15 GB if fp16"
 
 
 def test_pages_are_for_people():
@@ -91,7 +93,7 @@ def test_a_missing_known_file_comes_with_address_folder_size_and_licence():
     message = hub.missing_message("/models/vae/sdxl_vae.safetensors")
     assert "/models/vae/sdxl_vae.safetensors" in message
     assert "https://huggingface.co/stabilityai/sdxl-vae/resolve/main/sdxl_vae.safetensors" in message
-    assert "models/vae" in message and "335 MB" in message and "MIT" in message
+    assert "models/vae" in message and "334.6 MB" in message and "MIT" in message
     assert "`faceclip download sdxl_vae.safetensors`" in message
 
 
