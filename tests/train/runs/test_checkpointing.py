@@ -35,8 +35,8 @@ def require_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tens
     assert not differing, f"{len(differing)} tensors differ ({note}), among them {differing[0]}"
 
 
-def wait_for_step(run: Path, step: int, command: Any, read_log: Callable) -> None:
-    while not any(line["kind"] == "train" and line["step"] >= step for line in read_log(run)):
+def wait_for_step(run: Path, step: int, command: Any, read_log: Callable, kind: str = "train") -> None:
+    while not any(line["kind"] == kind and line["step"] >= step for line in read_log(run)):
         assert None in command.codes(), f"the run ended before step {step}:\n{command.said()}"
         time.sleep(0.01)
 
@@ -53,9 +53,10 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     pretrain_arguments: Arguments, launch: Launch, tmp_path: Path, read_log: Callable, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     arguments, run = pretrain_arguments(steps=STEPS), tmp_path / "run"
-    step, pause = random.randint(1, STEPS - 1), random.uniform(0, 0.5)
+    step, pause = random.randint(2, STEPS - 2), random.uniform(0, 0.5)
     command = launch("train.pretrain", arguments)
     wait_for_step(run, step, command, read_log)
+    wait_for_step(run, 2, command, read_log, kind="checkpoint")  # before the first one there is nothing to go on from
     time.sleep(pause)  # somewhere in the next step, or while its checkpoint is written
     command.send(signal.SIGKILL)
     assert command.wait() == [-signal.SIGKILL]
@@ -63,7 +64,9 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(
     assert main(arguments) == 0
     require_equal(weights(run), uninterrupted, f"killed {pause:.2f} s after step {step}")
     assert not list((run / "checkpoints").glob("*.part"))
-    assert [line["step"] for line in read_log(run) if line["kind"] == "train"] == list(range(1, STEPS + 1))
+    log = read_log(run)
+    assert [line["step"] for line in log if line["kind"] == "train"] == list(range(1, STEPS + 1))
+    assert [line["step"] in (2, 4) for line in log if line["kind"] == "resume"] == [True]
 
 
 def test_sigterm_saves_and_exits_with_0_and_the_rest_follows(
