@@ -22,9 +22,9 @@ from train.config import PretrainConfig
 from train.distributed import Ranks
 from train.loop import seed_step, train_step
 from train.pretrain import build
-from train.pretrain_data import token_ids
 from train.pretrain_step import PretrainTask
 from train.shards import Sample, write_shard
+from train.tokens import token_ids
 
 TEACHERS = {"l": "ViT-L-14-quickgelu", "g": "ViT-bigG-14"}
 AHEAD = 3  # steps after which a step waits for its data if reading is what limits it

@@ -26,10 +26,10 @@ from faceclip.metrics import (
     zero_shot_accuracy,
 )
 
-from .pretrain_data import token_ids
 from .pretrain_step import PretrainModel
 from .protocol import ProtocolError, list_pictures, listed
 from .teacher import ImageTeacher, load_teacher
+from .tokens import token_ids
 from .transforms import clip_crop
 
 logger = logging.getLogger(__name__)

@@ -158,7 +158,7 @@ class FrozenTowers:
             if self._config.patch_tokens:
                 features["patch_tokens"] = identity.patch_tokens
         if self._encoder and self._config.captions:
-            features["clip_text"] = text_embedding(self._encoder.branches[self._config.branch], batch["caption"])
+            features["clip_text"] = text_embedding(self._encoder.branches[self._config.branch], batch["ids"])
         return features
 
 

@@ -22,7 +22,7 @@ from .alarm import fail_together
 Value = TypeVar("Value")
 
 PATIENCE = timedelta(minutes=30)
-"""How long ranks wait for one that is silent: as long as rank 0 may take to measure on held-out shards."""
+"""How long ranks wait for one that is silent: as long as one may take to read a checkpoint or to start."""
 
 # Rank, number of ranks and place on its machine, as torchrun (and accelerate, by it), Open MPI, MPICH (and Intel MPI) and MVAPICH
 # name them.

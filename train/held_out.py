@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .data import Transform, collate
 from .distributed import Ranks
-from .pretrain_data import Features, FeatureSource, token_ids
+from .pretrain_data import Features, FeatureSource
 from .shards import ShardSource
+from .tokens import token_ids
 
 if TYPE_CHECKING:
     from .pretrain_step import PretrainModel

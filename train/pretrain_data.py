@@ -12,7 +12,6 @@ from torch import Tensor
 
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.model.branch import FaceCLIPBranch
-from faceclip.prompt import tokenize
 
 from .teacher import ImageTeacher
 
@@ -99,18 +98,9 @@ def in_slices(batch: Mapping[str, Any], rows: int) -> Iterator[dict[str, Any]]:
         yield {name: values[start : start + rows] for name, values in batch.items()}
 
 
-def token_ids(captions: Sequence[str], has_face: Sequence[bool]) -> Tensor:
-    """[b, 77] int64: captions as FaceCLIP reads them, with the identity prefix where there is a face.
-
-    A caption is plain text: its brackets are no weights.
-    """
-    plain = [caption.replace("(", r"\(").replace(")", r"\)") for caption in captions]
-    return torch.cat([tokenize(text, face).input_ids for text, face in zip(plain, has_face, strict=True)])
-
-
 @torch.no_grad()
-def text_embedding(branch: FaceCLIPBranch, captions: Sequence[str]) -> Tensor:
-    """[b, d]: the frozen CLIP text encoder's embedding of the captions alone, the text target (paper, eq. 3)."""
-    ids = token_ids(captions, [False] * len(captions)).to(branch.text_projection.device)
+def text_embedding(branch: FaceCLIPBranch, ids: Tensor) -> Tensor:
+    """[b, d]: the frozen CLIP text encoder's embedding of captions alone, ids [b, 77]: the text target (paper, eq. 3)."""
+    ids = ids.to(branch.text_projection.device)
     hidden = branch.encode_tokens(branch.token_embedding(ids))
     return branch.pool(hidden, ids) @ branch.text_projection

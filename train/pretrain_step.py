@@ -23,7 +23,8 @@ from .held_out import HeldOut
 from .initialise import blocks_of, checkpoint_activations, compile_blocks, freeze
 from .loop import make_optimizer
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, SentTargets, Targets, caption_labels
-from .pretrain_data import Features, FeatureSource, in_slices, person_labels, text_embedding, token_ids
+from .pretrain_data import Features, FeatureSource, in_slices, person_labels, text_embedding
+from .tokens import with_prefix
 
 
 class PretrainModel(nn.Module):
@@ -93,7 +94,7 @@ class PretrainTask:
         rows = self.config.micro_batch or len(has_face)
         features = Features.cat([self._frozen(part) for part in in_slices(batch, rows)])
         targets = self.loss.start(self._targets(batch, features))  # they travel while the encoder computes
-        ids = token_ids(batch["caption"], has_face.tolist()).to(self.ranks.device)
+        ids = with_prefix(batch["ids"], has_face).to(self.ranks.device)
         inputs = (ids, features.class_token, features.patch_tokens, has_face.to(self.ranks.device))
         chunks = list(zip(*(tensor.split(rows) for tensor in inputs), strict=True))
         self.wrapped.train()
@@ -152,7 +153,7 @@ class PretrainTask:
         """What the frozen towers make of some rows: no more of them at once than go through the trained model."""
         features = self.features(part)
         if features.text is None and "text" in self.config.terms:
-            return replace(features, text=text_embedding(self.model.branch, part["caption"]))
+            return replace(features, text=text_embedding(self.model.branch, part["ids"]))
         return features
 
     def _targets(self, batch: Mapping[str, Any], features: Features) -> Targets:

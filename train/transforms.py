@@ -12,11 +12,12 @@ from PIL import Image
 from faceclip.face import CROP_SIZE
 
 from .shards import Sample
+from .tokens import caption_ids
 
 
 @dataclass(frozen=True)
 class DecodeSample:
-    """Sample -> `caption`, and on demand `image` and `face`. Deterministic: the teachers' targets fit every epoch."""
+    """Sample -> `caption` and its `ids`, and on demand `image` and `face`. Deterministic: the targets fit every epoch."""
 
     image_size: int | None = None
     """Side in pixels of `image`, uint8 [3, size, size]: the shorter side resized to it, the middle cut out, as CLIP does.
@@ -31,7 +32,7 @@ class DecodeSample:
         """
         if not sample.caption.strip():
             raise ValueError("its caption is missing. Add one, or leave the sample out")
-        entries: dict[str, Any] = {"caption": sample.caption}
+        entries: dict[str, Any] = {"caption": sample.caption, "ids": caption_ids(sample.caption).numpy()}
         if self.image_size is not None:
             entries["image"] = clip_crop(decode(sample.image, "photograph", 2 * self.image_size), self.image_size)
         if self.faces:

@@ -21,7 +21,8 @@ from train.initialise import new_encoder
 from train.pretrain_data import identity_of_faces, text_embedding
 from train.shards import Sample, ShardSource, write_shard
 from train.teacher import load_teacher
-from train.transforms import DecodeSample, decode, decode_face
+from train.tokens import token_ids
+from train.transforms import clip_crop, decode, decode_face
 
 SIZES = [(90, 90), (60, 120), (120, 60), (200, 190), (64, 128)]  # width, height
 
@@ -82,14 +83,13 @@ def test_cached_features_are_those_of_the_towers(shards: Path, source: ShardSour
     rows = torch.tensor([10, 0, 7])
     read = cache.read(rows)
     some = [source[int(row)] for row in rows]
-    faces = torch.stack([torch.from_numpy(decode_face(sample.face)) for sample in some])
+    faces = torch.from_numpy(np.stack([decode_face(sample.face) for sample in some]))
     identity = identity_of_faces(encoder, faces, torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(read["class_token"], identity.class_token, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(read["patch_tokens"], identity.patch_tokens, rtol=1e-5, atol=1e-5)
-    text = text_embedding(encoder.branches["l"], [sample.caption for sample in some])
+    text = text_embedding(encoder.branches["l"], token_ids([sample.caption for sample in some], [False] * len(some)))
     torch.testing.assert_close(read["clip_text"], text, rtol=1e-5, atol=1e-5)
-    shown = DecodeSample(teacher.size)
-    pictures = torch.stack([torch.from_numpy(shown(sample, np.random.default_rng(0))["image"]) for sample in some])
+    pictures = torch.stack([torch.from_numpy(clip_crop(decode(sample.image, "it"), teacher.size)) for sample in some])
     torch.testing.assert_close(read["clip_image"], teacher(pictures), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cache.signature, encoder.signature(), rtol=0, atol=0)
     assert len(cache) == 11 and cache.shapes["patch_tokens"] == (1, 144, 64)

@@ -211,7 +211,7 @@ def test_the_middle_of_a_photograph_is_what_clip_sees() -> None:
     picture.save(buffer, "PNG")
     sample = Sample("k", buffer.getvalue(), None, "words")
     entries = DecodeSample(image_size=50, faces=False)(sample, np.random.default_rng(0))
-    assert set(entries) == {"caption", "image"}
+    assert set(entries) == {"caption", "ids", "image"}
     assert entries["image"][1, :, 2:-2].min() > 250 and entries["image"][0, :, 2:-2].max() < 5
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from faceclip import FaceCLIPConfig
 from faceclip.checkpoint import write_safetensors
 
-from ..pretrain_data import token_ids
 from ..teacher import MINI_VISION, mini_clip
+from ..tokens import token_ids
 from .fitting import Schedule, fit
 from .pictures import Pictures, shuffled
 

@@ -17,8 +17,8 @@ from train.distributed import Ranks
 from train.initialise import InitError, freeze, join, load_face_tower, load_text_tower, new_encoder
 from train.loop import NonFiniteLossError, run
 from train.pretrain import build, main
-from train.pretrain_data import token_ids
 from train.teacher import load_teacher
+from train.tokens import token_ids
 
 Arguments = Callable[..., list[str]]
 ONE = Ranks(0, 1, torch.device("cpu"))
