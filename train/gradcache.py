@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .contrastive import rank_and_world
+from .gradient_sum import GradientSum
 
 Chunk = TypeVar("Chunk")
 Features = tuple[Tensor, ...]
@@ -57,11 +58,11 @@ def gradcache_step(
                 states.append(_RandomState.now())
                 passed.append(encode(chunk))
         loss, gradients = _loss_and_gradients(passed, loss_fn)
-        sums = _Sums(parameters)
+        sums = GradientSum(parameters)
         for i, (chunk, state, pulls) in enumerate(zip(chunks, states, gradients, strict=True)):
             last = i == len(chunks) - 1
             if last:
-                sums.give_back()
+                sums.give()
             with nullcontext() if ddp is None or last else ddp.no_sync(), state.replayed():
                 torch.autograd.backward(encode(chunk), pulls)
             if not last:
@@ -92,27 +93,6 @@ def _loss_and_gradients(passed: Sequence[Features], loss_fn: Callable[[Features]
     loss.backward()
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     return loss.detach(), list(zip(*(gradient.split(sizes) for gradient in gradients), strict=True))
-
-
-class _Sums:
-    """Sums of gradients in fp32, of those parameters that have fewer bits."""
-
-    def __init__(self, parameters: Iterable[Tensor]):
-        self._sums: dict[Tensor, Tensor | None] = {p: None for p in parameters if p.dtype in (torch.bfloat16, torch.float16)}
-
-    @torch.no_grad()
-    def take(self) -> None:
-        """Add each gradient to its sum, and leave none behind."""
-        for parameter, so_far in self._sums.items():
-            if parameter.grad is not None:
-                self._sums[parameter] = parameter.grad.float() if so_far is None else so_far.add_(parameter.grad)
-                parameter.grad = None
-
-    def give_back(self) -> None:
-        """Each sum as its parameter's gradient."""
-        for parameter, so_far in self._sums.items():
-            if so_far is not None:
-                parameter.grad = so_far.to(parameter.dtype)
 
 
 class _RandomState(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class GradientSum:
@@ -16,9 +16,9 @@ class GradientSum:
     it leaves where autograd itself adds them up.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]):
+    def __init__(self, parameters: Iterable[Tensor]):
         self._parameters = [parameter for parameter in parameters if parameter.dtype != torch.float32]
-        self._sums: dict[nn.Parameter, Tensor] = {}
+        self._sums: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def take(self) -> None:
