@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from demo.link import ROOT
+
+LARGEST_ARCHIVE = 48 << 20
+# Read by ComfyUI where a pack has them.
+OPTIONAL_PARTS = {"locales", "subgraphs", "web"}
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +42,64 @@ def test_the_registry_would_publish_the_pack(export: Path) -> None:
     assert "warning" not in (done.stdout + done.stderr).lower()
 
 
-def test_the_published_archive_has_what_runs_and_nothing_for_developers(export: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(export, tmp_path / "faceclip")
+@pytest.fixture(scope="module")
+def archive(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the registry would hand out, as a zip file."""
+    folder = shutil.copytree(export, tmp_path_factory.mktemp("archive") / "faceclip")
     for command in ("init --quiet", "add --all"):  # the packer takes what git tracks
         subprocess.run(["git", *command.split()], cwd=folder, check=True)
     done = run("comfy", "--skip-prompt --no-enable-telemetry node pack", folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    with zipfile.ZipFile(folder / "node.zip") as archive:
-        names = set(archive.namelist())
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE"} <= names
-    for part in ("faceclip", "models", "nodes", "workflows"):
+    return folder / "node.zip"
+
+
+def names_in(archive: Path) -> set[str]:
+    with zipfile.ZipFile(archive) as opened:
+        return set(opened.namelist())
+
+
+def test_the_published_archive_has_what_runs_and_nothing_for_developers(export: Path, archive: Path) -> None:
+    names = names_in(archive)
+    for part in ("faceclip", "models", "nodes", "workflows", "locales", "subgraphs"):
         files = {path.relative_to(export).as_posix() for path in (export / part).rglob("*") if path.is_file()}
-        assert files and files <= names
-    assert not {name.split("/")[0] for name in names} & {".ci", "benchmarks", "demo", "dev.py", "scripts", "tests"}
+        assert files <= names
+    assert {name.split("/")[0] for name in names} - OPTIONAL_PARTS == {
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "__init__.py",
+        "docs",
+        "faceclip",
+        "models",
+        "nodes",
+        "pyproject.toml",
+        "requirements.txt",
+        "workflows",
+    }
+    assert {Path(name).suffix for name in names} <= {"", ".py", ".md", ".json", ".toml", ".txt", ".safetensors", ".jpg", ".png"}
+
+
+def test_the_published_archive_is_small(archive: Path) -> None:
+    assert archive.stat().st_size <= LARGEST_ARCHIVE
+    with zipfile.ZipFile(archive) as opened:
+        assert sum(file.file_size for file in opened.infolist()) <= LARGEST_ARCHIVE, "unpacked, too"
+
+
+def test_what_the_readme_points_to_is_in_the_archive(export: Path, archive: Path) -> None:
+    readme = (export / "README.md").read_text(encoding="utf-8")
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", readme)}
+    targets = {target for target in targets if target and "://" not in target}
+    assert "workflows/faceclip_sdxl_basic.json" in targets
+    assert targets <= names_in(archive)
+
+
+def test_the_pack_in_the_archive_imports(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "a pack")
+    # In a process of its own, where nothing of the repository is on the path.
+    code = "import faceclip, sys; from faceclip.cli import build_parser; print(faceclip.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "a pack", capture_output=True, text=True)
+    assert done.returncode == 0 and "a pack" in done.stdout, done.stderr
 
 
 def test_comfy_test_finds_nothing_to_complain_of(export: Path) -> None:
