@@ -1,0 +1,223 @@
+"""Take the pictures of the help pages: each node in a graph that has run, in ComfyUI's real editor.
+
+    python scripts/make_help_pictures.py PHOTO [FOLDER]       (default folder: web/docs/images)
+
+Starts the ComfyUI that `python dev.py demo` fetched, or the one at COMFYUI_PATH, and needs Playwright with a Chromium. The
+graph has every node of the pack, on the mini model; PHOTO should show one face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from workflow_format import Graph, Node, Place  # beside this file, where Python looks first for a script's imports
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # for the demo's server and client, which are no installed package; last, since ComfyUI has a `nodes`
+
+from demo.client import ComfyClient  # noqa: E402
+from demo.graph import to_prompt  # noqa: E402
+from demo.link import link_pack  # noqa: E402
+from demo.server import ComfyServer  # noqa: E402
+from demo.setup import CHROMIUMS  # noqa: E402
+
+WIDTH, HEIGHT, MARGIN, TITLE = 1500, 900, 26, 30
+QUALITY = 80
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.EnableTooltips": False,
+}
+SIZE: Mapping[str, Any] = {"width": 256, "height": 256}
+PROMPT = "an astronaut reading a letter on a beach at sunset, film photograph"
+_FRAMED = """(ids) => {
+    const { graph, canvas } = window.app
+    const boxes = graph.nodes.filter((node) => ids.includes(node.id)).map((node) => [...node.pos, ...node.size])
+    const left = Math.min(...boxes.map((b) => b[0])) - MARGIN
+    const top = Math.min(...boxes.map((b) => b[1])) - MARGIN - TITLE
+    const right = Math.max(...boxes.map((b) => b[0] + b[2])) + MARGIN
+    const bottom = Math.max(...boxes.map((b) => b[1] + b[3])) + MARGIN
+    if (!canvas.framed) {  // once: only these nodes, and the wires between them
+        const { renderLink, drawNode } = canvas
+        canvas.renderLink = (context, from, to, link, ...rest) => {
+            if (link && canvas.framed.includes(link.origin_id) && canvas.framed.includes(link.target_id))
+                renderLink.call(canvas, context, from, to, link, ...rest)
+        }
+        canvas.drawNode = (node, context) => { if (canvas.framed.includes(node.id)) drawNode.call(canvas, node, context) }
+    }
+    canvas.framed = ids
+    canvas.ds.scale = 1
+    canvas.ds.offset = [ORIGIN[0] - left, ORIGIN[1] - top]
+    canvas.setDirty(true, true)
+    return [right - left, bottom - top]
+}"""
+# The editor loads a picture when it first draws the node that shows it.
+_DRAWN = """(ids) => window.app.graph.nodes.every(
+    (n) => !ids.includes(n.id) || !['PreviewImage', 'LoadImage'].includes(n.type) || n.imgs?.every((i) => i.naturalWidth > 0)
+)"""
+ORIGIN = (90, 90)  # right of the side bar and below the tabs
+
+
+def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
+    """Every node of the pack at work; returns what belongs into the picture of each, the neighbours with it."""
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 0, 300, 110))
+    image = graph.add("LoadImage", Place(0, 170, 300, 330), title="Your photo", image=photo)
+    faces = graph.add("FaceCLIPDetectFaces", Place(350, 0, 320, 260), image=image["IMAGE"], detector=detector["detector"])
+    boxes = graph.add("PreviewImage", Place(720, 0, 260, 290), title="Which face", images=faces["preview"])
+    crop = graph.add("PreviewImage", Place(1030, 0, 260, 290), title="What the encoder sees", images=faces["faces"])
+    encoder = graph.add("FaceCLIPEncoderLoader", Place(310, 340, 360, 90), encoder_name="faceclip_mini_encoder.safetensors")
+    unet = graph.add("FaceCLIPUNetLoader", Place(0, 2000, 360, 90), unet_name="faceclip_mini_unet.safetensors")
+    vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="faceclip_mini_vae.safetensors")
+    person = graph.add("FaceCLIPEncodeIdentity", Place(720, 340, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
+    saved = graph.add("FaceCLIPSaveIdentity", Place(1090, 340, 300, 90), identity=person["identity"], name="astronaut")
+    loaded = graph.add("FaceCLIPLoadIdentity", Place(720, 500, 320, 60), file_name="friend.safetensors")
+    blend = graph.add(
+        "FaceCLIPBlendIdentities", Place(1090, 500, 300, 90), first=person["identity"], second=loaded["identity"], ratio=0.3
+    )
+    words: dict[str, Any] = {"encoder": encoder["encoder"], **SIZE}
+    positive = graph.add(
+        "FaceCLIPTextEncode",
+        Place(1440, 340, 380, 230),
+        title="Prompt, with the face",
+        prompt=PROMPT,
+        identity=blend["identity"],
+        **words,
+    )
+    negative = graph.add(
+        "FaceCLIPTextEncode", Place(1440, 640, 380, 230), title="Negative prompt, no face", prompt="blurry, low quality", **words
+    )
+    latent = graph.add("EmptyLatentImage", Place(0, 2260, 360, 110), batch_size=2, **SIZE)
+    sampler = graph.add(
+        "KSampler",
+        Place(420, 2000, 300, 270),
+        model=unet["model"],
+        positive=positive["conditioning"],
+        negative=negative["conditioning"],
+        latent_image=latent["LATENT"],
+        seed=42,
+        steps=12,
+        cfg=5.0,
+        sampler_name="euler",
+        scheduler="ddim_uniform",
+        denoise=1.0,
+    )
+    decoded = graph.add("VAEDecode", Place(420, 2330, 300, 50), samples=sampler["LATENT"], vae=vae["VAE"])
+    both = graph.add("ImageBatch", Place(0, 1020, 300, 60), image1=image["IMAGE"], image2=decoded["IMAGE"])
+    rank = graph.add("FaceCLIPFaceSimilarity", Place(350, 1020, 320, 110), images=both["IMAGE"], reference=faces["faces"])
+    scores = graph.add("PreviewAny", Place(720, 1020, 300, 200), title="Scores", source=rank["scores"])
+    best = graph.add("PreviewImage", Place(1070, 1020, 230, 260), title="The likest", images=rank["best"])
+    made = graph.add(
+        "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, not trained)", images=decoded["IMAGE"]
+    )
+    return {
+        "FaceCLIPFaceDetectorLoader": [detector, faces],
+        "FaceCLIPDetectFaces": [detector, image, faces, boxes, crop],
+        "FaceCLIPEncoderLoader": [encoder, person],
+        "FaceCLIPEncodeIdentity": [faces, encoder, person],
+        "FaceCLIPSaveIdentity": [person, saved],
+        "FaceCLIPLoadIdentity": [loaded, blend],
+        "FaceCLIPBlendIdentities": [person, loaded, blend],
+        "FaceCLIPTextEncode": [blend, positive, negative],
+        "FaceCLIPUNetLoader": [unet, vae, latent, sampler, decoded, made],
+        "FaceCLIPFaceSimilarity": [rank, scores, best],
+    }
+
+
+def take(address: str, workflow: Mapping[str, Any], frames: Mapping[str, list[Node]], folder: Path) -> None:
+    """Open the workflow in the editor, run it, and write FOLDER/NODE_ID.webp for each frame."""
+    from playwright.sync_api import sync_playwright
+
+    system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        page.goto(address)
+        page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=120_000)
+        page.wait_for_function("() => !document.querySelector('.p-blockui-mask')", timeout=60_000)
+        page.evaluate("(graph) => window.app.loadGraphData(graph)", workflow)
+        page.wait_for_timeout(1_500)
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.wait_for_function(
+            "() => window.app.graph.nodes.filter((n) => n.type === 'PreviewImage').every((n) => window.app.nodeOutputs[n.id])",
+            timeout=600_000,
+        )
+        page.wait_for_timeout(12_000)  # until the word that the job is done has gone
+        script = _FRAMED.replace("MARGIN", str(MARGIN)).replace("TITLE", str(TITLE)).replace("ORIGIN", json.dumps(ORIGIN))
+        for name, nodes in frames.items():
+            width, height = page.evaluate(script, [node.id for node in nodes])
+            page.wait_for_function(_DRAWN, arg=[node.id for node in nodes], timeout=60_000)
+            page.wait_for_timeout(700)
+            clip = {"x": ORIGIN[0], "y": ORIGIN[1], "width": width, "height": height}
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+            picture.save(folder / f"{name}.webp", quality=QUALITY, method=6)
+        browser.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Take the pictures of the help pages.")
+    parser.add_argument("photo", type=Path, help="a photo with one face")
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "web" / "docs" / "images")
+    options = parser.parse_args(argv)
+    comfyui = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui").resolve()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        for part in ("models", "input", "output", "temp", "user"):
+            (base / part).mkdir()
+        link_pack(base / "custom_nodes")
+        with ComfyServer(comfyui, Path(sys.executable), base / "server.log", ["--cpu", "--base-directory", name]) as server:
+            client = ComfyClient(server.address)
+            client.post("/settings", SETTINGS)
+            photo = client.upload_photo("photo.png", options.photo.read_bytes())
+            client.run(_friend(photo))
+            graph = Graph("help pictures", client.get("/object_info"))
+            frames = draw(graph, photo)
+            workflow = graph.to_dict()
+            to_prompt(workflow, client.get("/object_info"))  # raises where the graph and the nodes disagree
+            take(server.address, workflow, frames, options.folder)
+
+
+def _friend(photo: str) -> dict[str, dict[str, Any]]:
+    """A saved identity for Load Identity to show."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": photo}},
+        "2": {"class_type": "FaceCLIPFaceDetectorLoader", "inputs": {"backend": "auto", "pack": "buffalo_l", "provider": "auto"}},
+        "3": {
+            "class_type": "FaceCLIPDetectFaces",
+            "inputs": {
+                "image": ["1", 0],
+                "detector": ["2", 0],
+                "order": "largest",
+                "index": 0,
+                "count": 1,
+                "min_confidence": 0.5,
+                "on_no_face": "error",
+            },
+        },
+        "4": {
+            "class_type": "FaceCLIPEncoderLoader",
+            "inputs": {"encoder_name": "faceclip_mini_encoder.safetensors", "dtype": "default"},
+        },
+        "5": {
+            "class_type": "FaceCLIPEncodeIdentity",
+            "inputs": {"encoder": ["4", 0], "faces": ["3", 0], "combine": "first"},
+        },
+        "6": {"class_type": "FaceCLIPSaveIdentity", "inputs": {"identity": ["5", 0], "name": "friend"}},
+    }
+
+
+if __name__ == "__main__":
+    main()
