@@ -9,17 +9,21 @@ is whole. Nothing in this module is imported by the nodes: a graph that runs dow
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
+import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .download_errors import DownloadError, by_hand, explained
+from .download_errors import DownloadError, by_hand, explained, transport_errors
 from .hub import RemoteFile, size_text
+
+logger = logging.getLogger(__name__)
 
 State = Literal["there", "partial", "different", "missing"]
 
@@ -67,6 +71,8 @@ def ask_server(file: RemoteFile) -> Offer:
         DownloadError: no huggingface_hub, no network, no access, no such file, or another file than the published one.
     """
     hub = _hub()
+    if hub.constants.HF_HUB_OFFLINE:
+        raise DownloadError(f"HF_HUB_OFFLINE is set, so {file.url} is not asked for. Unset it. {by_hand(file)}")
     if file.on_hub is None:
         return Offer(file, file.url, file.size, file.sha256)
     repo, path = file.on_hub
@@ -127,7 +133,21 @@ def fetch(offer: Offer, models: Path) -> list[Path]:
 
 
 def _receive(offer: Offer, part: Path) -> None:
-    http_get = _hub().file_download.http_get
+    """Append what is missing; take up again what broke off, as long as each attempt brings something."""
+    hub = _hub()
+    while True:
+        before = _size_of(part)
+        try:
+            _append(offer, part, hub.file_download.http_get)
+            return
+        except transport_errors() as error:  # older versions of huggingface_hub count the server's refusals among them
+            if isinstance(error, hub.errors.HfHubHTTPError) or _size_of(part) <= before:
+                raise
+            logger.warning("The connection to %s broke off (%s). Going on.", offer.url, error)
+            time.sleep(1)
+
+
+def _append(offer: Offer, part: Path, http_get: Callable[..., None]) -> None:
     done = _size_of(part)
     if offer.size is None or done > offer.size:  # only what can be checked is continued
         part.unlink(missing_ok=True)
@@ -218,6 +238,7 @@ def _size_of(path: Path) -> int:
 def _hub():
     try:
         import huggingface_hub
+        import huggingface_hub.errors
         import huggingface_hub.file_download
     except ImportError as error:
         raise DownloadError(

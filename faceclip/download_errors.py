@@ -17,25 +17,19 @@ class DownloadError(RuntimeError):
 
 def by_hand(file: RemoteFile) -> str:
     """How a person gets the file into its place with a browser."""
-    unpack = "unpack it and put its .onnx files" if file.members else "put it"
-    return f"By hand: download {file.url} ({file.size_told}) in a browser and {unpack} into ComfyUI's models/{file.folder}."
+    how, what = (", unpack it,", "its .onnx files") if file.members else ("", "it")
+    return (
+        f"By hand: download {file.url} ({file.size_told}) in a browser{how} and put {what} into ComfyUI's models/{file.folder}."
+    )
 
 
 @contextmanager
 def explained(file: RemoteFile, url: str, part: Path | None = None) -> Iterator[None]:
     """Turn what huggingface_hub raises within into DownloadError. `part`: the partial file, if fetching has begun."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise DownloadError(f"HF_HUB_OFFLINE is set, so {url} is not asked for. Unset it. {by_hand(file)}") from error
     except (EntryNotFoundError, RevisionNotFoundError) as error:
         raise DownloadError(_not_found(file, url)) from error
     except HfHubHTTPError as error:
@@ -45,7 +39,7 @@ def explained(file: RemoteFile, url: str, part: Path | None = None) -> Iterator[
         if status == 404:
             raise DownloadError(_not_found(file, url)) from error
         raise DownloadError(f"The server answered {status} for {url}. {_kept(part)}{_later()} {by_hand(file)}") from error
-    except _transport_errors() as error:
+    except transport_errors() as error:
         raise DownloadError(
             f"No connection to {url} ({type(error).__name__}: {error}). {_kept(part)}{_later()} {by_hand(file)}"
         ) from error
@@ -84,7 +78,7 @@ def _later() -> str:
     return "Check the network and run the same command again; behind a firewall, set HF_ENDPOINT to a mirror you trust."
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
+def transport_errors() -> tuple[type[Exception], ...]:
     """What the HTTP client raises: huggingface_hub has had `requests`, then `httpx`, then `httpx2`."""
     known = (("requests", "RequestException"), ("httpx", "TransportError"), ("httpx2", "TransportError"))
     return tuple(getattr(sys.modules[name], error) for name, error in known if name in sys.modules)
