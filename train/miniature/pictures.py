@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..shards import Sample, ShardSource
+from ..shards import MEMBERS, Sample, ShardSource
 from ..transforms import decode, decode_face
 
 CROP = 112  # what the face tower sees of an aligned face
@@ -23,7 +23,7 @@ CROP = 112  # what the face tower sees of an aligned face
 class Pictures:
     """N samples, in the order of their shards.
 
-    images: uint8 [N, 3, S, S]. crops: uint8 [N, 3, 112, 112], the face tower's view; black without a face.
+    images: uint8 [N, 3, S, S]. crops: uint8 [N, 3, 112, 112], the face tower's view, black without a face; [N, 0] if not read.
     identity: int64 [N], -1 without a person. captions, classes: the words; a class is "" where there is none.
     """
 
@@ -63,15 +63,16 @@ class Pictures:
         )
 
 
-def load_pictures(shards: str | Path, size: int, threads: int = 2) -> Pictures:
-    """Every sample of some shards. `size` is the side of `images` in pixels."""
-    source = ShardSource(shards)
+def load_pictures(shards: str | Path, size: int, crops: bool = False, threads: int = 1) -> Pictures:
+    """Every sample of some shards. `size` is the side of `images` in pixels; `crops` are read on demand: they take the time."""
+    members = MEMBERS if crops else ("image", "caption", "meta")
+    source = ShardSource(shards, read=members)
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda i: _read(source[i], size), range(len(source))))
-    images, crops, samples = zip(*rows, strict=True)
+        rows = list(pool.map(lambda i: _read(source[i], size, crops), range(len(source))))
+    images, faces, samples = zip(*rows, strict=True)
     return Pictures(
         torch.stack(images),
-        torch.stack(crops),
+        torch.stack(faces),
         torch.tensor([sample.identity for sample in samples]),
         [sample.caption for sample in samples],
         [str(sample.meta.get("class", "")) for sample in samples],
@@ -89,12 +90,16 @@ def shuffled(count: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
         order = order[batch:]
 
 
-def _read(sample: Sample, size: int) -> tuple[Tensor, Tensor, Sample]:
+def face_crop(face: bytes | None) -> Tensor:
+    """A stored crop as the face tower sees it, uint8 [3, 112, 112]; black for None."""
+    decoded = torch.from_numpy(decode_face(face))
+    return (F.interpolate(decoded[None], CROP, mode="bilinear", align_corners=False)[0] * 255).round().byte()
+
+
+def _read(sample: Sample, size: int, crops: bool) -> tuple[Tensor, Tensor, Sample]:
     picture = decode(sample.image, "picture").resize((size, size), Image.Resampling.BICUBIC)
-    face = torch.from_numpy(decode_face(sample.face))
-    crop = F.interpolate(face[None], CROP, mode="bilinear", align_corners=False)[0]  # as the face tower resizes
     return (
         torch.from_numpy(np.array(picture)).permute(2, 0, 1),
-        (crop * 255).round().byte(),
+        face_crop(sample.face) if crops else torch.empty(0, dtype=torch.uint8),
         replace(sample, image=b"", face=None),
     )

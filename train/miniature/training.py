@@ -1,0 +1,150 @@
+"""Both stages of an arm: `train.pretrain` and `train.finetune_sdxl`, on caches and with the arm's own encoder and UNet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from faceclip import FaceCLIPEncoder
+from faceclip.checkpoint import save_encoder
+
+from ..cache import FeatureCache, LatentCache
+from ..cached import CachedFeatures, CachedIdentities, CachedLatents
+from ..config import FinetuneConfig, PretrainConfig, RunConfig
+from ..data import ReadOptions, TrainingData
+from ..distributed import Ranks, distributed
+from ..finetune_data import RowReader
+from ..finetune_step import FinetuneTask
+from ..loop import Task, run
+from ..pretrain_step import PretrainTask
+from ..shards import ShardSource
+from ..transforms import DecodeSample
+from .joint import JointTask
+from .plan import Arm
+from .variants import BRANCH, load_variant, new_unet, starting_encoder
+from .workshop import ProofError, Workshop
+
+READS = ("caption", "meta")  # all else is in the caches
+
+
+def pretrain(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
+    """Run or resume an arm's pretraining; an untrained arm, and one that learns with the UNet, only get their encoder."""
+    config = pretrain_config(shop, arm, seed)
+    with distributed() as ranks:
+        if arm.start != "pretrained":
+            encoder = starting_encoder(config, arm.variant)
+            save_encoder(encoder, config.out / "encoder.safetensors", {"trained": "false"})
+            return {}
+        _finish(build_pretraining(config, ranks, arm), config, ranks)
+    return last_values(config.out)
+
+
+def finetune(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
+    """Run or resume the training of an arm's UNet."""
+    config = finetune_config(shop, arm, seed)
+    with distributed() as ranks:
+        _finish(build_finetuning(shop, config, ranks, arm), config, ranks)
+    return last_values(config.out)
+
+
+def pretrain_config(shop: Workshop, arm: Arm, seed: int) -> PretrainConfig:
+    plan = shop.plan
+    guided = arm.guided_fraction > 0
+    return PretrainConfig(
+        out=shop.run(arm, seed, "pretrain"),
+        steps=plan.pretrain_steps,
+        batch_size=int(plan.pretrain_batch * arm.batch),
+        data=str(shop.shards(arm.world, "train")),
+        guided=str(shop.shards("main", "guided")) if guided else "",
+        guided_fraction=arm.guided_fraction,
+        branch=BRANCH,
+        size="mini",
+        init_clip=str(shop.teacher("clip")),
+        init_face=shop.teacher("face_tower"),
+        teacher="mini",
+        features=shop.cache(arm.world, "features"),
+        guided_features=shop.cache("main", "guided") if guided else None,
+        terms=arm.terms,
+        seed=seed,
+        lr=plan.pretrain_lr,
+        warmup=max(1, plan.pretrain_steps // 20),
+        workers=1,
+        save_every=plan.save_every,
+        keep_last=1,
+    )
+
+
+def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
+    plan = shop.plan
+    out = shop.run(arm, seed, "finetune")
+    return FinetuneConfig(
+        out=out,
+        steps=plan.finetune_steps,
+        batch_size=plan.finetune_batch,
+        data=str(shop.shards(arm.world, "train")),
+        encoder=shop.run(arm, seed, "pretrain") / "encoder.safetensors",
+        unet=out / "unet",  # begun by `new_unet`, not read from a file
+        latents=shop.cache(arm.world, "latents"),
+        features=shop.cache(arm.world, "features"),
+        resolution=plan.size,
+        seed=seed,
+        lr=plan.finetune_lr,
+        warmup=max(1, plan.finetune_steps // 20),
+        ema=plan.ema,
+        workers=1,
+        save_every=plan.save_every,
+        keep_last=1,
+    )
+
+
+def build_pretraining(config: PretrainConfig, ranks: Ranks, arm: Arm) -> PretrainTask:
+    """What `train.pretrain.build` makes of the same configuration, around the arm's own encoder."""
+    encoder = starting_encoder(config, arm.variant)
+    source = ShardSource(config.data, read=READS)
+    guided = ShardSource(config.guided, read=READS) if config.guided else None
+    assert config.features
+    pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
+    features = CachedFeatures(encoder, FeatureCache(config.features, source), pairs, config.teacher)
+    data = TrainingData(
+        main=source,
+        guided=guided,
+        guided_fraction=config.guided_fraction if guided else 0.0,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        transform=DecodeSample(faces=False),
+        reading=ReadOptions(threads=config.workers),
+    )
+    return PretrainTask(config, ranks, encoder, data, features)
+
+
+def build_finetuning(shop: Workshop, config: FinetuneConfig, ranks: Ranks, arm: Arm) -> FinetuneTask:
+    """What `train.finetune_sdxl.build` makes, with a small UNet that starts from nothing; for `joint` the encoder learns too."""
+    source = ShardSource(config.data, read=READS)
+    encoder: FaceCLIPEncoder = load_variant(config.encoder, arm.variant).to(ranks.device)
+    unet = new_unet(encoder.config, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
+    assert config.latents and config.features
+    latents = CachedLatents(LatentCache(config.latents, source))
+    identities = CachedIdentities(encoder, FeatureCache(config.features, source))
+    reader = RowReader(config, ranks, source, latents, faces=False)
+    kind = JointTask if arm.start == "joint" else FinetuneTask
+    return kind(config, ranks, unet, encoder, identities, latents, reader)
+
+
+def trained_encoder(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPEncoder:
+    """The encoder that an arm ends with: finetuning's where it was trained there."""
+    stage = "finetune" if arm.start == "joint" else "pretrain"
+    return load_variant(shop.run(arm, seed, stage) / "encoder.safetensors", arm.variant)
+
+
+def last_values(out: Path) -> dict[str, float]:
+    """The last line of a run's log."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    return {name: value for name, value in steps[-1].items() if isinstance(value, int | float)} if steps else {}
+
+
+def _finish(task: Task, config: RunConfig, ranks: Ranks) -> None:
+    if not run(task, config, ranks):
+        raise ProofError(f"{config.out} was stopped; the same command goes on from its checkpoint.")

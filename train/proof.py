@@ -1,0 +1,86 @@
+"""Rerun docs/proof.md: the paper's findings on a synthetic world, with teachers and judges trained for it.
+
+    python -m train.proof --quick                      under 10 minutes on 2 cores: that everything works, no evidence
+    python -m train.proof --out RUNS --processes 2     what docs/proof.md reports; may be killed and started again
+
+Every job leaves one JSON file below OUT/results and is skipped when it is there; tables and plots are made at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from .engines import EngineError
+from .miniature.jobs import all_jobs, do
+from .miniature.plan import FULL, QUICK, Plan
+from .miniature.plots import draw_all
+from .miniature.tables import tables
+from .miniature.workshop import Workshop
+from .storage import publish
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Rerun the proof. The same command goes on where a stopped one was."""
+
+    quick: bool = False
+    """The small plan: it shows that the commands work, its numbers show nothing."""
+    out: Path = Path("proof_runs")
+    """Folder for worlds, runs and results."""
+    only: tuple[str, ...] = ()
+    """Jobs to do, by STAGE, STAGE/ARM or STAGE/ARM/SEED; what they need must be there. All by default."""
+    seeds: int | None = None
+    """Fewer or more seeds than the plan's."""
+    processes: int = 2
+    """Jobs side by side, of one thread each."""
+    report: Path | None = None
+    """Folder for tables and plots; docs/proof by default, and below --out for --quick."""
+    dry: bool = False
+    """Print the jobs that are missing and the estimate, and end."""
+
+    def plan(self) -> Plan:
+        plan = QUICK if self.quick else FULL
+        if self.seeds is None:
+            return plan
+        return replace(plan, seeds=self.seeds, sweep_seeds=min(self.seeds, plan.sweep_seeds))
+
+
+def write_report(shop: Workshop, folder: Path) -> None:
+    """Tables (`results.md`) and plots of all that is finished."""
+    draw_all(shop, folder)
+    publish(str(folder / "results.md"), tables(shop).encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    command = tyro.cli(_Command, args=argv, prog="python -m train.proof")
+    shop = Workshop(command.out, command.plan())
+    jobs = [job for job in all_jobs(shop.plan) if job.matches(command.only)]
+    missing = [job for job in jobs if not shop.is_done(job.name)]
+    if command.dry:
+        print("\n".join(job.name for job in missing))
+        return 0
+    try:
+        with tqdm(desc="proof", total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
+            for job in do(shop, jobs, command.processes):
+                bar.set_postfix_str(job.name)
+                bar.update()
+    except (ValueError, EngineError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    report = command.report or (Path("docs/proof") if shop.plan.name == "full" else command.out / "report")
+    write_report(shop, report)
+    print(f"Tables and plots are in {report}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
