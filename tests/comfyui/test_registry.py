@@ -60,7 +60,7 @@ def names_in(archive: Path) -> set[str]:
 
 def test_the_published_archive_has_what_runs_and_nothing_for_developers(export: Path, archive: Path) -> None:
     names = names_in(archive)
-    for part in ("faceclip", "models", "nodes", "workflows", "locales", "subgraphs"):
+    for part in ("faceclip", "models", "nodes", "workflows", *OPTIONAL_PARTS):
         files = {path.relative_to(export).as_posix() for path in (export / part).rglob("*") if path.is_file()}
         assert files <= names
     assert {name.split("/")[0] for name in names} - OPTIONAL_PARTS == {
@@ -76,7 +76,8 @@ def test_the_published_archive_has_what_runs_and_nothing_for_developers(export: 
         "requirements.txt",
         "workflows",
     }
-    assert {Path(name).suffix for name in names} <= {"", ".py", ".md", ".json", ".toml", ".txt", ".safetensors", ".jpg", ".png"}
+    pictures = {".jpg", ".png", ".webp"}
+    assert {Path(name).suffix for name in names} <= {"", ".py", ".md", ".json", ".toml", ".txt", ".safetensors", *pictures}
 
 
 def test_the_published_archive_is_small(archive: Path) -> None:
