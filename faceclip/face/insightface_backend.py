@@ -82,8 +82,8 @@ def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
     wanted = tried[1]
     raise DetectorUnavailableError(
         f"InsightFace's pack '{pack}' was not found. Download {PACK_URL.format(pack=pack)} and unpack its .onnx files "
-        f"into {wanted}, or run `faceclip download {pack}`. Searched: {', '.join(map(str, tried))}. The packs are for non-commercial use; the dlib "
-        "detector needs no download."
+        f"into {wanted}, or run `faceclip download {pack}`. Searched: {', '.join(map(str, tried))}. The packs are for "
+        "non-commercial use; the dlib detector needs no download."
     )
 
 
