@@ -18,12 +18,17 @@ SDXL_LATENT_SCALE = 0.13025  # ComfyUI hands an autoencoder latents divided by S
 LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look past it
 
 
-def train_autoencoder(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
-    """Train on whole pictures; write a diffusers folder `out`. Latents come out near mean 0 and variance 1, as a UNet expects."""
+def train_autoencoder(pictures: Pictures, schedule: Schedule, out: Path, width: int = 64) -> list[float]:
+    """Train on whole pictures; write a diffusers folder `out`. Latents come out near mean 0 and variance 1, as a UNet expects.
+
+    `width`: channels of all layers. 64 are TAESD's, which ComfyUI expects; half of it costs a quarter.
+    """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
     torch.manual_seed(schedule.seed)
-    vae: Any = AutoencoderTiny(scaling_factor=1.0).train()
+    vae: Any = AutoencoderTiny(
+        encoder_block_out_channels=(width,) * 4, decoder_block_out_channels=(width,) * 4, scaling_factor=1.0
+    ).train()
 
     def loss_of(rows: Tensor) -> Tensor:
         images = pictures.images[rows].float() / 127.5 - 1

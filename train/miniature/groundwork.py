@@ -75,7 +75,7 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
     elif name == "judge_clip":
         train_clip(_world(shop, "judges", "train", "guided"), JUDGE_BRANCH, schedule, out)
     else:
-        train_autoencoder(_world(shop, "main", "train", "guided"), schedule, out)
+        train_autoencoder(_world(shop, "main", "train", "guided"), schedule, out, shop.plan.autoencoder_width)
 
 
 def make_caches(shop: Workshop, world: str) -> Values:

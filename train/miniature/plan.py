@@ -73,6 +73,7 @@ class Plan:
     sampler_steps: int
     seeds: int
     sweep_seeds: int
+    autoencoder_width: int = 32
     pretrain_lr: float = 1e-3
     finetune_lr: float = 1e-3
     ema: float = 0.99

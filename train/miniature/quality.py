@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faceclip import FaceCLIPConfig
 from faceclip.checkpoint import read_state_dict
-from faceclip.metrics import class_embeddings, measure_identity_map, paired_cosine, zero_shot_accuracy
+from faceclip.metrics import class_embeddings, imagenet_templates, measure_identity_map, paired_cosine, zero_shot_accuracy
 from faceclip.model.face_tower import FaceTower
 
 from ..teacher import mini_clip
@@ -33,8 +33,8 @@ def clip_quality(shop: Workshop) -> dict[str, Any]:
     clip = load_mini_clip(shop.teacher("clip"), BRANCH)
     objects, people = held_out(shop, "guided_held_out"), held_out(shop).people()
     return {
-        "zero_shot": clip_zero_shot(clip, objects),
-        "zero_shot_plain": clip_zero_shot(clip, objects, ["a photo of a {}."]),
+        "zero_shot": clip_zero_shot(clip, objects, imagenet_templates()[: shop.plan.templates]),
+        "zero_shot_plain": clip_zero_shot(clip, objects, ["a photo of a {}".format]),
         "chance": 1 / len(set(objects.classes)),
         **_identity(clip_images(clip, people.images), people, "leak"),
     }
@@ -46,7 +46,7 @@ def judge_clip_quality(shop: Workshop) -> dict[str, Any]:
     objects, people = held_out(shop, "guided_held_out"), held_out(shop)
     images, texts = clip_images(clip, people.images), clip_texts(clip, people.captions)
     return {
-        "zero_shot": clip_zero_shot(clip, objects),
+        "zero_shot": clip_zero_shot(clip, objects, imagenet_templates()[: shop.plan.templates]),
         "own_caption": float(paired_cosine(images, texts).mean()),
         "other_caption": float(paired_cosine(images, texts.roll(shop.plan.pictures + 1, 0)).mean()),
     }
@@ -109,11 +109,10 @@ def clip_texts(clip: Any, texts: Sequence[str]) -> Tensor:
     return F.normalize(_batches(clip.encode_text, token_ids(texts, [False] * len(texts))), dim=-1)
 
 
-def clip_zero_shot(clip: Any, objects: Pictures, templates: Sequence[str] | None = None) -> float:
-    """Share of pictures whose class is the nearest text, over ImageNet's 80 templates or those given."""
-    sentences = [template.format for template in templates] if templates else None
+def clip_zero_shot(clip: Any, objects: Pictures, templates: Sequence[Callable[[str], str]]) -> float:
+    """Share of pictures whose class is the nearest text, over those sentences around its name."""
     names, labels = class_labels(objects)
-    classes = class_embeddings(lambda texts: clip_texts(clip, texts), names, sentences)
+    classes = class_embeddings(lambda texts: clip_texts(clip, texts), names, templates)
     return zero_shot_accuracy(clip_images(clip, objects.images), classes, labels).top1
 
 
