@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from faceclip import FaceCLIPEncoder
 from train import cache
 from train.config import ConfigError, FinetuneConfig, parse
+from train.diffusion import NoiseSchedule
 from train.distributed import Ranks
 from train.finetune_data import Draws, Rows
 from train.finetune_sdxl import build, main
@@ -183,6 +184,18 @@ def test_the_schedule_is_the_one_asked_for(arguments: Arguments) -> None:
         assert (schedule.alphas_cumprod[-1] == 0) == terminal
     with pytest.raises(ConfigError, match="min_snr is 5 with zero_terminal_snr: the step of pure noise .* Choose one"):
         dataclasses.replace(parse(FinetuneConfig, arguments(prediction="v", min_snr=5.0)), zero_terminal_snr=True)
+
+
+def test_the_noise_to_predict_is_another_than_the_posteriors(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = build(parse(FinetuneConfig, arguments(steps=1)), ONE)
+    added: list[torch.Tensor] = []
+    add = NoiseSchedule.add_noise
+    monkeypatch.setattr(NoiseSchedule, "add_noise", lambda self, x, noise, t: added.append(noise) or add(self, x, noise, t))
+    rows = task.batch(0)["rows"]
+    task.backward({"rows": rows}, 0)
+    (noise,) = added
+    posterior = torch.cat([torch.randn(1, *noise.shape[1:], generator=draw.generator()) for draw in rows.draws])
+    assert torch.corrcoef(torch.stack([noise.flatten(), posterior.flatten()]))[0, 1].abs() < 0.2
 
 
 def test_cached_and_live_inputs_give_the_same_training(
