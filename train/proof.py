@@ -18,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from .engines import EngineError
+from .miniature.estimate import estimate
 from .miniature.jobs import all_jobs, do
 from .miniature.plan import FULL, QUICK, Plan
 from .miniature.plots import draw_all
@@ -43,7 +44,7 @@ class _Command:
     report: Path | None = None
     """Folder for tables and plots; docs/proof by default, and below --out for --quick."""
     dry: bool = False
-    """Print the jobs that are missing and the estimate, and end."""
+    """Print how long what is missing will take, and end."""
 
     def plan(self) -> Plan:
         plan = QUICK if self.quick else FULL
@@ -65,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shop = Workshop(command.out, command.plan())
     jobs = [job for job in all_jobs(shop.plan) if job.matches(command.only)]
     missing = [job for job in jobs if not shop.is_done(job.name)]
+    print(estimate(missing, shop.plan, command.processes))
     if command.dry:
-        print("\n".join(job.name for job in missing))
         return 0
     try:
         with tqdm(desc="proof", total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,19 @@ def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -
         target = torch.arange(len(rows))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    rows = shuffled(len(pictures), schedule.batch, schedule.steps, schedule.seed)
+    rows = _halves(pictures.identity, schedule)
     losses = fit(f"CLIP {branch}", model.parameters(), loss_of, rows, schedule)
     write_safetensors(out, dict(model.state_dict()), {"format": "open_clip", "made_by": "train.miniature.clip"})
     return losses
+
+
+def _halves(identity: Tensor, schedule: Schedule) -> Iterator[Tensor]:
+    """Batches of half people, half objects, however many of each there are: objects are rarer and have 40 classes."""
+    people, objects = torch.nonzero(identity >= 0)[:, 0], torch.nonzero(identity < 0)[:, 0]
+    half = schedule.batch // 2
+    first = shuffled(len(people), schedule.batch - half, schedule.steps, schedule.seed)
+    second = shuffled(len(objects), half, schedule.steps, schedule.seed + 1)
+    return (torch.cat([people[a], objects[b]]) for a, b in zip(first, second, strict=True))
 
 
 def as_clip_sees(images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from .pictures import Pictures, shuffled
 
 SCALE, MARGIN = 32.0, 0.3
 JUDGE_SIZE = 64  # side in pixels of the pictures that the judge reads
+ATTENTION_HEADS = 4
 
 
 class ArcFaceHead(nn.Module):
@@ -45,17 +46,22 @@ class ArcFaceHead(nn.Module):
 
 
 class Judge(nn.Module):
-    """Pictures -> unit vectors; the cosine of two says how much they show one person."""
+    """Pictures -> unit vectors; the cosine of two says how much they show one person.
+
+    Faces are small and anywhere, so what is seen is pooled by attention: who it is must not be learnt anew for every place.
+    """
 
     def __init__(self, width: int = 32, dim: int = 128):
         super().__init__()
-        widths = (width, 2 * width, 4 * width, 4 * width)
+        widths = (width, 2 * width, 4 * width)
         stem = width // 2  # at full size: in a picture of 64 px an eye has two or three
         layers: list[nn.Module] = [Conv2d(3, stem, 3, padding=1), nn.BatchNorm2d(stem), nn.ReLU()]
         for before, after in zip((stem, *widths), widths, strict=False):
             layers += [Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU(), _Residual(after)]
         self.layers = nn.Sequential(*layers)
-        self.out = Linear(widths[-1] * (JUDGE_SIZE // 16) ** 2, dim)
+        layers.append(_Residual(widths[-1]))
+        self.attention = Conv2d(widths[-1], ATTENTION_HEADS, 1)
+        self.out = Linear(widths[-1] * ATTENTION_HEADS, dim)
         self.norm = nn.BatchNorm1d(dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,7 +69,10 @@ class Judge(nn.Module):
         x = images.float() / 127.5 - 1
         if x.shape[-1] != JUDGE_SIZE:
             x = F.interpolate(x, JUDGE_SIZE, mode="bilinear", antialias=True, align_corners=False)
-        return F.normalize(self.norm(self.out(self.layers(x).flatten(1))), dim=-1)
+        seen = self.layers(x)
+        where = self.attention(seen).flatten(2).softmax(-1)  # [B, heads, places]
+        pooled = where @ seen.flatten(2).transpose(1, 2)
+        return F.normalize(self.norm(self.out(pooled.flatten(1))), dim=-1)
 
     @torch.no_grad()
     def embed(self, images: Tensor, batch: int = 256) -> Tensor:
