@@ -1,6 +1,7 @@
 """How much of the device pretraining uses: samples/s, FLOP, MFU and memory over batches and micro-batches.
 
-Features come from memory, so only the trained path counts: caption to tokens, encoder, heads, losses, optimiser.
+Features and token ids come from memory, so only the trained path counts: encoder, heads, losses, optimiser. (In a run, reading
+threads tokenize ahead.)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from train.initialise import new_encoder
 from train.loop import train_step
 from train.pretrain_data import Features, with_blank
 from train.pretrain_step import PretrainTask
+from train.tokens import caption_ids
 
 GUIDED = 10  # every tenth row shows no face
 
@@ -107,10 +109,12 @@ def _step(config: PretrainConfig, ranks: Ranks) -> Step:
 
 
 class Rows:
-    """As `TrainingData`, with captions made up on the spot."""
+    """As `TrainingData`, with made-up captions, the same at every step."""
 
     def __init__(self, batch: int):
         self._batch, self._step = batch, 0
+        self._captions = [f"a photograph of a person in a street at dusk, number {i}" for i in range(batch)]
+        self._ids = torch.stack([caption_ids(caption) for caption in self._captions])
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self._step = state["step"]
@@ -120,7 +124,8 @@ class Rows:
             index = torch.arange(step * self._batch, (step + 1) * self._batch)
             yield {
                 "key": [str(i) for i in index.tolist()],
-                "caption": [f"a photograph of a person in a street at dusk, number {i}" for i in index.tolist()],
+                "caption": self._captions,
+                "ids": self._ids,
                 "identity": index,
                 "has_face": index % GUIDED > 0,
                 "index": index,
