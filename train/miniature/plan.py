@@ -170,7 +170,7 @@ FULL = Plan(
     share_people=200,
     clip=Schedule(1500, 128, lr=2e-3),
     face_tower=Schedule(1500, 64),
-    judge=Schedule(2500, 64, lr=2e-3),
+    judge=Schedule(2500, 64),
     judge_clip=Schedule(1200, 128, lr=2e-3),
     autoencoder=Schedule(1500, 8, lr=2e-3),
     pretrain_steps=300,

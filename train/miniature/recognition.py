@@ -22,46 +22,33 @@ from .pictures import Pictures, shuffled
 
 SCALE, MARGIN = 32.0, 0.3
 JUDGE_SIZE = 64  # side in pixels of the pictures that the judge reads
-ATTENTION_HEADS = 4
 
 
 class ArcFaceHead(nn.Module):
-    """Additive angular margin (arXiv 1801.07698): the angle to a row's own person must be smaller by `MARGIN` radians.
+    """Additive angular margin (arXiv 1801.07698): the angle to a row's own person must be smaller by `MARGIN` radians."""
 
-    The margin grows from 0 over the first `ramp` calls: from nothing, small networks do not find their way with all of it.
-    """
-
-    def __init__(self, width: int, people: int, ramp: int):
+    def __init__(self, width: int, people: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(people, width) * 0.01)
-        self._ramp, self._calls = ramp, 0
 
     def forward(self, features: Tensor, identity: Tensor) -> Tensor:
         """Features [B, width] of any length, identity [B] -> mean cross-entropy."""
         cosine = (F.normalize(features, dim=-1) @ F.normalize(self.weight, dim=-1).T).clamp(-1 + 1e-6, 1 - 1e-6)
         own = F.one_hot(identity, len(self.weight)).bool()
-        margin = MARGIN * min(1.0, self._calls / self._ramp)
-        self._calls += 1
-        return F.cross_entropy(SCALE * torch.where(own, (cosine.acos() + margin).cos(), cosine), identity)
+        return F.cross_entropy(SCALE * torch.where(own, (cosine.acos() + MARGIN).cos(), cosine), identity)
 
 
 class Judge(nn.Module):
-    """Pictures -> unit vectors; the cosine of two says how much they show one person.
-
-    Faces are small and anywhere, so what is seen is pooled by attention: who it is must not be learnt anew for every place.
-    """
+    """Pictures -> unit vectors; the cosine of two says how much they show one person."""
 
     def __init__(self, width: int = 32, dim: int = 128):
         super().__init__()
-        widths = (width, 2 * width, 4 * width)
-        stem = width // 2  # at full size: in a picture of 64 px an eye has two or three
-        layers: list[nn.Module] = [Conv2d(3, stem, 3, padding=1), nn.BatchNorm2d(stem), nn.ReLU()]
-        for before, after in zip((stem, *widths), widths, strict=False):
+        widths = (width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *widths), widths, strict=False):
             layers += [Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU(), _Residual(after)]
         self.layers = nn.Sequential(*layers)
-        layers.append(_Residual(widths[-1]))
-        self.attention = Conv2d(widths[-1], ATTENTION_HEADS, 1)
-        self.out = Linear(widths[-1] * ATTENTION_HEADS, dim)
+        self.out = Linear(widths[-1] * (JUDGE_SIZE // 16) ** 2, dim)
         self.norm = nn.BatchNorm1d(dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,10 +56,7 @@ class Judge(nn.Module):
         x = images.float() / 127.5 - 1
         if x.shape[-1] != JUDGE_SIZE:
             x = F.interpolate(x, JUDGE_SIZE, mode="bilinear", antialias=True, align_corners=False)
-        seen = self.layers(x)
-        where = self.attention(seen).flatten(2).softmax(-1)  # [B, heads, places]
-        pooled = where @ seen.flatten(2).transpose(1, 2)
-        return F.normalize(self.norm(self.out(pooled.flatten(1))), dim=-1)
+        return F.normalize(self.norm(self.out(self.layers(x).flatten(1))), dim=-1)
 
     @torch.no_grad()
     def embed(self, images: Tensor, batch: int = 256) -> Tensor:
@@ -96,7 +80,7 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[
     people = pictures.people()
     config = FaceCLIPConfig.preset("mini").branches["l"].face
     torch.manual_seed(schedule.seed)
-    tower, head = FaceTower(config), ArcFaceHead(config.classes, int(people.identity.max()) + 1, _ramp(schedule))
+    tower, head = FaceTower(config), ArcFaceHead(config.classes, int(people.identity.max()) + 1)
     for place in (1, 3):  # frozen wherever FaceCLIP uses it, but here it learns; names and buffers are the same
         tower.feature[place] = nn.BatchNorm1d(tower.feature[place].weight.shape[0], eps=2e-5)  # pyright: ignore
     tower.train()
@@ -119,7 +103,7 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
     people = pictures.people()
     torch.manual_seed(schedule.seed)
     judge = Judge().train()
-    head = ArcFaceHead(judge.norm.num_features, int(people.identity.max()) + 1, _ramp(schedule))
+    head = ArcFaceHead(judge.norm.num_features, int(people.identity.max()) + 1)
 
     def loss_of(rows: Tensor) -> Tensor:
         images = people.images[rows].float()
@@ -131,10 +115,6 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
     losses = fit("judge", [*judge.parameters(), *head.parameters()], loss_of, rows, schedule)
     write_safetensors(out, dict(judge.state_dict()), {"format": "judge", "made_by": "train.miniature.recognition"})
     return losses
-
-
-def _ramp(schedule: Schedule) -> int:
-    return max(1, schedule.steps // 2)
 
 
 def load_judge(path: Path) -> Judge:
