@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from train.cache import main
@@ -40,7 +42,9 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -
         "float32",
     ]
     command = [sys.executable, "-m", "train.cache", "pretrain", "--data", str(shards), "--out", str(out), *flags]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # As many threads as here: sums over other numbers of threads differ in their last bits.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     while not (out / "cache.json").exists() or not np.load(out / "done.npy").any():
         assert killed.poll() is None, "ended before it wrote anything"
         time.sleep(0.005)
