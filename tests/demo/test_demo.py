@@ -65,7 +65,11 @@ def test_keep_leaves_a_server_that_answers_and_says_how_to_end_it(arguments: lis
 def test_ctrl_c_takes_the_server_and_the_link_away(comfyui_path: Path) -> None:
     packs = sorted((comfyui_path / "custom_nodes").iterdir())
     command = [sys.executable, ROOT / "dev.py", "demo", "--comfyui", comfyui_path, "--python", sys.executable]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which jobs in a shell's background inherit as ignored
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen) as process:
         assert process.stdout is not None
         address = next(line.split()[-1] for line in process.stdout if "ready after" in line)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in it

@@ -137,6 +137,15 @@ def test_a_server_that_fails_in_the_middle_leaves_what_the_next_run_goes_on_from
     assert not part.exists()
 
 
+@pytest.fixture
+def _ctrl_c_works():
+    """A job in a shell's background has Ctrl-C ignored, and Python then installs no handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_works")
 def test_ctrl_c_keeps_what_has_come(server, models, capsys):
     def stop() -> None:
         deadline = time.monotonic() + 20
