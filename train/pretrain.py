@@ -34,9 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return train(PretrainConfig, build, argv)
 
 
-def build(config: PretrainConfig, ranks: Ranks) -> PretrainTask:
-    """Everything that pretraining needs, from files. Raises ValueError (of many kinds) for what cannot be used."""
-    encoder = new_encoder(config)
+def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None = None) -> PretrainTask:
+    """Everything that pretraining needs, from files, around `encoder` or else the one that the configuration starts from.
+
+    Raises ValueError (of many kinds) for what cannot be used.
+    """
+    encoder = encoder or new_encoder(config)
     reads = _reads(config)
     source = ShardSource(config.data, read=reads)
     guided = ShardSource(config.guided, read=reads) if config.guided else None

@@ -9,16 +9,15 @@ from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
 from ..cache import FeatureCache, LatentCache
-from ..cached import CachedFeatures, CachedIdentities, CachedLatents
+from ..cached import CachedIdentities, CachedLatents
 from ..config import FinetuneConfig, PretrainConfig, RunConfig
-from ..data import ReadOptions, TrainingData
 from ..distributed import Ranks, distributed
 from ..finetune_data import RowReader
 from ..finetune_step import FinetuneTask
 from ..loop import Task, run
+from ..pretrain import build
 from ..pretrain_step import PretrainTask
 from ..shards import ShardSource
-from ..transforms import DecodeSample
 from .joint import JointTask
 from .plan import Arm
 from .variants import BRANCH, load_variant, new_unet, starting_encoder
@@ -99,24 +98,7 @@ def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
 
 def build_pretraining(config: PretrainConfig, ranks: Ranks, arm: Arm) -> PretrainTask:
     """What `train.pretrain.build` makes of the same configuration, around the arm's own encoder."""
-    encoder = starting_encoder(config, arm.variant)
-    source = ShardSource(config.data, read=READS)
-    guided = ShardSource(config.guided, read=READS) if config.guided else None
-    assert config.features
-    pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
-    features = CachedFeatures(encoder, FeatureCache(config.features, source), pairs, config.teacher)
-    data = TrainingData(
-        main=source,
-        guided=guided,
-        guided_fraction=config.guided_fraction if guided else 0.0,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        rank=ranks.rank,
-        world=ranks.world,
-        transform=DecodeSample(faces=False),
-        reading=ReadOptions(threads=config.workers),
-    )
-    return PretrainTask(config, ranks, encoder, data, features)
+    return build(config, ranks, starting_encoder(config, arm.variant))
 
 
 def build_finetuning(shop: Workshop, config: FinetuneConfig, ranks: Ranks, arm: Arm) -> FinetuneTask:
