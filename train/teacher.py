@@ -19,7 +19,8 @@ _ADVICE = (
     "LAION's bigG, trained with plain GELU, is ViT-bigG-14."
 )
 MINI = "mini"
-MINI_VISION = {"layers": 4, "width": 96, "head_width": 24, "patch_size": 8, "image_size": 64}
+MINI_VISION = {"layers": (1, 1, 1, 1), "width": 16, "head_width": 32, "image_size": 64}
+"""A ResNet: with few pictures it learns sooner than a vision transformer."""
 
 
 class ImageTeacher(nn.Module):

@@ -15,6 +15,7 @@ from .fitting import Schedule, fit
 from .pictures import Pictures, shuffled
 
 SDXL_LATENT_SCALE = 0.13025  # ComfyUI hands an autoencoder latents divided by SDXL's factor
+CROP = 64  # px; of larger pictures it sees random parts, which costs less and teaches as much
 LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look past it
 
 
@@ -31,7 +32,7 @@ def train_autoencoder(pictures: Pictures, schedule: Schedule, out: Path, width: 
     ).train()
 
     def loss_of(rows: Tensor) -> Tensor:
-        images = pictures.images[rows].float() / 127.5 - 1
+        images = random_part(pictures.images[rows]).float() / 127.5 - 1
         latents = vae.encoder(images)
         mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
         decoded = vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents))
@@ -51,6 +52,12 @@ def to_comfyui(vae: Any, out: Path, dtype: torch.dtype = torch.bfloat16, metadat
         # ComfyUI's decoder begins with the clamp that diffusers applies outside of its layers.
         tensors[f"taesd_{side}.{int(place) + (side == 'decoder')}.{rest}"] = tensor
     write_safetensors(out, {name: tensor.to(dtype) for name, tensor in tensors.items()}, metadata or {})
+
+
+def random_part(images: Tensor) -> Tensor:
+    """The same random square of `CROP` px of all pictures [B, 3, S, S]; smaller ones whole."""
+    top, left = (int(torch.randint(0, images.shape[-1] - CROP + 1, ())) for _ in range(2)) if images.shape[-1] > CROP else (0, 0)
+    return images[..., top : top + CROP, left : left + CROP]
 
 
 def _distance(decoded: Tensor, images: Tensor) -> Tensor:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from faceclip import Identity
 from faceclip.metrics import likeness, own_scores, paired_cosine
 from faceclip.pipeline import FaceCLIPPipeline
 
+from .judge import Judge, load_judge
 from .measures import read_people
 from .pictures import Pictures
-from .plan import Arm
+from .plan import Arm, Plan
 from .quality import clip_images, clip_texts, held_out, load_mini_clip, reconstruct
-from .recognition import Judge, load_judge
 from .training import trained_encoder
 from .workshop import Workshop
 
@@ -50,7 +52,9 @@ def generate(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
     """Make an arm's pictures, keep them, and judge them."""
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
-    pictures = _pictures(shop, arm, seed, casting, people)
+    pipeline = _pipeline(shop, arm, seed)
+    _, _, identity = read_people(pipeline.encoder, shop.shards("main", "held_out"))
+    pictures = picture_scenes(pipeline, identity, people, casting, shop.plan)
     path = shop.run(arm, seed, "generate") / "pictures.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, pictures.numpy())
@@ -95,39 +99,46 @@ def _face_scores(judge: Judge, pictures: Tensor, people: Pictures, casting: Cast
     return likeness([row[None] for row in judge.embed(pictures).numpy()], gallery.mean(1).numpy())
 
 
-def _pictures(shop: Workshop, arm: Arm, seed: int, casting: Casting, people: Pictures) -> Tensor:
-    """uint8 [P S, 3, H, W]."""
-    encoder = trained_encoder(shop, arm, seed)
-    _, _, identity = read_people(encoder, shop.shards("main", "held_out"))
-    pipeline = FaceCLIPPipeline(encoder, _sdxl(shop, arm, seed))
-    rows, size = casting.scenes.flatten().tolist(), shop.plan.size
-    references = casting.reference[torch.tensor(casting.person)].tolist()
+def picture_scenes(
+    pipeline: FaceCLIPPipeline,
+    identity: Identity,
+    people: Pictures,
+    casting: Casting,
+    plan: Plan,
+    references: Tensor | None = None,
+) -> Tensor:
+    """Make the picture of each scene, of the person it shows: uint8 [P S, 3, H, W]. `identity` has a row for each of `people`.
+
+    `references` [P] are other rows to take identities from.
+    """
+    rows, size = casting.scenes.flatten().tolist(), plan.size
+    chosen = casting.reference if references is None else references
+    faces = chosen[torch.tensor(casting.person)].tolist()
     made: list[np.ndarray] = []
     for start in range(0, len(rows), AT_ONCE):
         part = slice(start, start + AT_ONCE)
         pictures = pipeline(
             [people.captions[row].replace("(", r"\(").replace(")", r"\)") for row in rows[part]],
-            identity[references[part]],
+            identity[faces[part]],
             negative_prompt="",
             width=size,
             height=size,
-            steps=shop.plan.sampler_steps,
-            guidance=shop.plan.guidance,
+            steps=plan.sampler_steps,
+            guidance=plan.guidance,
             seed=start,
         )
         made += [np.asarray(picture) for picture in pictures]
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
 
 
-def _sdxl(shop: Workshop, arm: Arm, seed: int) -> Any:
-    """The arm's UNet in diffusers' SDXL pipeline, with the miniature's autoencoder."""
+def sdxl_pipeline(unet: Any, scheduler: Path, vae: Path) -> Any:
+    """diffusers' SDXL pipeline around a small UNet, with a scheduler's and an autoencoder's folder."""
     import diffusers
 
-    run = shop.run(arm, seed, "finetune")
     pipeline = diffusers.StableDiffusionXLPipeline(  # pyright: ignore[reportPrivateImportUsage]
-        vae=diffusers.AutoencoderTiny.from_pretrained(shop.teacher("autoencoder")),  # pyright: ignore
-        unet=diffusers.UNet2DConditionModel.from_pretrained(run / "unet"),  # pyright: ignore
-        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(run / "scheduler"),  # pyright: ignore
+        vae=diffusers.AutoencoderTiny.from_pretrained(vae),  # pyright: ignore
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(scheduler),  # pyright: ignore
         text_encoder=None,  # pyright: ignore
         text_encoder_2=None,  # pyright: ignore
         tokenizer=None,  # pyright: ignore
@@ -136,3 +147,11 @@ def _sdxl(shop: Workshop, arm: Arm, seed: int) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
+    import diffusers
+
+    run = shop.run(arm, seed, "finetune")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(run / "unet")  # pyright: ignore
+    return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl_pipeline(unet, run / "scheduler", shop.teacher("autoencoder")))

@@ -28,18 +28,12 @@ def make_world(shop: Workshop, world: str) -> Values:
     """Write a world's shards by `train.synthetic`."""
     plan = shop.plan
     share = {share_world(share): share for share in SHARES}.get(world)
-    people = {"main": plan.people, "judges": plan.judge_people}.get(world, plan.share_people)
-    main = world == "main"
-    options = {
-        "people": people,
-        "pictures": plan.pictures,
-        "size": plan.size,
-        "held-out-people": 0 if world == "judges" else plan.held_out_people,
-        "guided": 0 if share else plan.guided,
-        "guided-held-out": plan.guided_held_out if main else 0,
-        "identity-share": share or 0.5,
-        "seed": 1 if world == "judges" else 0,
-    }
+    counts = {
+        "main": (plan.people, plan.pictures, plan.held_out_people, plan.guided, plan.guided_held_out, 0),
+        "judges": (plan.judge_people, plan.judge_pictures, 0, plan.judge_guided, 0, 1),
+    }.get(world, (plan.share_people, plan.pictures, plan.share_held_out, 0, 0, 0))
+    names = ("people", "pictures", "held-out-people", "guided", "guided-held-out", "seed")
+    options = {**dict(zip(names, counts, strict=True)), "size": plan.world_size, "identity-share": share or 0.5}
     out = shop.out / "worlds" / world
     _call(synthetic.main, [str(out), *_flags(options)])
     return options
@@ -71,7 +65,7 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
     elif name == "face_tower":
         train_face_tower(_world(shop, "main", "train", crops=True), schedule, out)
     elif name == "judge":
-        train_judge(_world(shop, "judges", "train"), schedule, out)
+        train_judge(load_pictures(shop.shards("judges", "train"), shop.plan.world_size), schedule, out)
     elif name == "judge_clip":
         train_clip(_world(shop, "judges", "train", "guided"), JUDGE_BRANCH, schedule, out)
     else:

@@ -24,11 +24,13 @@ class Pictures:
     """N samples, in the order of their shards.
 
     images: uint8 [N, 3, S, S]. crops: uint8 [N, 3, 112, 112], the face tower's view, black without a face; [N, 0] if not read.
-    identity: int64 [N], -1 without a person. captions, classes: the words; a class is "" where there is none.
+    landmarks: float32 [N, 5, 2] in sides of the picture, 0 without a face. identity: int64 [N], -1 without a person.
+    captions, classes: the words; a class is "" where there is none.
     """
 
     images: Tensor
     crops: Tensor
+    landmarks: Tensor
     identity: Tensor
     captions: list[str]
     classes: list[str]
@@ -41,6 +43,7 @@ class Pictures:
         return Pictures(
             self.images[rows],
             self.crops[rows],
+            self.landmarks[rows],
             self.identity[rows],
             [self.captions[i] for i in chosen],
             [self.classes[i] for i in chosen],
@@ -57,6 +60,7 @@ class Pictures:
         return Pictures(
             torch.cat([part.images for part in parts]),
             torch.cat([part.crops for part in parts]),
+            torch.cat([part.landmarks for part in parts]),
             torch.cat([part.identity for part in parts]),
             [caption for part in parts for caption in part.captions],
             [name for part in parts for name in part.classes],
@@ -69,10 +73,11 @@ def load_pictures(shards: str | Path, size: int, crops: bool = False, threads: i
     source = ShardSource(shards, read=members)
     with ThreadPoolExecutor(threads) as pool:
         rows = list(pool.map(lambda i: _read(source[i], size, crops), range(len(source))))
-    images, faces, samples = zip(*rows, strict=True)
+    images, faces, landmarks, samples = zip(*rows, strict=True)
     return Pictures(
         torch.stack(images),
         torch.stack(faces),
+        torch.stack(landmarks),
         torch.tensor([sample.identity for sample in samples]),
         [sample.caption for sample in samples],
         [str(sample.meta.get("class", "")) for sample in samples],
@@ -96,10 +101,12 @@ def face_crop(face: bytes | None) -> Tensor:
     return (F.interpolate(decoded[None], CROP, mode="bilinear", align_corners=False)[0] * 255).round().byte()
 
 
-def _read(sample: Sample, size: int, crops: bool) -> tuple[Tensor, Tensor, Sample]:
-    picture = decode(sample.image, "picture").resize((size, size), Image.Resampling.BICUBIC)
+def _read(sample: Sample, size: int, crops: bool) -> tuple[Tensor, Tensor, Tensor, Sample]:
+    whole = decode(sample.image, "picture")
+    picture = whole.resize((size, size), Image.Resampling.BICUBIC)
     return (
         torch.from_numpy(np.array(picture)).permute(2, 0, 1),
         face_crop(sample.face) if crops else torch.empty(0, dtype=torch.uint8),
+        torch.tensor(sample.meta.get("landmarks", [[0.0, 0.0]] * 5), dtype=torch.float32) / whole.width,
         replace(sample, image=b"", face=None),
     )

@@ -56,8 +56,13 @@ class Plan:
     guided_held_out: int
     judge_people: int
     """People of the second world, on which the judges are trained."""
+    judge_pictures: int
+    """Of each of them."""
+    judge_guided: int
     share_people: int
     """People of each world of the identity share's sweep."""
+    share_held_out: int
+    """And others of each, for judgement."""
     clip: Schedule
     face_tower: Schedule
     judge: Schedule
@@ -80,8 +85,10 @@ class Plan:
     guidance: float = 2.0
     templates: int = 80
     """ImageNet's sentences that zero-shot classification averages over: all 80, but for plans that only try the commands."""
+    world_size: int = 128
+    """Side in pixels of the pictures as they are drawn and as the judge reads real ones."""
     size: int = 64
-    """Side of the pictures in pixels."""
+    """Side in pixels of what the teachers read and the UNets make."""
     save_every: int = 200
 
     def seeds_of(self, arm: Arm) -> range:
@@ -140,7 +147,10 @@ QUICK = Plan(
     guided=400,
     guided_held_out=80,
     judge_people=40,
+    judge_pictures=8,
+    judge_guided=400,
     share_people=16,
+    share_held_out=12,
     clip=Schedule(60, 64),
     face_tower=Schedule(40, 32),
     judge=Schedule(40, 32),
@@ -157,29 +167,33 @@ QUICK = Plan(
     sweep_seeds=1,
     ema=0.9,
     templates=4,
+    world_size=64,
 )
 
 FULL = Plan(
     name="full",
     people=1000,
-    pictures=16,
+    pictures=12,
     held_out_people=100,
     guided=4000,
     guided_held_out=400,
-    judge_people=1000,
-    share_people=200,
-    clip=Schedule(1500, 128, lr=2e-3),
-    face_tower=Schedule(1500, 64),
-    judge=Schedule(2500, 64),
-    judge_clip=Schedule(1200, 128, lr=2e-3),
-    autoencoder=Schedule(1500, 8, lr=2e-3),
-    pretrain_steps=300,
+    judge_people=600,
+    judge_pictures=10,
+    judge_guided=3000,
+    share_people=120,
+    share_held_out=40,
+    clip=Schedule(900, 96, lr=2e-3),
+    face_tower=Schedule(1100, 64, lr=1.5e-3),
+    judge=Schedule(900, 64, lr=2e-3),
+    judge_clip=Schedule(900, 96, lr=2e-3),
+    autoencoder=Schedule(1200, 8, lr=2e-3),
+    pretrain_steps=250,
     pretrain_batch=64,
-    finetune_steps=700,
+    finetune_steps=500,
     finetune_batch=32,
     unet_widths=(32, 64),
     scenes=4,
-    sampler_steps=15,
+    sampler_steps=12,
     seeds=5,
     sweep_seeds=3,
     ema=0.99,

@@ -19,8 +19,8 @@ from ..teacher import mini_clip
 from ..tokens import token_ids
 from ..vae import load_vae
 from .clip import as_clip_sees
+from .judge import load_judge
 from .pictures import Pictures, load_pictures
-from .recognition import load_judge
 from .variants import BRANCH
 from .workshop import Workshop
 
@@ -78,10 +78,14 @@ def autoencoder_quality(shop: Workshop) -> dict[str, Any]:
     return {"psnr": float((-10 * error.log10()).mean()), "latent_mean": float(latents.mean()), "latent_std": float(latents.std())}
 
 
-@torch.no_grad()
 def reconstruct(shop: Workshop, images: Tensor) -> tuple[Tensor, Tensor]:
+    """`reconstruct_with` the proof's autoencoder."""
+    return reconstruct_with(load_vae(shop.teacher("autoencoder"), torch.float32).vae, images)
+
+
+@torch.no_grad()
+def reconstruct_with(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 [N, 3, S, S] -> latents, and uint8 pictures after the autoencoder: the best that a generated picture can be."""
-    vae = load_vae(shop.teacher("autoencoder"), torch.float32).vae
     latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latents for part in images.split(BATCH)])
     decoded = torch.cat([vae.decode(part).sample for part in latents.split(BATCH)])
     return latents, ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()

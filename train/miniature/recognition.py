@@ -1,8 +1,4 @@
-"""Two networks that know people: the ArcFace face tower that FaceCLIP conditions on, and the judge, which is never a target.
-
-The tower reads aligned crops and belongs to training. The judge reads whole pictures, is a convolutional network, and is
-trained on other people, so that agreeing with it is no consequence of having been trained with the tower.
-"""
+"""How the face tower that FaceCLIP conditions on and the judge are trained: by ArcFace's margin loss, on different people."""
 
 from __future__ import annotations
 
@@ -11,17 +7,21 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import Conv2d, Linear
 
 from faceclip import FaceCLIPConfig
-from faceclip.checkpoint import read_state_dict, write_safetensors
+from faceclip.checkpoint import write_safetensors
 from faceclip.model.face_tower import FaceTower
 
 from .fitting import Schedule, fit
+from .judge import Judge
 from .pictures import Pictures, shuffled
 
 SCALE, MARGIN = 32.0, 0.3
-JUDGE_SIZE = 64  # side in pixels of the pictures that the judge reads
+MOVE = 0.02
+"""How far crops are moved in training, as a share of their half side, and how much larger, smaller and turned they are: detectors
+are not exact, as the world's landmarks are."""
+JITTER = 0.02
+"""Of the judge's landmarks in training, in sides of the picture."""
 
 
 class ArcFaceHead(nn.Module):
@@ -38,43 +38,6 @@ class ArcFaceHead(nn.Module):
         return F.cross_entropy(SCALE * torch.where(own, (cosine.acos() + MARGIN).cos(), cosine), identity)
 
 
-class Judge(nn.Module):
-    """Pictures -> unit vectors; the cosine of two says how much they show one person."""
-
-    def __init__(self, width: int = 32, dim: int = 128):
-        super().__init__()
-        widths = (width, 2 * width, 4 * width, 4 * width)
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *widths), widths, strict=False):
-            layers += [Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU(), _Residual(after)]
-        self.layers = nn.Sequential(*layers)
-        self.out = Linear(widths[-1] * (JUDGE_SIZE // 16) ** 2, dim)
-        self.norm = nn.BatchNorm1d(dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 or float in [0, 255], [B, 3, S, S] -> [B, dim], normalised."""
-        x = images.float() / 127.5 - 1
-        if x.shape[-1] != JUDGE_SIZE:
-            x = F.interpolate(x, JUDGE_SIZE, mode="bilinear", antialias=True, align_corners=False)
-        return F.normalize(self.norm(self.out(self.layers(x).flatten(1))), dim=-1)
-
-    @torch.no_grad()
-    def embed(self, images: Tensor, batch: int = 256) -> Tensor:
-        """The same, in batches and in eval mode."""
-        self.eval()
-        return torch.cat([self(part) for part in images.split(batch)])
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv1, self.norm1 = Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
-
-
 def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
     """Train the mini preset's face tower on aligned crops; write it as `--init-face` reads it."""
     people = pictures.people()
@@ -86,7 +49,7 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[
     tower.train()
 
     def loss_of(rows: Tensor) -> Tensor:
-        crops = people.crops[rows].float() / 255
+        crops = moved(people.crops[rows].float() / 255)
         if torch.rand(()) < 0.5:
             crops = crops.flip(-1)
         crops = (crops * (0.8 + 0.4 * torch.rand(len(rows), 1, 1, 1))).clamp(0, 1)
@@ -99,17 +62,26 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[
 
 
 def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
-    """Train the judge on whole pictures of people that no other network has seen."""
+    """Train the judge on people that no other network has seen. Needs `landmarks`.
+
+    Half of the crops follow the true landmarks, half those found; half of the pictures lose the finer half of their detail, as
+    what an autoencoder makes does.
+    """
     people = pictures.people()
     torch.manual_seed(schedule.seed)
     judge = Judge().train()
     head = ArcFaceHead(judge.norm.num_features, int(people.identity.max()) + 1)
 
     def loss_of(rows: Tensor) -> Tensor:
-        images = people.images[rows].float()
+        images, landmarks = people.images[rows].float(), people.landmarks[rows]
         if torch.rand(()) < 0.5:
-            images = images.flip(-1)
-        return head(judge(images + 6 * torch.randn_like(images)), people.identity[rows])
+            images, landmarks = images.flip(-1), mirrored(landmarks)
+        images = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, images, blurred(images))
+        images = (images * (0.85 + 0.3 * torch.rand(len(rows), 1, 1, 1)) + 6 * torch.randn_like(images)).clamp(0, 255)
+        found = judge.find(images)
+        used = torch.where(torch.rand(len(rows), 1, 1) < 0.5, landmarks, found.detach())
+        used = used + JITTER * torch.randn(len(rows), 1, 2) + JITTER / 2 * torch.randn_like(used)
+        return head(judge.recognise(images, used), people.identity[rows]) + 20 * (found - landmarks).abs().mean()
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
     losses = fit("judge", [*judge.parameters(), *head.parameters()], loss_of, rows, schedule)
@@ -117,8 +89,21 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
     return losses
 
 
-def load_judge(path: Path) -> Judge:
-    """A judge that `train_judge` wrote, in eval mode."""
-    judge = Judge()
-    judge.load_state_dict(read_state_dict(path))
-    return judge.eval().requires_grad_(False)
+def moved(crops: Tensor) -> Tensor:
+    """Crops [B, 3, H, W], each shifted, scaled and turned a little."""
+    turn = torch.eye(2) + MOVE * torch.tensor([[0.0, -1.0], [1.0, 0.0]]) * torch.randn(len(crops), 1, 1)
+    affine = torch.cat([turn * (1 + MOVE * torch.randn(len(crops), 1, 1)), MOVE * torch.randn(len(crops), 2, 1)], dim=-1)
+    grid = F.affine_grid(affine, list(crops.shape), align_corners=False)
+    return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def mirrored(landmarks: Tensor) -> Tensor:
+    """Landmarks of the mirrored picture: left and right change places."""
+    swapped = landmarks[:, [1, 0, 2, 4, 3]]
+    return torch.stack([1 - swapped[..., 0], swapped[..., 1]], dim=-1)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Pictures [B, 3, S, S] at half their resolution, at their size."""
+    small = F.interpolate(images, scale_factor=0.5, mode="area")
+    return F.interpolate(small, images.shape[-1], mode="bilinear", align_corners=False)

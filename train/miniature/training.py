@@ -65,6 +65,7 @@ def pretrain_config(shop: Workshop, arm: Arm, seed: int) -> PretrainConfig:
         guided_features=shop.cache("main", "guided") if guided else None,
         terms=arm.terms,
         seed=seed,
+        dropout=0.0,
         lr=plan.pretrain_lr,
         warmup=max(1, plan.pretrain_steps // 20),
         workers=1,

@@ -1,0 +1,210 @@
+"""Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`. It goes on where it was stopped.
+
+Every stage is a command of this package or a teacher of `train.miniature`, with fixed seeds; its seconds and what it measured
+are below RUNS/mini/stages. Worlds and judges are those of `python -m train.proof --out RUNS`, and are made if they are not there.
+The finished files are below RUNS/mini/models; `--install` copies them into the pack.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from . import cache, finetune_sdxl, join, pretrain
+from .engines import EngineError
+from .miniature.autoencoder import train_autoencoder
+from .miniature.clip import train_clip
+from .miniature.fitting import Schedule
+from .miniature.groundwork import make_teacher, make_world
+from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
+from .miniature.pictures import Pictures, load_pictures
+from .miniature.plan import FULL
+from .miniature.workshop import ProofError, Workshop, machine
+from .storage import publish
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the model's own stages are; worlds, teachers and judges are the plan's."""
+
+    size: int = 128
+    """Side in pixels of the pictures that it makes."""
+    shards: str = "shard-*0[0-6].tar"
+    """Of the world's training people, those whose latents are cached: encoding a picture takes longer than training on it."""
+    autoencoder: Schedule = field(default_factory=lambda: Schedule(1000, 8, lr=2e-3))
+    pretrain: tuple[str, ...] = (
+        "--steps=400",
+        "--batch-size=64",
+        "--lr=1e-3",
+        "--warmup=20",
+        "--dropout=0",
+        "--guided-fraction=0.25",
+    )
+    finetune: tuple[str, ...] = ("--steps=5000", "--batch-size=16", "--lr=1e-3", "--warmup=100", "--ema=0.998", "--min-snr=5")
+    scenes: int = 2
+    """Pictures made of each held-out person to measure it."""
+    sampler_steps: int = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The stages, in order; `shop` is the proof's folder, from which worlds, teachers and judges come."""
+
+    shop: Workshop
+    threads: int = 1
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def out(self) -> Path:
+        return self.shop.out / "mini"
+
+    @cached_property
+    def stages(self) -> dict[str, Callable[[], Any]]:
+        """Name -> what does it; its return value is noted."""
+        return {
+            **{f"world {world}": lambda world=world: make_world(self.shop, world) for world in ("main", "judges")},
+            **{f"teacher {name}": lambda name=name: make_teacher(self.shop, name) for name in ("clip", "face_tower")},
+            "teacher clip g": self.train_clip_g,
+            "autoencoder": self.train_autoencoder,
+            **{f"features {branch}": lambda branch=branch: self.cache_features(branch) for branch in ("l", "g")},
+            **{f"pretrain {branch}": lambda branch=branch: self.pretrain(branch) for branch in ("l", "g")},
+            "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
+            "latents": self.cache_latents,
+            "finetune": self.finetune,
+            **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
+            "export": lambda: write_mini(self.out, self.encoder, self.shop.teacher("judge")),
+            "measure": self.measure,
+        }
+
+    @property
+    def encoder(self) -> Path:
+        return self.out / "encoder.safetensors"
+
+    @property
+    def finetune_data(self) -> str:
+        return f"{self.shop.shards('main', 'train')}/{self.settings.shards}"
+
+    def clip(self, branch: str) -> Path:
+        return self.shop.teacher("clip") if branch == "l" else self.out / "clip_g.safetensors"
+
+    def run(self, branch: str) -> Path:
+        return self.out / f"pretrain_{branch}"
+
+    def train_clip_g(self) -> float:
+        return train_clip(self.pictures(self.shop.plan.size), "g", self.shop.plan.clip, self.clip("g"))[-1]
+
+    def train_autoencoder(self) -> float:
+        return train_autoencoder(self.pictures(self.settings.size), self.settings.autoencoder, self.out / "autoencoder")[-1]
+
+    def measure(self) -> dict[str, Any]:
+        chosen = self.settings
+        plan = replace(self.shop.plan, size=chosen.size, scenes=chosen.scenes, sampler_steps=chosen.sampler_steps)
+        return measure_mini(replace(self.shop, plan=plan), self.out)
+
+    def pictures(self, size: int) -> Pictures:
+        return Pictures.cat([load_pictures(self.shop.shards("main", part), size) for part in ("train", "guided")])
+
+    def towers(self, branch: str) -> tuple[Any, ...]:
+        files = ("--init-clip", self.clip(branch), "--init-face", self.shop.teacher("face_tower"))
+        return ("--branch", branch, "--size", "mini", "--teacher", "mini", *files)
+
+    def cache_features(self, branch: str) -> None:
+        common = (*self.towers(branch), "--captions")
+        people, guided = (self.shop.shards("main", part) for part in ("train", "guided"))
+        call(cache.main, "pretrain", "--data", people, "--out", self.out / f"features_{branch}", *common)
+        call(cache.main, "pretrain", "--data", guided, "--out", self.out / f"guided_{branch}", "--no-faces", *common)
+        if branch == "l":  # the face tower is the same for both
+            call(cache.main, "pretrain", "--data", self.finetune_data, "--out", self.out / "features_finetune", *common)
+
+    def pretrain(self, branch: str) -> None:
+        people, guided = (self.shop.shards("main", part) for part in ("train", "guided"))
+        data = ("--data", people, "--features", self.out / f"features_{branch}")
+        data += ("--guided", guided, "--guided-features", self.out / f"guided_{branch}")
+        call(pretrain.main, "--out", self.run(branch), *data, *self.towers(branch), *self.settings.pretrain)
+
+    def cache_latents(self) -> None:
+        where = ("--data", self.finetune_data, "--out", self.out / "latents", "--vae", self.out / "autoencoder")
+        call(cache.main, "latents", *where, "--resolution", self.settings.size, "--batch-size", 16)
+
+    def finetune(self) -> None:
+        start = self.out / "unet_start"
+        new_mini_unet(start)
+        data = ("--data", self.finetune_data, "--latents", self.out / "latents", "--features", self.out / "features_finetune")
+        models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
+        call(finetune_sdxl.main, "--out", self.out / "finetune", *data, *models, *self.settings.finetune)
+
+    def make(self, only: Sequence[str] = ()) -> None:
+        """Do what is missing, in order; raises ProofError for a command that failed, which has said why."""
+        torch.set_num_threads(self.threads)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.shop.claim()
+        for name, do in self.stages.items():
+            path = self.out / "stages" / f"{name.replace(' ', '_')}.json"
+            if path.is_file() or (only and name not in only):
+                continue
+            print(f"== {name}", flush=True)
+            began, cpu = time.perf_counter(), time.process_time()
+            found = do()
+            path.parent.mkdir(exist_ok=True)
+            spent = {"seconds": round(time.perf_counter() - began, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
+            noted = {"stage": name, **spent, "threads": self.threads, "machine": machine(), "found": found}
+            publish(str(path), json.dumps(noted, indent=1).encode())
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Train the mini model. The same command goes on where a stopped one was."""
+
+    out: Path = Path("proof_runs")
+    """Folder of the proof, for its worlds, teachers and judges; what is made here goes below `mini` in it."""
+    only: tuple[str, ...] = ()
+    """Stages to do, by name; what they need must be there. All by default."""
+    threads: int = 2
+    """Of torch."""
+    install: bool = False
+    """Afterwards, copy the finished files into the pack."""
+
+
+def call(command: Callable[[list[str]], int], *arguments: object) -> None:
+    """Run a command of this package. Raises ProofError when it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"python -m {command.__module__} {' '.join(words)}", flush=True)
+    if command(words):
+        raise ProofError(f"{command.__module__} failed; its message is above.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
+    recipe = Recipe(Workshop(command.out, FULL), command.threads)
+    if unknown := sorted(set(command.only) - set(recipe.stages)):
+        print(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.", file=sys.stderr)
+        return 1
+    try:
+        recipe.make(command.only)
+    except (ValueError, EngineError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(f"The mini model is in {recipe.out / 'models'}.")
+    if command.install:
+        shutil.copytree(recipe.out / "models", ROOT / "models", dirs_exist_ok=True)
+        print(f"It was copied to {ROOT / 'models'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The mini model's files: an untrained UNet to start from, what the pack ships, and what it is worth on held-out people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from faceclip import FaceCLIPEncoder
+from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
+from faceclip.metrics import measure_identity_map
+from faceclip.pipeline import FaceCLIPPipeline
+
+from ..config import PRESETS
+from .autoencoder import to_comfyui
+from .generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
+from .measures import joint_representation, read_people
+from .quality import NEIGHBOURS, held_out, reconstruct_with
+from .workshop import Workshop
+
+METADATA = {
+    "trained": "true",
+    "preset": "mini",
+    "note": "Trained on drawn portraits by `python -m train.mini`.",
+    "license": "Apache-2.0",
+}
+
+
+def new_mini_unet(folder: Path) -> None:
+    """Write the untrained UNet as a diffusers folder, always the same."""
+    unet = _unet()
+    unet.save_pretrained(folder)
+
+
+def write_mini(work: Path, encoder: Path, judge: Path) -> dict[str, float]:
+    """Write the three files below `work`/models in bf16, laid out as the pack's, and `work`/judge.safetensors.
+
+    Returns their sizes in MiB.
+    """
+    models = work / "models"
+    paths = [models / f"faceclip/faceclip_mini_{name}.safetensors" for name in ("encoder", "unet")]
+    paths.append(models / "vae/faceclip_mini_vae.safetensors")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
+    unet = read_state_dict(work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors")
+    write_safetensors(paths[1], {name: tensor.to(torch.bfloat16) for name, tensor in unet.items()}, METADATA)
+    to_comfyui(_autoencoder(work), paths[2], metadata=METADATA)
+    paths.append(work / "judge.safetensors")
+    halved = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(judge).items()}
+    write_safetensors(paths[-1], halved, {**METADATA, "format": "judge"})
+    return {path.name: path.stat().st_size / 2**20 for path in paths}
+
+
+def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
+    """Measure the finished files on people, and scenes, that none of the networks has seen; keep some of the pictures.
+
+    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
+    before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
+    """
+    encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
+    unet = _unet()
+    unet.load_state_dict(read_state_dict(work / "models/faceclip/faceclip_mini_unet.safetensors"))
+    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet.eval(), work / "finetune" / "scheduler", work / "autoencoder"))
+    people = held_out(shop)
+    casting = Casting.of(people, shop.plan.scenes)
+    captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))
+    real = people.images[casting.scenes.flatten()]
+    made = {
+        "person": picture_scenes(pipeline, identity, people, casting, shop.plan),
+        "shuffled": picture_scenes(pipeline, identity, people, casting, shop.plan, casting.reference.roll(1)),
+        "real": real,
+        "autoencoder": reconstruct_with(_autoencoder(work), real)[1],
+    }
+    for name, pictures in made.items():
+        np.save(work / f"{name}.npy", pictures.numpy())
+    found: dict[str, Any] = {name: judge_pictures(shop, pictures, people, casting) for name, pictures in made.items()}
+    joint = joint_representation(encoder, captions, identity)
+    found["knn"] = measure_identity_map(joint, numbers, NEIGHBOURS).purity
+    ceiling, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
+    found["face_of_ceiling"] = own / ceiling
+    found["face_above_shuffled"] = own - other
+    found["clip_t_of_real"] = found["person"]["clip_t"] / found["real"]["clip_t"]
+    return found
+
+
+def _unet() -> Any:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DConditionModel.from_config(json.loads((PRESETS / "mini_unet.json").read_text()))
+
+
+def _autoencoder(work: Path) -> Any:
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    return AutoencoderTiny.from_pretrained(work / "autoencoder").eval().requires_grad_(False)
