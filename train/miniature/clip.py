@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Linear
 
 from faceclip import FaceCLIPConfig
 from faceclip.checkpoint import write_safetensors
@@ -35,7 +36,7 @@ def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -
     _start_with_attention(model)
     names = sorted(set(pictures.classes) - {""})
     labels = torch.tensor([names.index(name) if name else -1 for name in pictures.classes])
-    classifier = nn.Linear(text.width, len(names))
+    classifier = Linear(text.width, len(names))
     sentences = Sentences(pictures, schedule.seed)
 
     def loss_of(rows: Tensor) -> Tensor:
