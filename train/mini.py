@@ -26,11 +26,11 @@ from .engines import EngineError
 from .miniature.autoencoder import train_autoencoder
 from .miniature.clip import train_clip
 from .miniature.fitting import Schedule
-from .miniature.groundwork import make_teacher, make_world
+from .miniature.groundwork import call, make_teacher, make_world, mini_towers, read_world
 from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
-from .miniature.pictures import Pictures, load_pictures
+from .miniature.pictures import Pictures
 from .miniature.plan import FULL
-from .miniature.workshop import ProofError, Workshop, machine
+from .miniature.workshop import Workshop, machine
 from .storage import publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,11 +115,10 @@ class Recipe:
         return measure_mini(replace(self.shop, plan=plan), self.out)
 
     def pictures(self, size: int) -> Pictures:
-        return Pictures.cat([load_pictures(self.shop.shards("main", part), size) for part in ("train", "guided")])
+        return read_world(self.shop, "main", "train", "guided", size=size)
 
-    def towers(self, branch: str) -> tuple[Any, ...]:
-        files = ("--init-clip", self.clip(branch), "--init-face", self.shop.teacher("face_tower"))
-        return ("--branch", branch, "--size", "mini", "--teacher", "mini", *files)
+    def towers(self, branch: str) -> tuple[object, ...]:
+        return mini_towers(self.shop, branch, self.clip(branch))
 
     def cache_features(self, branch: str) -> None:
         common = (*self.towers(branch), "--captions")
@@ -146,13 +145,17 @@ class Recipe:
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
         call(finetune_sdxl.main, "--out", self.out / "finetune", *data, *models, *self.settings.finetune)
 
+    def note(self, stage: str) -> Path:
+        """The file that says that a stage is finished."""
+        return self.out / "stages" / f"{stage.replace(' ', '_')}.json"
+
     def make(self, only: Sequence[str] = ()) -> None:
         """Do what is missing, in order; raises ProofError for a command that failed, which has said why."""
         torch.set_num_threads(self.threads)
         self.out.mkdir(parents=True, exist_ok=True)
         self.shop.claim()
         for name, do in self.stages.items():
-            path = self.out / "stages" / f"{name.replace(' ', '_')}.json"
+            path = self.note(name)
             if path.is_file() or (only and name not in only):
                 continue
             print(f"== {name}", flush=True)
@@ -175,15 +178,7 @@ class _Command:
     threads: int = 2
     """Of torch."""
     install: bool = False
-    """Afterwards, copy the finished files into the pack."""
-
-
-def call(command: Callable[[list[str]], int], *arguments: object) -> None:
-    """Run a command of this package. Raises ProofError when it fails."""
-    words = [str(argument) for argument in arguments]
-    print(f"python -m {command.__module__} {' '.join(words)}", flush=True)
-    if command(words):
-        raise ProofError(f"{command.__module__} failed; its message is above.")
+    """Afterwards, copy the finished files into the pack; fails while a stage is missing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,6 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, EngineError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    if missing := [name for name in recipe.stages if not recipe.note(name).is_file()]:
+        print(f"Still to do: {', '.join(missing)}.")
+        return 1 if command.install else 0
     print(f"The mini model is in {recipe.out / 'models'}.")
     if command.install:
         shutil.copytree(recipe.out / "models", ROOT / "models", dirs_exist_ok=True)

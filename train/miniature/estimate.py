@@ -1,29 +1,28 @@
-"""How long a plan takes: from CPU seconds per unit of work, measured on one thread of a loaded AMD EPYC and divided by three."""
+"""How long a plan takes: from CPU seconds per unit of work, measured on one thread of an AMD EPYC."""
 
 from __future__ import annotations
 
+from .groundwork import world_options
 from .jobs import STAGES, Job
 from .plan import Arm, Plan
 
-IDLE = 3.0
-"""How many times slower the measurements' machine was, being shared by many."""
 OVERHEAD = 2.0
 """Seconds of any job around its steps."""
-PORTRAIT = 0.055
-PRETRAIN_ROW = 0.034
-FINETUNE_ROW = 0.020
+PORTRAIT = 0.067
+PRETRAIN_ROW = 0.018
+FINETUNE_ROW = 0.017
 JOINT_ROW = 0.053
 TEMPLATE = 0.35
 """40 classes in one sentence through an encoder."""
 SAMPLE = 0.012
 """One picture, one step of the sampler, with guidance."""
 CACHED_ROW = 0.03
-TEACHER_ROW = {"clip": 0.0096, "face_tower": 0.0092, "judge": 0.012, "judge_clip": 0.0096, "autoencoder": 0.092}
+TEACHER_ROW = {"clip": 0.0054, "face_tower": 0.0077, "judge": 0.015, "judge_clip": 0.0065, "autoencoder": 0.092}
 
 
 def seconds_of(job: Job, plan: Plan) -> float:
     """Estimated seconds of a job on one idle core."""
-    return (OVERHEAD + (_of_arm(job.arm, job.stage, plan) if job.arm else _shared(job, plan))) / IDLE
+    return OVERHEAD + (_of_arm(job.arm, job.stage, plan) if job.arm else _shared(job, plan))
 
 
 def estimate(jobs: list[Job], plan: Plan, processes: int) -> str:
@@ -52,11 +51,12 @@ def _of_arm(arm: Arm, stage: str, plan: Plan) -> float:
 
 
 def _shared(job: Job, plan: Plan) -> float:
-    people = {"main": plan.people, "judges": plan.judge_people}.get(job.what, plan.share_people)
-    if job.stage == "world":
-        held_out = 0 if job.what == "judges" else plan.held_out_people
-        return PORTRAIT * plan.pictures * (people + held_out)
     if job.stage == "teachers":
         schedule = getattr(plan, job.what)
         return TEACHER_ROW[job.what] * schedule.steps * schedule.batch
-    return CACHED_ROW * plan.pictures * people
+    if job.stage == "generate":
+        return CACHED_ROW * plan.held_out_people * plan.pictures
+    world = world_options(plan, job.what)
+    if job.stage == "world":
+        return PORTRAIT * world["pictures"] * (world["people"] + world["held-out-people"])
+    return CACHED_ROW * world["pictures"] * world["people"]

@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
 from faceclip.metrics import measure_identity_map
 from faceclip.pipeline import FaceCLIPPipeline
+from faceclip.sdxl_files import load_unet
 
 from ..config import PRESETS
+from ..vae import load_vae
 from .autoencoder import to_comfyui
 from .generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
 from .measures import joint_representation, read_people
 from .quality import NEIGHBOURS, held_out, reconstruct_with
 from .workshop import Workshop
 
+UNET_CONFIG = PRESETS / "mini_unet.json"
 METADATA = {
     "trained": "true",
     "preset": "mini",
@@ -31,7 +35,11 @@ METADATA = {
 
 def new_mini_unet(folder: Path) -> None:
     """Write the untrained UNet as a diffusers folder, always the same."""
-    unet = _unet()
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet: Any = UNet2DConditionModel.from_config(json.loads(UNET_CONFIG.read_text()))
     unet.save_pretrained(folder)
 
 
@@ -46,25 +54,22 @@ def write_mini(work: Path, encoder: Path, judge: Path) -> dict[str, float]:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
-    unet = read_state_dict(work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors")
-    write_safetensors(paths[1], {name: tensor.to(torch.bfloat16) for name, tensor in unet.items()}, METADATA)
+    write_safetensors(paths[1], _halved(work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors"), METADATA)
     to_comfyui(_autoencoder(work), paths[2], metadata=METADATA)
     paths.append(work / "judge.safetensors")
-    halved = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(judge).items()}
-    write_safetensors(paths[-1], halved, {**METADATA, "format": "judge"})
+    write_safetensors(paths[-1], _halved(judge), {**METADATA, "format": "judge"})
     return {path.name: path.stat().st_size / 2**20 for path in paths}
 
 
 def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
-    """Measure the finished files on people, and scenes, that none of the networks has seen; keep some of the pictures.
+    """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
 
     `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
     before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
-    unet = _unet()
-    unet.load_state_dict(read_state_dict(work / "models/faceclip/faceclip_mini_unet.safetensors"))
-    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet.eval(), work / "finetune" / "scheduler", work / "autoencoder"))
+    unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
+    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet, work / "finetune" / "scheduler", work / "autoencoder"))
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
     captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))
@@ -87,15 +92,10 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
     return found
 
 
-def _unet() -> Any:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return UNet2DConditionModel.from_config(json.loads((PRESETS / "mini_unet.json").read_text()))
+def _halved(path: Path) -> dict[str, Tensor]:
+    """A file's tensors, in bf16 where they are floats."""
+    return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(path).items()}
 
 
 def _autoencoder(work: Path) -> Any:
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-
-    return AutoencoderTiny.from_pretrained(work / "autoencoder").eval().requires_grad_(False)
+    return load_vae(work / "autoencoder", torch.float32).vae

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,8 @@ def brightest(channel: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("size", "turn", "scale"), [(64, 0.0, 0.5), (128, 0.4, 0.4), (96, -0.7, 0.3)])
 def test_landmarks_of_any_picture_come_to_lie_on_the_template(size: int, turn: float, scale: float) -> None:
-    rotation = torch.tensor(
-        [[torch.tensor(turn).cos(), -torch.tensor(turn).sin()], [torch.tensor(turn).sin(), torch.tensor(turn).cos()]]
-    )
+    cos, sin = math.cos(turn), math.sin(turn)
+    rotation = torch.tensor([[cos, -sin], [sin, cos]])
     landmarks = (torch.tensor(ARCFACE_112) / 112 - 0.5) @ rotation.T * scale + torch.tensor([0.45, 0.55])
     y, x = torch.meshgrid((torch.arange(size) + 0.5) / size, (torch.arange(size) + 0.5) / size, indexing="ij")
     for number, point in enumerate(landmarks):

@@ -74,6 +74,17 @@ def test_a_finished_stage_is_not_done_again(recipe: Recipe) -> None:
     assert weights.stat().st_mtime_ns == before
 
 
+def test_a_part_of_the_recipe_is_not_called_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mini" / "stages").mkdir(parents=True)
+    (tmp_path / "mini" / "stages" / "join.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in PACK.rglob("*.safetensors")}
+    assert main(["--out", str(tmp_path), "--only", "join"]) == 0
+    assert main(["--out", str(tmp_path), "--only", "join", "--install"]) == 1
+    said = capsys.readouterr().out
+    assert "Still to do: world main," in said and "finetune" in said and "join," not in said and "mini model is in" not in said
+    assert {path: path.stat().st_mtime_ns for path in PACK.rglob("*.safetensors")} == before
+
+
 def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--only", "finetun"]) == 1
     said = capsys.readouterr().err
