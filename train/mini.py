@@ -23,12 +23,9 @@ import tyro
 
 from . import cache, finetune_sdxl, join, pretrain
 from .engines import EngineError
-from .miniature.autoencoder import train_autoencoder
 from .miniature.clip import train_clip
-from .miniature.fitting import Schedule
 from .miniature.groundwork import call, make_teacher, make_world, mini_towers, read_world
 from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
-from .miniature.pictures import Pictures
 from .miniature.plan import FULL
 from .miniature.workshop import Workshop, machine
 from .storage import publish
@@ -44,7 +41,6 @@ class Settings:
     """Side in pixels of the pictures that it makes."""
     shards: str = "shard-*0[0-6].tar"
     """Of the world's training people, those whose latents are cached: encoding a picture takes longer than training on it."""
-    autoencoder: Schedule = field(default_factory=lambda: Schedule(1000, 8, lr=2e-3))
     pretrain: tuple[str, ...] = (
         "--steps=400",
         "--batch-size=64",
@@ -76,16 +72,18 @@ class Recipe:
         """Name -> what does it; its return value is noted."""
         return {
             **{f"world {world}": lambda world=world: make_world(self.shop, world) for world in ("main", "judges")},
-            **{f"teacher {name}": lambda name=name: make_teacher(self.shop, name) for name in ("clip", "face_tower")},
+            **{
+                f"teacher {name}": lambda name=name: make_teacher(self.shop, name)
+                for name in ("clip", "face_tower", "autoencoder")
+            },
             "teacher clip g": self.train_clip_g,
-            "autoencoder": self.train_autoencoder,
             **{f"features {branch}": lambda branch=branch: self.cache_features(branch) for branch in ("l", "g")},
             **{f"pretrain {branch}": lambda branch=branch: self.pretrain(branch) for branch in ("l", "g")},
             "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
             "latents": self.cache_latents,
             "finetune": self.finetune,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
-            "export": lambda: write_mini(self.out, self.encoder, self.shop.teacher("judge")),
+            "export": lambda: write_mini(self.shop, self.out, self.encoder),
             "measure": self.measure,
         }
 
@@ -104,18 +102,13 @@ class Recipe:
         return self.out / f"pretrain_{branch}"
 
     def train_clip_g(self) -> float:
-        return train_clip(self.pictures(self.shop.plan.size), "g", self.shop.plan.clip, self.clip("g"))[-1]
-
-    def train_autoencoder(self) -> float:
-        return train_autoencoder(self.pictures(self.settings.size), self.settings.autoencoder, self.out / "autoencoder")[-1]
+        pictures = read_world(self.shop, "main", "train", "guided")
+        return train_clip(pictures, "g", self.shop.plan.clip, self.clip("g"))[-1]
 
     def measure(self) -> dict[str, Any]:
         chosen = self.settings
         plan = replace(self.shop.plan, size=chosen.size, scenes=chosen.scenes, sampler_steps=chosen.sampler_steps)
         return measure_mini(replace(self.shop, plan=plan), self.out)
-
-    def pictures(self, size: int) -> Pictures:
-        return read_world(self.shop, "main", "train", "guided", size=size)
 
     def towers(self, branch: str) -> tuple[object, ...]:
         return mini_towers(self.shop, branch, self.clip(branch))
@@ -135,7 +128,7 @@ class Recipe:
         call(pretrain.main, "--out", self.run(branch), *data, *self.towers(branch), *self.settings.pretrain)
 
     def cache_latents(self) -> None:
-        where = ("--data", self.finetune_data, "--out", self.out / "latents", "--vae", self.out / "autoencoder")
+        where = ("--data", self.finetune_data, "--out", self.out / "latents", "--vae", self.shop.teacher("autoencoder"))
         call(cache.main, "latents", *where, "--resolution", self.settings.size, "--batch-size", 16)
 
     def finetune(self) -> None:

@@ -72,7 +72,8 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
     elif name == "judge_clip":
         train_clip(read_world(shop, "judges", "train", "guided"), JUDGE_BRANCH, schedule, out)
     else:
-        train_autoencoder(read_world(shop, "main", "train", "guided"), schedule, out, shop.plan.autoencoder_width)
+        world = read_world(shop, "main", "train", "guided", size=shop.plan.world_size)
+        train_autoencoder(world, schedule, out, shop.plan.autoencoder_width)
 
 
 def make_caches(shop: Workshop, world: str) -> Values:

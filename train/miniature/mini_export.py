@@ -21,7 +21,7 @@ from ..vae import load_vae
 from .autoencoder import to_comfyui
 from .generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
 from .measures import joint_representation, read_people
-from .quality import NEIGHBOURS, held_out, reconstruct_with
+from .quality import NEIGHBOURS, held_out, reconstruct
 from .workshop import Workshop
 
 UNET_CONFIG = PRESETS / "mini_unet.json"
@@ -43,7 +43,7 @@ def new_mini_unet(folder: Path) -> None:
     unet.save_pretrained(folder)
 
 
-def write_mini(work: Path, encoder: Path, judge: Path) -> dict[str, float]:
+def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
     """Write the three files below `work`/models in bf16, laid out as the pack's, and `work`/judge.safetensors.
 
     Returns their sizes in MiB.
@@ -55,9 +55,9 @@ def write_mini(work: Path, encoder: Path, judge: Path) -> dict[str, float]:
         path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
     write_safetensors(paths[1], _halved(work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors"), METADATA)
-    to_comfyui(_autoencoder(work), paths[2], metadata=METADATA)
+    to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
     paths.append(work / "judge.safetensors")
-    write_safetensors(paths[-1], _halved(judge), {**METADATA, "format": "judge"})
+    write_safetensors(paths[-1], _halved(shop.teacher("judge")), {**METADATA, "format": "judge"})
     return {path.name: path.stat().st_size / 2**20 for path in paths}
 
 
@@ -69,7 +69,7 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet, work / "finetune" / "scheduler", work / "autoencoder"))
+    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet, work / "finetune" / "scheduler", shop.teacher("autoencoder")))
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
     captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))
@@ -78,7 +78,7 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
         "person": picture_scenes(pipeline, identity, people, casting, shop.plan),
         "shuffled": picture_scenes(pipeline, identity, people, casting, shop.plan, casting.reference.roll(1)),
         "real": real,
-        "autoencoder": reconstruct_with(_autoencoder(work), real)[1],
+        "autoencoder": reconstruct(shop, real)[1],
     }
     for name, pictures in made.items():
         np.save(work / f"{name}.npy", pictures.numpy())
@@ -97,5 +97,5 @@ def _halved(path: Path) -> dict[str, Tensor]:
     return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(path).items()}
 
 
-def _autoencoder(work: Path) -> Any:
-    return load_vae(work / "autoencoder", torch.float32).vae
+def _autoencoder(shop: Workshop) -> Any:
+    return load_vae(shop.teacher("autoencoder"), torch.float32).vae

@@ -186,7 +186,7 @@ FULL = Plan(
     face_tower=Schedule(1100, 64, lr=1.5e-3),
     judge=Schedule(900, 64, lr=2e-3),
     judge_clip=Schedule(900, 96, lr=2e-3),
-    autoencoder=Schedule(1200, 8, lr=2e-3),
+    autoencoder=Schedule(2400, 8, lr=2e-3),
     pretrain_steps=250,
     pretrain_batch=64,
     finetune_steps=500,

@@ -12,13 +12,11 @@ from safetensors import safe_open
 
 from faceclip import FaceCLIPEncoder
 from train.mini import Recipe, Settings, main
-from train.miniature.fitting import Schedule
 from train.miniature.workshop import Workshop
 
 SETTINGS = Settings(
     size=64,
     shards="shard-*0[0].tar",
-    autoencoder=Schedule(steps=1, batch=2),
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--min-snr=5"),
     scenes=1,

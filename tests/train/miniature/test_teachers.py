@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from faceclip.metrics import imagenet_templates
-from train.miniature.autoencoder import CROP, random_part
 from train.miniature.clip import Sentences
 from train.miniature.pictures import Pictures
 from train.miniature.recognition import MOVE, blurred, mirrored, moved
@@ -65,13 +64,3 @@ def test_blurring_takes_the_finer_half_of_the_detail_and_leaves_the_rest() -> No
     assert blurred(stripes).std() < 1
     flat = torch.full((1, 3, 64, 64), 90.0)
     torch.testing.assert_close(blurred(flat), flat)
-
-
-def test_the_autoencoder_sees_parts_of_large_pictures_and_small_ones_whole() -> None:
-    large = torch.arange(128 * 128).reshape(1, 1, 128, 128)
-    part = random_part(large)
-    assert part.shape == (1, 1, CROP, CROP)
-    top, left = divmod(int(part[0, 0, 0, 0]), 128)
-    assert torch.equal(part, large[..., top : top + CROP, left : left + CROP])
-    small = torch.zeros(2, 3, CROP, CROP)
-    assert random_part(small).shape == small.shape
