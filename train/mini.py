@@ -2,7 +2,7 @@
 
 Every stage is a command of this package or a teacher of `train.miniature`, with fixed seeds; its seconds and what it measured
 are below RUNS/mini/stages. Worlds and judges are those of `python -m train.proof --out RUNS`, and are made if they are not there.
-The finished files are below RUNS/mini/models; `--install` copies them into the pack.
+The finished files are below RUNS/mini/models; `--install` copies them into the pack, with the notes as `models/figures.json`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from .miniature.clip import train_clip
 from .miniature.groundwork import call, make_teacher, make_world, mini_towers, read_world
 from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
 from .miniature.plan import FULL
-from .miniature.workshop import Workshop, machine
+from .miniature.quality import clip_quality
+from .miniature.workshop import ProofError, Workshop, machine
 from .storage import publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ class Settings:
         "--dropout=0",
         "--guided-fraction=0.25",
     )
-    finetune: tuple[str, ...] = ("--steps=5000", "--batch-size=16", "--lr=1e-3", "--warmup=100", "--ema=0.998", "--min-snr=5")
+    finetune: tuple[str, ...] = ("--steps=4000", "--batch-size=16", "--lr=1e-3", "--warmup=100", "--ema=0.998", "--min-snr=5")
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
@@ -101,9 +102,10 @@ class Recipe:
     def run(self, branch: str) -> Path:
         return self.out / f"pretrain_{branch}"
 
-    def train_clip_g(self) -> float:
-        pictures = read_world(self.shop, "main", "train", "guided")
-        return train_clip(pictures, "g", self.shop.plan.clip, self.clip("g"))[-1]
+    def train_clip_g(self) -> dict[str, Any]:
+        if not self.clip("g").exists():
+            train_clip(read_world(self.shop, "main", "train", "guided"), "g", self.shop.plan.clip, self.clip("g"))
+        return clip_quality(self.shop, self.clip("g"), "g")
 
     def measure(self) -> dict[str, Any]:
         chosen = self.settings
@@ -126,6 +128,7 @@ class Recipe:
         data = ("--data", people, "--features", self.out / f"features_{branch}")
         data += ("--guided", guided, "--guided-features", self.out / f"guided_{branch}")
         call(pretrain.main, "--out", self.run(branch), *data, *self.towers(branch), *self.settings.pretrain)
+        _require(self.run(branch) / "encoder.safetensors")
 
     def cache_latents(self) -> None:
         where = ("--data", self.finetune_data, "--out", self.out / "latents", "--vae", self.shop.teacher("autoencoder"))
@@ -137,10 +140,15 @@ class Recipe:
         data = ("--data", self.finetune_data, "--latents", self.out / "latents", "--features", self.out / "features_finetune")
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
         call(finetune_sdxl.main, "--out", self.out / "finetune", *data, *models, *self.settings.finetune)
+        _require(self.out / "finetune" / "unet")
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""
         return self.out / "stages" / f"{stage.replace(' ', '_')}.json"
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What all stages noted, in order."""
+        return [json.loads(self.note(name).read_text()) for name in self.stages]
 
     def make(self, only: Sequence[str] = ()) -> None:
         """Do what is missing, in order; raises ProofError for a command that failed, which has said why."""
@@ -158,6 +166,12 @@ class Recipe:
             spent = {"seconds": round(time.perf_counter() - began, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
             noted = {"stage": name, **spent, "threads": self.threads, "machine": machine(), "found": found}
             publish(str(path), json.dumps(noted, indent=1).encode())
+
+
+def _require(product: Path) -> None:
+    """Raises ProofError unless a training run left what it leaves at its end; one that was asked to stop has no other sign."""
+    if not product.exists():
+        raise ProofError(f"{product.parent} was stopped; the same command goes on from its checkpoint.")
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"The mini model is in {recipe.out / 'models'}.")
     if command.install:
         shutil.copytree(recipe.out / "models", ROOT / "models", dirs_exist_ok=True)
-        print(f"It was copied to {ROOT / 'models'}.")
+        publish(str(ROOT / "models" / "figures.json"), json.dumps(recipe.figures(), indent=1).encode() + b"\n")
+        shutil.copyfile(recipe.out / "judge.safetensors", ROOT / "demo" / "judge.safetensors")
+        print(f"It was copied to {ROOT / 'models'}, and the judge that measured it to {ROOT / 'demo'}.")
     return 0
 
 

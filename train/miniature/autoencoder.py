@@ -20,11 +20,12 @@ CONTRAST = 4.0  # from colours, 0 to 1 with a deviation near 1/4, to latents of 
 LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look past it
 
 
-def train_autoencoder(pictures: Pictures, schedule: Schedule, out: Path, width: int) -> list[float]:
-    """Write a diffusers folder `out`. Latents come out near mean 0 and variance 1, as a UNet expects.
+def train_autoencoder(pictures: Pictures, schedule: Schedule, decoder: Schedule, out: Path, width: int) -> list[float]:
+    """Train both halves, then the decoder by a schedule of its own; write a diffusers folder `out`. Returns all losses.
 
-    It learns on parts of the pictures and on whole ones of half their side, by turns, so that it serves both sizes.
-    `width`: channels of all layers. TAESD, and so ComfyUI, has 64 (see `widen`); half of it costs a quarter.
+    Latents come out near mean 0 and variance 1, as a UNet expects. It learns on parts of the pictures and on whole ones of half
+    their side, by turns, so that it serves both sizes. `width`: channels of all layers. TAESD, and so ComfyUI, has 64 (see
+    `widen`); half of it costs a quarter.
     """
     vae = new_autoencoder(width, schedule.seed).train()
 
@@ -37,8 +38,24 @@ def train_autoencoder(pictures: Pictures, schedule: Schedule, out: Path, width: 
 
     rows = shuffled(len(pictures), schedule.batch, schedule.steps, schedule.seed)
     losses = fit("autoencoder", vae.parameters(), loss_of, rows, schedule)
+    losses += refine_decoder(vae, pictures, decoder)
     vae.save_pretrained(out)
     return losses
+
+
+def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule) -> list[float]:
+    """Teach the decoder faces, most of whose detail it has to guess: half of what it sees are faces. Latents stay as they are."""
+    people = torch.nonzero(pictures.identity >= 0)[:, 0]
+
+    def loss_of(rows: Tensor) -> Tensor:
+        images = pictures.images[people[rows]].float() / 127.5 - 1
+        part = face_part(images, pictures.landmarks[people[rows]]) if torch.rand(()) < 0.5 else random_part(images)
+        with torch.no_grad():
+            latents = vae.encoder(part)
+        return _distance(vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents)), part)
+
+    rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
+    return fit("decoder", vae.decoder.parameters(), loss_of, rows, schedule)
 
 
 def new_autoencoder(width: int, seed: int = 0) -> Any:
@@ -110,6 +127,19 @@ def random_part(images: Tensor) -> Tensor:
         return F.avg_pool2d(images, 2)
     top, left = (int(torch.randint(0, side - CROP + 1, ())) for _ in range(2))
     return images[..., top : top + CROP, left : left + CROP]
+
+
+def face_part(images: Tensor, landmarks: Tensor) -> Tensor:
+    """Of each picture [B, 3, S, S] a square of `CROP` px about its face, moved a little; small pictures whole.
+
+    landmarks: [B, 5, 2] in sides of the picture.
+    """
+    side = images.shape[-1]
+    if side <= CROP:
+        return images
+    corners = landmarks.mean(1) * side - CROP / 2 + 16 * torch.rand(len(images), 2) - 8
+    corners = corners.round().long().clamp(0, side - CROP).tolist()
+    return torch.stack([image[:, y : y + CROP, x : x + CROP] for image, (x, y) in zip(images, corners, strict=True)])
 
 
 def _distance(decoded: Tensor, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ TEMPLATE = 0.35
 SAMPLE = 0.012
 """One picture, one step of the sampler, with guidance."""
 CACHED_ROW = 0.03
-TEACHER_ROW = {"clip": 0.0054, "face_tower": 0.0077, "judge": 0.015, "judge_clip": 0.0065, "autoencoder": 0.092}
+TEACHER_ROW = {"clip": 0.0054, "face_tower": 0.0077, "judge": 0.015, "judge_clip": 0.0065, "autoencoder": 0.071}
 
 
 def seconds_of(job: Job, plan: Plan) -> float:

@@ -73,7 +73,7 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
         train_clip(read_world(shop, "judges", "train", "guided"), JUDGE_BRANCH, schedule, out)
     else:
         world = read_world(shop, "main", "train", "guided", size=shop.plan.world_size)
-        train_autoencoder(world, schedule, out, shop.plan.autoencoder_width)
+        train_autoencoder(world, schedule, shop.plan.decoder, out, shop.plan.autoencoder_width)
 
 
 def make_caches(shop: Workshop, world: str) -> Values:

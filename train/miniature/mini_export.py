@@ -28,7 +28,7 @@ UNET_CONFIG = PRESETS / "mini_unet.json"
 METADATA = {
     "trained": "true",
     "preset": "mini",
-    "note": "Trained on drawn portraits by `python -m train.mini`.",
+    "note": "Trained on drawn portraits by `python -m train.mini`; see models/README.md.",
     "license": "Apache-2.0",
 }
 

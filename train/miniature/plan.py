@@ -68,6 +68,8 @@ class Plan:
     judge: Schedule
     judge_clip: Schedule
     autoencoder: Schedule
+    decoder: Schedule
+    """Of the autoencoder, after both halves."""
     pretrain_steps: int
     pretrain_batch: int
     finetune_steps: int
@@ -156,6 +158,7 @@ QUICK = Plan(
     judge=Schedule(40, 32),
     judge_clip=Schedule(40, 64),
     autoencoder=Schedule(40, 8),
+    decoder=Schedule(20, 8),
     pretrain_steps=20,
     pretrain_batch=16,
     finetune_steps=30,
@@ -187,6 +190,7 @@ FULL = Plan(
     judge=Schedule(900, 64, lr=2e-3),
     judge_clip=Schedule(900, 96, lr=2e-3),
     autoencoder=Schedule(2400, 8, lr=2e-3),
+    decoder=Schedule(2000, 8, lr=1e-3),
     pretrain_steps=250,
     pretrain_batch=64,
     finetune_steps=500,

@@ -28,9 +28,12 @@ BATCH = 128
 NEIGHBOURS = 5
 
 
-def clip_quality(shop: Workshop) -> dict[str, Any]:
-    """Zero-shot accuracy on held-out objects, and the leak: how well the image embedding tells held-out people apart."""
-    clip = load_mini_clip(shop.teacher("clip"), BRANCH)
+def clip_quality(shop: Workshop, path: Path | None = None, branch: str = BRANCH) -> dict[str, Any]:
+    """Zero-shot accuracy on held-out objects, and the leak: how well the image embedding tells held-out people apart.
+
+    Of the proof's teacher, or of another CLIP that `train_clip` wrote.
+    """
+    clip = load_mini_clip(path or shop.teacher("clip"), branch)
     objects, people = held_out(shop, "guided_held_out"), held_out(shop).people()
     return {
         "zero_shot": clip_zero_shot(clip, objects, imagenet_templates()[: shop.plan.templates]),

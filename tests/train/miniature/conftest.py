@@ -31,6 +31,7 @@ TINY: Plan = replace(
     judge=FEW,
     judge_clip=FEW,
     autoencoder=Schedule(steps=1, batch=2),
+    decoder=Schedule(steps=1, batch=2),
     autoencoder_width=8,
     pretrain_steps=2,
     pretrain_batch=8,

@@ -8,7 +8,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from train.miniature.autoencoder import CROP, SDXL_LATENT_SCALE, new_autoencoder, random_part, to_comfyui, widen
+from train.miniature.autoencoder import (
+    CROP,
+    SDXL_LATENT_SCALE,
+    face_part,
+    new_autoencoder,
+    random_part,
+    refine_decoder,
+    to_comfyui,
+    widen,
+)
+from train.miniature.fitting import Schedule
+from train.miniature.pictures import Pictures
 
 PICTURES = F.interpolate(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=8) * 2 - 1
 
@@ -62,3 +73,24 @@ def test_parts_of_large_pictures_are_seen_halves_of_them_and_small_ones_whole() 
     assert kinds == {True, False}
     small = torch.zeros(2, 3, CROP, CROP)
     assert random_part(small) is small
+
+
+def test_a_part_about_the_face_holds_the_face_and_stays_within_the_picture() -> None:
+    images = torch.zeros(2, 3, 128, 128)
+    landmarks = torch.tensor([[[0.6, 0.4]], [[0.02, 0.99]]]).expand(2, 5, 2)
+    images[0, :, 51, 77] = images[1, :, 126, 2] = 1  # at their landmarks
+    part = face_part(images, landmarks)
+    assert part.shape == (2, 3, CROP, CROP) and part.amax((1, 2, 3)).tolist() == [1, 1]
+    small = torch.zeros(2, 3, CROP, CROP)
+    assert face_part(small, landmarks) is small
+
+
+def test_refining_the_decoder_leaves_the_latents_and_looks_at_people_alone() -> None:
+    images = torch.stack([torch.full((3, 64, 64), 255), torch.full((3, 64, 64), 60)]).byte()  # an object, a person
+    both = Pictures(images, torch.empty(2, 0), torch.zeros(2, 5, 2), torch.tensor([-1, 0]), ["", ""], ["", ""])
+    vae, schedule = new_autoencoder(8), Schedule(steps=4, batch=1)
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    losses = refine_decoder(vae, both, schedule)
+    changed = {name.split(".")[0] for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"decoder"}
+    assert losses == refine_decoder(new_autoencoder(8), both[torch.tensor([1])], schedule)

@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 
 from faceclip import FaceCLIPEncoder
+from train import finetune_sdxl, pretrain
 from train.mini import Recipe, Settings, main
-from train.miniature.workshop import Workshop
+from train.miniature.workshop import ProofError, Workshop
 
 SETTINGS = Settings(
     size=64,
@@ -81,6 +82,16 @@ def test_a_part_of_the_recipe_is_not_called_the_model(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert "Still to do: world main," in said and "finetune" in said and "join," not in said and "mini model is in" not in said
     assert {path: path.stat().st_mtime_ns for path in PACK.rglob("*.safetensors")} == before
+
+
+def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (pretrain, finetune_sdxl):
+        monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
+    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
+    for stage in ("pretrain l", "finetune"):
+        with pytest.raises(ProofError, match="was stopped; the same command goes on"):
+            stopped.make([stage])
+        assert not stopped.note(stage).exists()
 
 
 def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
