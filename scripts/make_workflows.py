@@ -10,42 +10,31 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from workflow_format import Graph, Node, Place, Socket  # beside this file, where Python looks first for a script's imports
+# Beside this file, where Python looks first for a script's imports.
+from edit_workflows import EDITS
+from identity_workflows import IDENTITIES
+from workflow_format import Graph, Place
+from workflow_parts import (
+    BLUE,
+    GREEN,
+    MINI,
+    OFFICIAL,
+    PURPLE,
+    SDXL,
+    SDXL_NOTE,
+    SETTINGS_NOTE,
+    Settings,
+    load_models,
+    photo_to_face,
+    portrait,
+    sample,
+    save,
+    write_prompt,
+)
 
-from faceclip import hub
 from faceclip.pipeline import NEGATIVE_PROMPT
-
-PHOTO = "example.png"  # a picture that every ComfyUI has: the photo is the user's to choose
-BLUE, GREEN, PURPLE = "#3f789e", "#88a65e", "#8f6fae"
-
-
-@dataclass(frozen=True)
-class Files:
-    """The model files a workflow loads."""
-
-    encoder: str
-    unet: str
-    vae: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a workflow samples."""
-
-    width: int
-    height: int
-    steps: int
-    cfg: float = 5.0
-    batch: int = 1
-
-
-MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "faceclip_mini_vae.safetensors")
-SDXL = Files("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
-OFFICIAL = Settings(width=864, height=1152, steps=50)
 
 MINI_NOTE = """
 ## FaceCLIP, the whole pipeline in small
@@ -57,27 +46,6 @@ This loads the **mini** model that comes with the pack (28 MiB, runs on any CPU 
 trained**: every step is the real one, the picture is not a portrait yet. For portraits, open *faceclip_sdxl_basic*.
 
 Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
-"""
-DOWNLOADS = "\n".join(
-    f"| [{file.name}]({file.url}) | `models/{file.folder}` |" for file in map(hub.get, (SDXL.encoder, SDXL.unet, SDXL.vae))
-)
-SDXL_NOTE = f"""
-## FaceCLIP-SDXL
-
-Download once:
-
-| file | folder |
-|---|---|
-{DOWNLOADS}
-
-FaceCLIP's weights are {hub.FACECLIP_LICENCE}: **not for commercial use**.
-
-Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt goes through the same
-encoder with no identity.
-"""
-SETTINGS_NOTE = """
-The settings are the release's: 864 x 1152, Euler, 50 steps, CFG 5. The scheduler *ddim_uniform* spaces the steps as the
-release's does. *strength* below 1 gives the prompt more say, 0 leaves the face out.
 """
 RANK_NOTE = """
 ## Four pictures, the likest first
@@ -94,88 +62,6 @@ Identity lives in the conditioning, so core nodes place it: each person's condit
 This one runs on the **mini** stand-ins (untrained, no portraits). For real pictures choose `face_clip_encoder.pt`, `unet.pt` and
 `sdxl_vae.safetensors` in the three loaders, 50 steps, and 1152 x 864 in latent, prompts and masks (half of that: 576 x 864).
 """
-
-
-def photo_to_face(graph: Graph, detector: Node, y: int) -> tuple[list[Node], Node, Node]:
-    """Load Image, Detect Faces and both previews in a row; returns all of them, the photo and the faces."""
-    photo = graph.add("LoadImage", Place(0, y, 320, 330), title="Your photo", image=PHOTO)
-    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 320, 260), image=photo["IMAGE"], detector=detector["detector"])
-    boxes = graph.add("PreviewImage", Place(720, y, 320, 330), title="Which face", images=faces["preview"])
-    crop = graph.add("PreviewImage", Place(1080, y, 320, 330), title="What the encoder sees", images=faces["faces"])
-    return [photo, faces, boxes, crop], photo, faces
-
-
-def downloads(name: str) -> list[dict[str, str]]:
-    """What the front end needs to offer a missing file; nothing for files that come with the pack."""
-    file = hub.find(name)
-    if file is None:
-        return []
-    checksum = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
-    return [{"name": file.name, "url": file.url, "directory": file.folder, **checksum}]
-
-
-def load_models(graph: Graph, files: Files, x: int, y: int) -> tuple[Node, Node, Node]:
-    encoder = graph.add(
-        "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=downloads(files.encoder), encoder_name=files.encoder
-    )
-    unet = graph.add("FaceCLIPUNetLoader", Place(x, y + 140, 380, 90), models=downloads(files.unet), unet_name=files.unet)
-    vae = graph.add("VAELoader", Place(x, y + 280, 380, 60), models=downloads(files.vae), vae_name=files.vae)
-    return encoder, unet, vae
-
-
-def write_prompt(
-    graph: Graph, encoder: Node, text: str, where: Place, settings: Settings, identity: Socket | None, title: str
-) -> Node:
-    size: dict[str, Any] = {"width": settings.width, "height": settings.height}
-    return graph.add("FaceCLIPTextEncode", where, title=title, encoder=encoder["encoder"], identity=identity, prompt=text, **size)
-
-
-def sample(
-    graph: Graph, models: tuple[Node, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
-) -> list[Node]:
-    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture."""
-    unet, vae = models
-    size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
-    latent = graph.add("EmptyLatentImage", Place(x, y, 320, 120), **size)
-    sampler = graph.add(
-        "KSampler",
-        Place(x, y + 170, 320, 270),
-        model=unet["model"],
-        positive=prompts[0],
-        negative=prompts[1],
-        latent_image=latent["LATENT"],
-        seed=42,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        sampler_name="euler",
-        scheduler="ddim_uniform",
-        denoise=1.0,
-    )
-    decoder = graph.add("VAEDecode", Place(x, y + 490, 320, 60), samples=sampler["LATENT"], vae=vae["VAE"])
-    return [latent, sampler, decoder]
-
-
-def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
-    """Photo, identity, prompts and sampler; returns the photo and the sampling nodes, of which the last makes the picture."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    face_row, photo, faces = photo_to_face(graph, detector, 0)
-    graph.group("1. Your photo", BLUE, [*face_row, detector])
-    encoder, unet, vae = load_models(graph, files, 0, 660)
-    identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 660, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
-    positive = write_prompt(
-        graph, encoder, prompt, Place(800, 660, 600, 250), settings, identity["identity"], "Prompt, with the face"
-    )
-    negative = write_prompt(
-        graph, encoder, NEGATIVE_PROMPT, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face"
-    )
-    graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
-    prompts = positive["conditioning"], negative["conditioning"]
-    return photo, sample(graph, (unet, vae), prompts, settings, 1480, 0)
-
-
-def save(graph: Graph, sampling: list[Node], where: Place, prefix: str, number: int) -> None:
-    saved = graph.add("SaveImage", where, images=sampling[-1]["IMAGE"], filename_prefix=f"FaceCLIP/{prefix}")
-    graph.group(f"{number}. Picture", PURPLE, [*sampling, saved])
 
 
 def mini_demo(graph: Graph) -> None:
@@ -280,6 +166,8 @@ WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {
     "faceclip_sdxl_basic": sdxl_basic,
     "faceclip_sdxl_rank": sdxl_rank,
     "faceclip_two_people": two_people,
+    **IDENTITIES,
+    **EDITS,
 }
 
 

@@ -118,10 +118,12 @@ def astronaut() -> np.ndarray:
 def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`.
 
-    The files that the workflows offer for download are there by name, empty: enough for the combos to list them.
+    The files that the workflows offer for download are there by name, empty: enough for the combos to list them. So is the saved
+    identity that one of them loads, of no face.
     """
     from demo.graph import downloads, read_workflow
     from demo.link import link_pack
+    from faceclip import FaceCLIPEncoder
 
     base = tmp_path_factory.mktemp("comfyui_server")
     for folder in ("models", "input", "output", "temp", "user"):
@@ -132,6 +134,9 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / file["name"]).touch()
     link_pack(base / "custom_nodes")
+    encoder = FaceCLIPEncoder.from_file(ROOT / "models" / "faceclip" / "faceclip_mini_encoder.safetensors").eval()
+    (base / "output" / "faceclip_identities").mkdir()
+    encoder.blank_face().save(base / "output" / "faceclip_identities" / "my_person.safetensors")
     return base
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from demo.client import ComfyClient
@@ -14,6 +16,7 @@ from demo.link import ROOT
 from demo.photo import astronaut_photo
 from demo.server import ComfyServer
 from demo.setup import CHROMIUMS
+from train.synthetic import World
 
 _FLAGS = [
     "--no-sandbox",
@@ -41,6 +44,16 @@ def client(server: ComfyServer) -> ComfyClient:
 def photo(client: ComfyClient) -> str:
     """The astronaut in ComfyUI's input folder, by the name that `LoadImage` takes."""
     return client.upload_photo("astronaut.png", astronaut_photo())
+
+
+@pytest.fixture(scope="session")
+def other_photo(client: ComfyClient) -> str:
+    """Another picture with a face, by the name that `LoadImage` takes."""
+    scene = next(scene for scene in (World(0, 512).scene(k) for k in range(100)) if scene.framing == "close-up")
+    drawn = World(0, 512).portrait_from(World(0, 512).person(1), scene)
+    content = io.BytesIO()
+    Image.fromarray(drawn.image).save(content, "PNG")
+    return client.upload_photo("drawn.png", content.getvalue())
 
 
 @pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop, and then nobody else can run one

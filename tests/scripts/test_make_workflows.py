@@ -13,7 +13,19 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("faceclip_mini_demo", "faceclip_sdxl_basic", "faceclip_sdxl_rank", "faceclip_two_people")
+NAMES = (
+    "faceclip_mini_demo",
+    "faceclip_sdxl_basic",
+    "faceclip_sdxl_blend",
+    "faceclip_sdxl_face_swap",
+    "faceclip_sdxl_img2img",
+    "faceclip_sdxl_rank",
+    "faceclip_sdxl_references",
+    "faceclip_sdxl_save_identity",
+    "faceclip_sdxl_saved_identity",
+    "faceclip_sdxl_timestep_range",
+    "faceclip_two_people",
+)
 NODE_TITLE = 30
 
 

@@ -1,0 +1,127 @@
+"""Example workflows that begin with a picture: another picture after it, and another face in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from workflow_format import Graph, Node, Place, Socket
+from workflow_parts import BLUE, GREEN, OFFICIAL, PHOTO, PURPLE, SDXL, Column, explain, load_models, photo_to_face, write_prompt
+
+from faceclip.pipeline import NEGATIVE_PROMPT
+
+IMG2IMG_NOTE = """
+## A picture after a picture
+
+*The picture to start from* gives layout and colours, your photo gives the face. **denoise** in *KSampler* says how much is made
+new: 0.5 stays close, 0.8 keeps the layout alone.
+"""
+FACE_SWAP_NOTE = """
+## Another face in a picture
+
+The face in *The picture to change* is found, its box grown and its border softened. Painted is only there, with the face of your
+photo; outside the mask every pixel stays as it was.
+
+- Not like the person? **denoise** up to 0.8. Light or angle wrong? Down to 0.5.
+- Hair should change, too? Grow the mask.
+- Say in the prompt what the face does and what light it is in.
+
+Change pictures of people only where they agree to it.
+"""
+
+
+def img2img(graph: Graph) -> None:
+    encoder, unet, vae, identity = _person(graph)
+    column = Column(graph, 1940)
+    start = column.add("LoadImage", 330, "The picture to start from", image=PHOTO)
+    fitted = column.add("ImageScale", 130, "At the picture's size", image=start["IMAGE"], **_SCALE)
+    latent = column.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
+    column.group("3. Start", BLUE)
+    prompts = _prompts(graph, encoder, identity, "an oil painting of a person in a garden, thick brush strokes", 2340)
+    last = Column(graph, 2900)
+    sampler = _sampler(last, unet, prompts, latent["LATENT"], 0.65)
+    picture = last.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
+    _save(graph, last, picture["IMAGE"], "img2img")
+    explain(graph, IMG2IMG_NOTE)
+
+
+def face_swap(graph: Graph) -> None:
+    encoder, unet, vae, identity = _person(graph)
+    column = Column(graph, 1940)
+    target = column.add("LoadImage", 330, "The picture to change", image=PHOTO)
+    fitted = column.add("ImageScale", 130, "At the picture's size", image=target["IMAGE"], **_SCALE)
+    finder = column.add("FaceCLIPFaceDetectorLoader", 110)
+    found = column.add("FaceCLIPDetectFaces", 260, "Which face to change", image=fitted["IMAGE"], detector=finder["detector"])
+    column.add("PreviewImage", 300, "Its number", images=found["preview"])
+    column.group("3. The face to change", BLUE)
+    mask = Column(graph, 2340, 300)
+    grown = mask.add("GrowMask", 90, mask=found["mask"], expand=32, tapered_corners=True)
+    grey = mask.add("MaskToImage", 40, mask=grown["MASK"])
+    soft = mask.add("ImageBlur", 90, image=grey["IMAGE"], blur_radius=31, sigma=10.0)
+    border = mask.add("ImageToMask", 60, "Soft border", image=soft["IMAGE"], channel="red")
+    latent = mask.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
+    masked = mask.add("SetLatentNoiseMask", 60, samples=latent["LATENT"], mask=border["MASK"])
+    mask.group("4. Paint here alone", PURPLE)
+    prompts = _prompts(graph, encoder, identity, "the face of a person, looking at the camera, daylight, photograph", 2720)
+    last = Column(graph, 3280)
+    sampler = _sampler(last, unet, prompts, masked["LATENT"], 0.65)
+    picture = last.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
+    whole = last.add(
+        "ImageCompositeMasked",
+        140,
+        "All else as it was",
+        destination=fitted["IMAGE"],
+        source=picture["IMAGE"],
+        mask=border["MASK"],
+    )
+    _save(graph, last, whole["IMAGE"], "face_swap")
+    explain(graph, FACE_SWAP_NOTE)
+
+
+_SCALE = {"upscale_method": "lanczos", "width": OFFICIAL.width, "height": OFFICIAL.height, "crop": "center"}
+
+
+def _person(graph: Graph) -> tuple[Node, Node, Node, Socket]:
+    """Your photo and the models; returns encoder, UNet, VAE and the identity."""
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
+    nodes, _, faces = photo_to_face(graph, detector, 0)
+    graph.group("1. The person", BLUE, [*nodes, detector])
+    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
+    column = Column(graph, 1480, 380, y=440)
+    identity = column.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
+    graph.group("2. Models", GREEN, [encoder, unet, vae, identity])
+    return encoder, unet, vae, identity["identity"]
+
+
+def _prompts(graph: Graph, encoder: Node, identity: Socket, words: str, x: int) -> tuple[Socket, Socket]:
+    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 250), OFFICIAL, identity, "Prompt, with the face")
+    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 340, 480, 250), OFFICIAL, None, "Negative prompt, no face")
+    graph.group("Prompts", GREEN, [positive, negative])
+    return positive["conditioning"], negative["conditioning"]
+
+
+def _sampler(column: Column, unet: Node, prompts: tuple[Socket, Socket], latent: Socket, denoise: float) -> Node:
+    return column.add(
+        "KSampler",
+        270,
+        model=unet["model"],
+        positive=prompts[0],
+        negative=prompts[1],
+        latent_image=latent,
+        seed=42,
+        steps=OFFICIAL.steps,
+        cfg=OFFICIAL.cfg,
+        sampler_name="euler",
+        scheduler="ddim_uniform",
+        denoise=denoise,
+    )
+
+
+def _save(graph: Graph, column: Column, picture: Socket, prefix: str) -> None:
+    saved = graph.add("SaveImage", Place(column.x + 380, 0, 480, 640), images=picture, filename_prefix=f"FaceCLIP/{prefix}")
+    graph.group("Picture", PURPLE, [*column.nodes, saved])
+
+
+EDITS: Mapping[str, Callable[[Graph], None]] = {
+    "faceclip_sdxl_img2img": img2img,
+    "faceclip_sdxl_face_swap": face_swap,
+}

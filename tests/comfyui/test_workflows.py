@@ -1,0 +1,148 @@
+"""Every workflow with the released weights, run in a real ComfyUI on the mini files in their place."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.client import ComfyClient, Prompt
+from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
+from demo.link import ROOT
+
+pytestmark = pytest.mark.server
+
+MINI = {
+    "face_clip_encoder.pt": "faceclip_mini_encoder.safetensors",
+    "unet.pt": "faceclip_mini_unet.safetensors",
+    "sdxl_vae.safetensors": "faceclip_mini_vae.safetensors",
+}
+SIZE, LARGE = 128, 256
+"""Of the pictures, in pixels; large where a face has to be found in them."""
+
+
+def on_mini(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
+    """The workflow with a photo, the pack's own files, small pictures and few steps."""
+    prompt = with_photo(to_prompt(read_workflow(workflow), client.get("/object_info")), photo)
+    size = LARGE if workflow.stem == "faceclip_sdxl_face_swap" else SIZE
+    for node in prompt.values():
+        inputs = node["inputs"]
+        inputs.update({name: MINI[value] for name, value in inputs.items() if isinstance(value, str) and value in MINI})
+        inputs.update({name: size for name in ("width", "height") if name in inputs})
+        if node["class_type"] == "KSampler":
+            inputs["steps"] = 3
+    return prompt
+
+
+def pictures(client: ComfyClient, prompt: Prompt) -> list[np.ndarray]:
+    """All that the workflow makes: uint8 [H, W, 3] each."""
+    run = client.run(prompt)
+    files = [client.picture(file) for node in shown_pictures(prompt)["result"] for file in run.outputs[node]["images"]]
+    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+
+
+def workflow(name: str) -> Path:
+    return ROOT / "workflows" / f"{name}.json"
+
+
+def only(prompt: Prompt, kind: str) -> dict:
+    (node,) = [node for node in prompt.values() if node["class_type"] == kind]
+    return node["inputs"]
+
+
+def test_a_workflow_runs_on_the_mini_files(download_workflow: Path, client: ComfyClient, photo: str) -> None:
+    prompt = on_mini(download_workflow, client, photo)
+    for node in prompt.values():
+        if node["class_type"] == "FaceCLIPDetectFaces":
+            node["inputs"]["on_no_face"] = "text only"  # of a picture made so small, none may be found
+    made = pictures(client, prompt)
+    assert made
+    for picture in made:
+        assert picture.std() > 2, "the picture is all one colour"
+
+
+def test_several_references_are_one_person_and_each_of_them_counts(client: ComfyClient, photo: str, other_photo: str) -> None:
+    same = on_mini(workflow("faceclip_sdxl_references"), client, photo)
+    (first, *_) = pictures(client, same)
+    loaders = [node for node in same.values() if node["class_type"] == "LoadImage"]
+    assert len(loaders) == 3
+    for loader in loaders:
+        loader["inputs"]["image"] = other_photo
+        (changed, *_) = pictures(client, same)
+        assert not np.array_equal(first, changed)
+        loader["inputs"]["image"] = photo
+
+
+def test_a_blend_begins_with_the_first_person_and_ends_with_the_second(client: ComfyClient, photo: str, other_photo: str) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_blend"), client, photo)
+    loaders = [node["inputs"] for node in prompt.values() if node["class_type"] == "LoadImage"]
+    (one, *_) = pictures(client, prompt)  # of one person twice
+    loaders[1]["image"] = other_photo
+    only(prompt, "FaceCLIPBlendIdentities")["ratio"] = 0.0
+    (start, *_) = pictures(client, prompt)
+    only(prompt, "FaceCLIPBlendIdentities")["ratio"] = 1.0
+    (end, *_) = pictures(client, prompt)
+    loaders[0]["image"] = other_photo
+    (other, *_) = pictures(client, prompt)
+    assert np.array_equal(start, one) and np.array_equal(end, other) and not np.array_equal(start, end)
+
+
+def test_a_saved_identity_makes_the_very_picture_that_its_photo_makes(client: ComfyClient, photo: str) -> None:
+    keeping = on_mini(workflow("faceclip_sdxl_save_identity"), client, photo)
+    only(keeping, "FaceCLIPSaveIdentity")["name"] = "kept by a test"
+    (with_photo_, *_) = pictures(client, keeping)
+    loading = on_mini(workflow("faceclip_sdxl_saved_identity"), client, photo)
+    only(loading, "FaceCLIPLoadIdentity")["file_name"] = "kept by a test.safetensors"
+    words = next(
+        n["inputs"]["prompt"] for n in keeping.values() if n["class_type"] == "FaceCLIPTextEncode" and "identity" in n["inputs"]
+    )
+    for node in loading.values():
+        if node["class_type"] == "FaceCLIPTextEncode" and "identity" in node["inputs"]:
+            node["inputs"]["prompt"] = words
+    (without, *_) = pictures(client, loading)
+    assert np.array_equal(with_photo_, without)
+
+
+def test_the_face_has_no_say_before_its_part_of_the_steps(client: ComfyClient, photo: str, other_photo: str) -> None:
+    def made(name: str, border: float) -> np.ndarray:
+        prompt = on_mini(workflow("faceclip_sdxl_timestep_range"), client, name)
+        for node in prompt.values():
+            if node["class_type"] == "ConditioningSetTimestepRange":
+                node["inputs"]["end" if node["inputs"]["start"] == 0 else "start"] = border
+        return pictures(client, prompt)[0]
+
+    assert np.array_equal(made(photo, 1.0), made(other_photo, 1.0))
+    assert not np.array_equal(made(photo, 0.2), made(other_photo, 0.2))
+
+
+def test_outside_of_the_face_a_swap_leaves_every_pixel(client: ComfyClient, photo: str, astronaut: np.ndarray) -> None:
+    head = astronaut[:LARGE, 96 : 96 + LARGE]
+    content = io.BytesIO()
+    Image.fromarray(head).save(content, "PNG")
+    prompt = on_mini(workflow("faceclip_sdxl_face_swap"), client, photo)
+    scaled = only(prompt, "ImageScale")
+    prompt[scaled["image"][0]]["inputs"]["image"] = client.upload_photo("head.png", content.getvalue())
+    only(prompt, "GrowMask")["expand"] = 0
+    (made, *_) = pictures(client, prompt)
+    changed = (made != head).any(2)
+    face = np.zeros_like(changed)
+    face[40:240, 34:224] = True  # the astronaut's, with the mask's soft border
+    assert changed[face].mean() > 0.3 and not changed[~face].any()
+
+
+def test_a_picture_after_a_picture_comes_of_the_picture_and_of_the_face(
+    client: ComfyClient, photo: str, other_photo: str
+) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_img2img"), client, photo)
+    latent = prompt[only(prompt, "KSampler")["latent_image"][0]]
+    start = prompt[prompt[latent["inputs"]["pixels"][0]]["inputs"]["image"][0]]
+    (person,) = [node for node in prompt.values() if node["class_type"] == "LoadImage" and node is not start]
+    (first, *_) = pictures(client, prompt)
+    for loader in (start, person):
+        loader["inputs"]["image"] = other_photo
+        (changed, *_) = pictures(client, prompt)
+        assert not np.array_equal(first, changed)
+        loader["inputs"]["image"] = photo
