@@ -50,7 +50,17 @@ class Settings:
         "--dropout=0",
         "--guided-fraction=0.25",
     )
-    finetune: tuple[str, ...] = ("--steps=4000", "--batch-size=16", "--lr=1e-3", "--warmup=100", "--ema=0.998", "--min-snr=5")
+    finetune: tuple[str, ...] = (
+        "--steps=8000",
+        "--batch-size=16",
+        "--lr=1e-3",
+        "--warmup=100",
+        "--ema=0.998",
+        "--prediction=v",
+        "--zero-terminal-snr",
+        "--save-every=250",
+    )
+    """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20

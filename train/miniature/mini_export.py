@@ -15,6 +15,7 @@ from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
 from faceclip.metrics import measure_identity_map
 from faceclip.pipeline import FaceCLIPPipeline
 from faceclip.sdxl_files import load_unet
+from faceclip.tensor_file import open_tensor_file
 
 from ..config import PRESETS
 from ..vae import load_vae
@@ -54,7 +55,9 @@ def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
-    write_safetensors(paths[1], _halved(work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors"), METADATA)
+    unet = work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors"
+    # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
+    write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
     to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
     paths.append(work / "judge.safetensors")
     write_safetensors(paths[-1], _halved(shop.teacher("judge")), {**METADATA, "format": "judge"})

@@ -91,6 +91,8 @@ def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
         lr=plan.finetune_lr,
         warmup=max(1, plan.finetune_steps // 20),
         ema=plan.ema,
+        prediction="v",
+        zero_terminal_snr=True,
         workers=1,
         save_every=plan.save_every,
         keep_last=1,

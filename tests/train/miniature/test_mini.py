@@ -19,7 +19,7 @@ SETTINGS = Settings(
     size=64,
     shards="shard-*0[0].tar",
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
-    finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--min-snr=5"),
+    finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
     scenes=1,
     sampler_steps=2,
 )
@@ -47,6 +47,11 @@ def test_what_is_made_is_trained_and_has_the_shapes_of_the_packs_files(recipe: R
     assert made[0]["trained"] == "true" and made[0]["license"] == "Apache-2.0"
     assert made[1] == ships[1]
     assert made[2] <= {torch.bfloat16, torch.int64}
+
+
+def test_the_unets_file_says_what_it_predicts(recipe: Recipe) -> None:
+    metadata, *_ = header(recipe.out / "models" / f"{MODELS[1]}.safetensors")
+    assert (metadata["prediction"], metadata["zero_terminal_snr"]) == ("v", "true")
 
 
 def test_every_stage_tells_its_time_and_what_it_found(recipe: Recipe) -> None:
