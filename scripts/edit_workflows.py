@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from workflow_format import Graph, Node, Place, Socket
-from workflow_parts import BLUE, GREEN, OFFICIAL, PHOTO, PURPLE, SDXL, Column, explain, load_models, photo_to_face, write_prompt
+from workflow_parts import BLUE, GREEN, OFFICIAL, PHOTO, PURPLE, Column, explain, one_person, sample_from, write_prompt
 
 from faceclip.pipeline import NEGATIVE_PROMPT
 
@@ -30,7 +30,7 @@ Change pictures of people only where they agree to it.
 
 
 def img2img(graph: Graph) -> None:
-    encoder, unet, vae, identity = _person(graph)
+    encoder, unet, vae, identity = one_person(graph, "1. The person")
     column = Column(graph, 1940)
     start = column.add("LoadImage", 330, "The picture to start from", image=PHOTO)
     fitted = column.add("ImageScale", 130, "At the picture's size", image=start["IMAGE"], **_SCALE)
@@ -38,14 +38,13 @@ def img2img(graph: Graph) -> None:
     column.group("3. Start", BLUE)
     prompts = _prompts(graph, encoder, identity, "an oil painting of a person in a garden, thick brush strokes", 2340)
     last = Column(graph, 2900)
-    sampler = _sampler(last, unet, prompts, latent["LATENT"], 0.65)
-    picture = last.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
+    picture = sample_from(last, (unet, vae), prompts, latent["LATENT"], OFFICIAL, denoise=0.65)
     _save(graph, last, picture["IMAGE"], "img2img")
     explain(graph, IMG2IMG_NOTE)
 
 
 def face_swap(graph: Graph) -> None:
-    encoder, unet, vae, identity = _person(graph)
+    encoder, unet, vae, identity = one_person(graph, "1. The person")
     column = Column(graph, 1940)
     target = column.add("LoadImage", 330, "The picture to change", image=PHOTO)
     fitted = column.add("ImageScale", 130, "At the picture's size", image=target["IMAGE"], **_SCALE)
@@ -63,8 +62,7 @@ def face_swap(graph: Graph) -> None:
     mask.group("4. Paint here alone", PURPLE)
     prompts = _prompts(graph, encoder, identity, "the face of a person, looking at the camera, daylight, photograph", 2720)
     last = Column(graph, 3280)
-    sampler = _sampler(last, unet, prompts, masked["LATENT"], 0.65)
-    picture = last.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
+    picture = sample_from(last, (unet, vae), prompts, masked["LATENT"], OFFICIAL, denoise=0.65)
     whole = last.add(
         "ImageCompositeMasked",
         140,
@@ -80,40 +78,11 @@ def face_swap(graph: Graph) -> None:
 _SCALE = {"upscale_method": "lanczos", "width": OFFICIAL.width, "height": OFFICIAL.height, "crop": "center"}
 
 
-def _person(graph: Graph) -> tuple[Node, Node, Node, Socket]:
-    """Your photo and the models; returns encoder, UNet, VAE and the identity."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    nodes, _, faces = photo_to_face(graph, detector, 0)
-    graph.group("1. The person", BLUE, [*nodes, detector])
-    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
-    column = Column(graph, 1480, 380, y=440)
-    identity = column.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
-    graph.group("2. Models", GREEN, [encoder, unet, vae, identity])
-    return encoder, unet, vae, identity["identity"]
-
-
 def _prompts(graph: Graph, encoder: Node, identity: Socket, words: str, x: int) -> tuple[Socket, Socket]:
     positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 250), OFFICIAL, identity, "Prompt, with the face")
     negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 340, 480, 250), OFFICIAL, None, "Negative prompt, no face")
     graph.group("Prompts", GREEN, [positive, negative])
     return positive["conditioning"], negative["conditioning"]
-
-
-def _sampler(column: Column, unet: Node, prompts: tuple[Socket, Socket], latent: Socket, denoise: float) -> Node:
-    return column.add(
-        "KSampler",
-        270,
-        model=unet["model"],
-        positive=prompts[0],
-        negative=prompts[1],
-        latent_image=latent,
-        seed=42,
-        steps=OFFICIAL.steps,
-        cfg=OFFICIAL.cfg,
-        sampler_name="euler",
-        scheduler="ddim_uniform",
-        denoise=denoise,
-    )
 
 
 def _save(graph: Graph, column: Column, picture: Socket, prefix: str) -> None:

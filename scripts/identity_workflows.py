@@ -14,7 +14,9 @@ from workflow_parts import (
     Column,
     explain,
     load_models,
+    one_person,
     photo_to_face,
+    read_photo,
     sample,
     save,
     write_prompt,
@@ -103,9 +105,7 @@ def blend(graph: Graph) -> None:
 
 
 def save_identity(graph: Graph) -> None:
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    nodes, _, faces = photo_to_face(graph, detector, 0)
-    graph.group("1. Your photo", BLUE, [*nodes, detector])
+    _, faces = read_photo(graph)
     encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
     column = Column(graph, 1480, y=440)
     identity = column.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
@@ -127,19 +127,13 @@ def saved_identity(graph: Graph) -> None:
 
 def timestep_range(graph: Graph) -> None:
     border = 0.2
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    nodes, _, faces = photo_to_face(graph, detector, 0)
-    graph.group("1. Your photo", BLUE, [*nodes, detector])
-    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
-    models = Column(graph, 1480, 380, y=440)
-    identity = models.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
-    graph.group("2. Models", GREEN, [encoder, unet, vae, *models.nodes])
+    encoder, unet, vae, identity = one_person(graph)
     words = "a person riding a camel in front of the pyramids, far away, wide shot, photograph"
     prompts, ranges = Column(graph, 1940, 420), Column(graph, 2420)
     parts = []
     for title, who, start, end in (
         ("First: the prompt alone", None, 0.0, border),
-        ("Then: the prompt with the face", identity["identity"], border, 1.0),
+        ("Then: the prompt with the face", identity, border, 1.0),
     ):
         text = prompts.add(
             "FaceCLIPTextEncode",

@@ -121,32 +121,61 @@ def sample(
     graph: Graph, models: tuple[Node, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
 ) -> list[Node]:
     """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture."""
-    unet, vae = models
+    column = Column(graph, x, y=y, gap=50)
     size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
-    latent = graph.add("EmptyLatentImage", Place(x, y, 320, 120), **size)
-    sampler = graph.add(
+    latent = column.add("EmptyLatentImage", 120, **size)
+    sample_from(column, models, prompts, latent["LATENT"], settings)
+    return column.nodes
+
+
+def sample_from(
+    column: Column,
+    models: tuple[Node, Node],
+    prompts: tuple[Socket, Socket],
+    latent: Socket,
+    settings: Settings,
+    denoise: float = 1.0,
+) -> Node:
+    """Sampler and decoder below what is in a column; returns the decoder, whose IMAGE is the picture."""
+    unet, vae = models
+    sampler = column.add(
         "KSampler",
-        Place(x, y + 170, 320, 270),
+        270,
         model=unet["model"],
         positive=prompts[0],
         negative=prompts[1],
-        latent_image=latent["LATENT"],
+        latent_image=latent,
         seed=42,
         steps=settings.steps,
         cfg=settings.cfg,
         sampler_name="euler",
         scheduler="ddim_uniform",
-        denoise=1.0,
+        denoise=denoise,
     )
-    decoder = graph.add("VAEDecode", Place(x, y + 490, 320, 60), samples=sampler["LATENT"], vae=vae["VAE"])
-    return [latent, sampler, decoder]
+    return column.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
+
+
+def read_photo(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node]:
+    """A photo's row with its detector, framed; returns the photo and the faces."""
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
+    row, photo, faces = photo_to_face(graph, detector, 0)
+    graph.group(title, BLUE, [*row, detector])
+    return photo, faces
+
+
+def one_person(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node, Node, Socket]:
+    """A photo and the released models beside it; returns encoder, UNet, VAE and the identity."""
+    _, faces = read_photo(graph, title)
+    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
+    column = Column(graph, 1480, 380, y=440)
+    identity = column.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
+    graph.group("2. Models", GREEN, [encoder, unet, vae, identity])
+    return encoder, unet, vae, identity["identity"]
 
 
 def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
     """Photo, identity, prompts and sampler; returns the photo and the sampling nodes, of which the last makes the picture."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    face_row, photo, faces = photo_to_face(graph, detector, 0)
-    graph.group("1. Your photo", BLUE, [*face_row, detector])
+    photo, faces = read_photo(graph)
     encoder, unet, vae = load_models(graph, files, 0, 660)
     identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 660, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
     positive = write_prompt(

@@ -28,7 +28,7 @@ from .miniature.groundwork import call, make_teacher, make_world, mini_towers, r
 from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
 from .miniature.plan import FULL
 from .miniature.quality import clip_quality
-from .miniature.workshop import ProofError, Workshop, machine
+from .miniature.workshop import Workshop, machine, stopped
 from .storage import publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,7 @@ class Recipe:
 def _require(product: Path) -> None:
     """Raises ProofError unless a training run left what it leaves at its end; one that was asked to stop has no other sign."""
     if not product.exists():
-        raise ProofError(f"{product.parent} was stopped; the same command goes on from its checkpoint.")
+        raise stopped(product.parent)
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ def photo(client: ComfyClient) -> str:
 @pytest.fixture(scope="session")
 def other_photo(client: ComfyClient) -> str:
     """Another picture with a face, by the name that `LoadImage` takes."""
-    scene = next(scene for scene in (World(0, 512).scene(k) for k in range(100)) if scene.framing == "close-up")
-    drawn = World(0, 512).portrait_from(World(0, 512).person(1), scene)
+    world = World(0, 512)
+    scene = next(scene for scene in (world.scene(k) for k in range(100)) if scene.framing == "close-up")
+    drawn = world.portrait_from(world.person(1), scene)
     content = io.BytesIO()
     Image.fromarray(drawn.image).save(content, "PNG")
     return client.upload_photo("drawn.png", content.getvalue())

@@ -21,7 +21,7 @@ from ..shards import ShardSource
 from .joint import JointTask
 from .plan import Arm
 from .variants import BRANCH, load_variant, new_unet, starting_encoder
-from .workshop import ProofError, Workshop
+from .workshop import Workshop, stopped
 
 READS = ("caption", "meta")  # all else is in the caches
 
@@ -132,4 +132,4 @@ def last_values(out: Path) -> dict[str, float]:
 
 def _finish(task: Task, config: RunConfig, ranks: Ranks) -> None:
     if not run(task, config, ranks):
-        raise ProofError(f"{config.out} was stopped; the same command goes on from its checkpoint.")
+        raise stopped(config.out)

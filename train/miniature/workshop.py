@@ -20,6 +20,11 @@ class ProofError(ValueError):
     """The proof cannot go on: what is wrong and what to do."""
 
 
+def stopped(run: Path) -> ProofError:
+    """A training run that was asked to stop, and did."""
+    return ProofError(f"{run} was stopped; the same command goes on from its checkpoint.")
+
+
 @dataclass(frozen=True)
 class Workshop:
     """A folder and the plan that it is filled by."""
