@@ -60,6 +60,7 @@ class FinetuneTask:
         self.wrapped = wrap(self.unet, ranks)
         self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
+        self._remembered: dict[tuple[int, bool, bool], tuple[Tensor, Tensor]] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -139,11 +140,27 @@ class FinetuneTask:
         captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
         return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
 
+    def _remembered_condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """As `_condition`, from memory (the CPU's), where it was computed before.
+
+        What is not there is computed row by row: in a batch its last bits would depend on the other rows, and a resumed run
+        (whose memory is empty) would not repeat them.
+        """
+        found = []
+        for place, (row, draw) in enumerate(zip(rows.index, rows.draws, strict=True)):
+            key = (row, draw.drop_text, draw.drop_face)
+            if key not in self._remembered:
+                embeddings, pooled = self._condition(rows.part(slice(place, place + 1)))
+                self._remembered[key] = (embeddings[0].cpu(), pooled[0].cpu())
+            found.append(self._remembered[key])
+        embeddings, pooled = (torch.stack(parts).to(self.ranks.device) for parts in zip(*found, strict=True))
+        return embeddings, pooled
+
     def _losses(self, rows: Rows) -> Tensor:
         """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
         device, dtype = self.ranks.device, DTYPES[self.config.dtype]
         latents = self.latents.encode(rows.pictures, rows.draws).to(device)
-        embeddings, pooled = self._condition(rows)
+        embeddings, pooled = self._remembered_condition(rows) if self.config.remember_conditions else self._condition(rows)
         # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
         generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in rows.draws]
         noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)

@@ -58,6 +58,7 @@ class Settings:
         "--ema=0.998",
         "--prediction=v",
         "--zero-terminal-snr",
+        "--remember-conditions",
         "--save-every=250",
     )
     """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""

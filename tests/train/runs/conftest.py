@@ -21,6 +21,7 @@ from PIL import Image
 
 from train.shards import Sample, write_shard
 
+MODELS = Path(__file__).resolve().parents[3] / "models" / "faceclip"
 WORDS = ("cat", "dog", "car", "tree")
 
 
@@ -94,10 +95,24 @@ def pretrain_arguments(shards: Path, guided_shards: Path, tmp_path: Path) -> Cal
     return arguments
 
 
+@pytest.fixture(scope="session")
+def finetune_command(shards: Path, vae: Path) -> Callable[..., list[str]]:
+    """`finetune_command(out, steps=4, vae=None, ...)` -> the command line of a small run in `out`."""
+    encoder, unet = (MODELS / f"faceclip_mini_{name}.safetensors" for name in ("encoder", "unet"))
+
+    def command(out: Path, **options: Any) -> list[str]:
+        fixed = {"config": "mini_sdxl", "data": shards, "encoder": encoder, "unet": unet, "vae": vae, "out": out}
+        return flags({**fixed, "batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options})
+
+    return command
+
+
 def flags(options: dict[str, Any]) -> list[str]:
-    """{"batch_size": 4, "compile": True, "terms": ("image",)} -> a command line."""
+    """{"batch_size": 4, "compile": True, "terms": ("image",), "vae": None} -> a command line; an option of None is left out."""
     words: list[str] = []
     for name, value in options.items():
+        if value is None:
+            continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")

@@ -32,21 +32,10 @@ ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
 
 
-def command_line(shards: Path, vae: Path, out: Path, **options: Any) -> list[str]:
-    """A small run; an option of None is left out."""
-    fixed = {"config": "mini_sdxl", "data": shards, "encoder": ENCODER, "unet": UNET, "vae": vae, "out": out}
-    chosen = {**fixed, "batch_size": 4, "save_every": 2, "log_every": 1, "workers": 1, **options}
-    words: list[str] = []
-    for name, value in chosen.items():
-        flag = f"--{name.replace('_', '-')}"
-        words += [flag] if value is True else [] if value is None else [flag, str(value)]
-    return words
-
-
 @pytest.fixture
-def arguments(shards: Path, vae: Path, tmp_path: Path) -> Arguments:
+def arguments(finetune_command: Arguments, tmp_path: Path) -> Arguments:
     """`arguments(out="run", steps=4, vae=None, ...)` -> the command line of a run below the test's folder."""
-    return lambda out="run", **options: command_line(shards, **{"vae": vae, **options}, out=tmp_path / out)
+    return lambda out="run", **options: finetune_command(tmp_path / out, **options)
 
 
 def gradient(arguments: list[str], ranks: Ranks = ONE, step: int = 0) -> tuple[torch.Tensor, float]:
@@ -56,9 +45,9 @@ def gradient(arguments: list[str], ranks: Ranks = ONE, step: int = 0) -> tuple[t
 
 
 @pytest.fixture(scope="module")
-def plain(shards: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, float]:
+def plain(finetune_command: Arguments, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, float]:
     """Gradient and loss of the first step of one rank, all rows at once, from live inputs."""
-    return gradient(command_line(shards, vae, tmp_path_factory.mktemp("plain"), steps=1))
+    return gradient(finetune_command(tmp_path_factory.mktemp("plain"), steps=1))
 
 
 def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
