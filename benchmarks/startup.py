@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from train.miniature.results import Estimate
+
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY = "NODE_CLASS_MAPPINGS = {}\n"
 
@@ -79,23 +81,12 @@ def table(seconds: dict[str, list[float]], imports: dict[str, list[float]]) -> s
     for name, values in seconds.items():
         spread = f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         lines.append(f"| {name} | {len(values)} | {spread} | {np.mean(imports[name]):.2f} |")
-    added = np.array(seconds["faceclip"]) - np.array(seconds["empty"])
-    lines.append(f"\nThe pack adds {mean_interval(added)} s; a start takes {ratio(seconds):.3f} of one with an empty pack.")
+    turns = zip(seconds["faceclip"], seconds["empty"], strict=True)
+    added = Estimate.of([with_it - without for with_it, without in turns])
+    interval = f" +- {added.high - added.mean:.2f}" if added.known else ""
+    ratio = np.mean(seconds["faceclip"]) / np.mean(seconds["empty"])
+    lines.append(f"\nThe pack adds {added.mean:.2f}{interval} s; a start takes {ratio:.3f} of one with an empty pack.")
     return "\n".join(lines)
-
-
-def mean_interval(values: np.ndarray) -> str:
-    """Mean and half width of its 95 % t-interval."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return f"{values.mean():.2f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():.2f} +- {half:.2f}"
-
-
-def ratio(seconds: dict[str, list[float]]) -> float:
-    return float(np.mean(seconds["faceclip"]) / np.mean(seconds["empty"]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -90,18 +91,21 @@ def test_flops_of_a_known_product() -> None:
     assert flops(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
-def test_startup_tells_what_the_pack_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def startup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`benchmarks/startup.py`."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    startup = importlib.import_module("startup")
+    return importlib.import_module("startup")
+
+
+def test_startup_tells_what_the_pack_adds(startup: ModuleType) -> None:
     text = startup.table({"empty": [4.0, 5.0, 6.0], "faceclip": [4.1, 5.2, 6.3]}, {"empty": [0.0] * 3, "faceclip": [0.1] * 3})
     assert rows(text)[1] == ["faceclip", "3", "5.20 (4.10 to 6.30)", "0.10"]
     # A deviation of 0.1 over three turns: 4.303 times 0.1 over the root of 3.
     assert "adds 0.20 +- 0.25 s" in text and "takes 1.040 of one" in text
 
 
-def test_startup_gives_comfyui_one_pack_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    startup = importlib.import_module("startup")
+def test_startup_gives_comfyui_one_pack_at_a_time(startup: ModuleType, tmp_path: Path) -> None:
     for name in ("empty", "faceclip"):
         (pack,) = (startup.base_folder(tmp_path / name, name) / "custom_nodes").iterdir()
         assert pack.name == name and (pack / "__init__.py").is_file()
