@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """FaceCLIP from nothing, in two commands. Needs Python 3.10 or newer and the package registries; nothing else.
 
-    python dev.py demo [PHOTO]    a photo becomes a picture inside a real ComfyUI; a contact sheet shows it
+    python dev.py demo [PHOTO]    faces become pictures inside a real ComfyUI; a contact sheet shows them
     python dev.py test [ARGS]     the whole test suite, browser included; ARGS go to pytest
 
 Everything is made below `.dev/` in this folder; delete that to start afresh. `--comfyui PATH` or the variable
@@ -121,8 +121,8 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     own = os.environ.get("COMFYUI_PATH") or None
 
-    show = commands.add_parser("demo", help="run the mini workflow on a photo and draw a contact sheet")
-    show.add_argument("photo", nargs="?", type=Path, help="a photo with a face; scikit-image's astronaut without one")
+    show = commands.add_parser("demo", help="run the mini workflow and draw a contact sheet")
+    show.add_argument("photo", nargs="?", type=Path, help="a photo with a face; two drawn people without one")
     show.add_argument("--comfyui", type=Path, default=own, help="your own ComfyUI folder (default: COMFYUI_PATH)")
     show.add_argument("--python", type=Path, help="the interpreter of your ComfyUI (default: that of its venv)")
     show.add_argument("--keep", action="store_true", help="leave ComfyUI running, with the pack in it")

@@ -1,4 +1,4 @@
-"""The demo itself: a photo goes through the real graph in a real ComfyUI; one contact sheet comes out.
+"""The demo itself: faces go through the real graph in a real ComfyUI; one contact sheet comes out.
 
 `dev.py demo` prepares everything and calls this with the prepared interpreter.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-import io
+import json
 import signal
 import sys
 import time
@@ -18,29 +18,43 @@ from typing import Any
 
 from PIL import Image
 
-from .client import ComfyClient, GraphError, GraphRun, Prompt
+from .client import ComfyClient, GraphError, Prompt
 from .contact_sheet import Panel, Sheet, draw_sheet
-from .graph import read_workflow, shown_pictures, to_prompt, with_photo
+from .graph import read_workflow, shown_pictures, to_prompt, with_photo, with_words
+from .judging import JudgeError, likeness
 from .link import ROOT, link_pack, unlink_pack
-from .photo import PhotoError, astronaut_photo, user_photo
+from .photo import PhotoError, user_photo
 from .progress import ProgressBar
 from .server import ComfyServer, ServerError
-from .stand_in import untrained
 
 WORKFLOW = ROOT / "workflows" / "faceclip_mini_demo.json"
-STAND_IN_NOTICE = (
-    "The mini weights are stand-ins: deterministic, not trained. The pipeline is the real one (face detection, alignment, "
-    "encoders, UNet, autoencoder), but this picture is not a portrait of anybody yet."
+PEOPLE = (ROOT / "models" / "people" / "ada.jpg", ROOT / "models" / "people" / "ben.jpg")
+"""Two people that the mini model was not trained on. Pictures made of the second show how much the reference matters."""
+PROMPTS = (
+    "a close-up of a person on a sandy beach by the sea, wearing a red hoodie",
+    "a portrait of a person wearing a blue suit and a yellow tie in front of bookshelves",
+    "a head and shoulders photo of a person in a green sweater with a purple beanie in front of snowy mountains",
+    "a close-up portrait of a person in an orange t-shirt with round black glasses, in outer space, with stars and a planet",
+)
+PHOTO_NOTICE = (
+    "The mini model has seen drawn people only. It draws everybody, and a photographed person it knows by little more than "
+    "their colours. For portraits of real people, get the released weights (README)."
 )
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What the graph showed, in the order of the contact sheet."""
+class Shown:
+    """What the graph showed of one person, and how long it took."""
 
-    faces: list[Image.Image]
-    aligned: list[Image.Image]
-    result: list[Image.Image]
+    photo: Path
+    faces: Image.Image
+    aligned: Image.Image
+    results: list[Path]
+    """A picture for each of `PROMPTS`."""
+    node_seconds: dict[str, float]
+    """By node id, the first prompt's run."""
+    seconds: float
+    """Of all runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run_demo(options)
-    except (PhotoError, ServerError, GraphError, FileExistsError) as error:
+    except (PhotoError, ServerError, GraphError, JudgeError, FileExistsError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -59,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> Path:
-    """Start ComfyUI, run the graph on the photo, draw the sheet; return the sheet's path."""
-    content = user_photo(options.photo) if options.photo else astronaut_photo()
-    name = f"faceclip_demo_{options.photo.stem}{options.photo.suffix}" if options.photo else "faceclip_demo_astronaut.png"
+    """Start ComfyUI, run the graph on the photo or on the drawn people, draw the sheet; return the sheet's path."""
+    photos = [options.photo] if options.photo else list(PEOPLE)
+    contents = [user_photo(photo) for photo in photos]
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         link = link_pack(options.comfyui / "custom_nodes")
@@ -76,69 +90,110 @@ def run_demo(options: argparse.Namespace) -> Path:
         if not options.keep:
             cleanup.callback(server.stop)
         print(f"  ready after {time.monotonic() - began:.0f} s at {server.address}")
-        sheet = _run_graph(ComfyClient(server.address), name, content, options.out)
+        client = ComfyClient(server.address)
+        object_info = client.get("/object_info")
+        prompt = to_prompt(read_workflow(WORKFLOW), object_info)
+        people = [_run_graph(client, prompt, object_info, *pair, options.out) for pair in zip(photos, contents, strict=True)]
+        versions = _versions(client.get("/system_stats")["system"])
+    scores = None if options.photo else _scores(people, options.server_python)
+    page = draw_sheet(_words(people, versions, scores is not None), _panels(people, scores))
+    sheet = options.out / f"faceclip_demo{'_' + options.photo.stem if options.photo else ''}.png"
+    page.save(sheet)
+    print(f"\nWith {versions}")
+    if options.photo:
+        print(f"Note: {PHOTO_NOTICE}")
+    print(f"The picture: {sheet}")
     if options.keep:
         print(f"ComfyUI stays up at {server.address}; end it with: {server.kill_command}")
     return sheet
 
 
-def _run_graph(client: ComfyClient, name: str, content: bytes, out: Path) -> Path:
-    object_info = client.get("/object_info")
-    prompt = with_photo(to_prompt(read_workflow(WORKFLOW), object_info), client.upload_photo(name, content))
-    print(f"Running {WORKFLOW.relative_to(ROOT)} on {name} ...", flush=True)
+def _run_graph(client: ComfyClient, prompt: Prompt, object_info: dict[str, Any], photo: Path, content: bytes, out: Path) -> Shown:
+    """The graph once for each of `PROMPTS`; all but the first find face and identity in ComfyUI's cache."""
+    prompt = with_photo(prompt, client.upload_photo(f"faceclip_demo_{photo.name}", content))
     titles = {node_id: object_info[node["class_type"]]["display_name"] for node_id, node in prompt.items()}
-    bar = ProgressBar()
-    began = time.monotonic()
-    run = client.run(prompt, lambda done, node_id: bar.show(done, titles.get(node_id, "done")))
-    seconds = time.monotonic() - began
-    bar.close()
-
-    stand_ins = untrained(sorted((ROOT / "models").rglob("*.safetensors")))
-    versions = _versions(client.get("/system_stats")["system"])
-    page = draw_sheet(_words(prompt, seconds, versions, bool(stand_ins)), _panels(_pictures(client, prompt, run)))
-    path = out / f"{Path(name).stem}.png"
-    page.save(path)
-    _report(run, titles, seconds, versions)
-    if stand_ins:
-        print(f"\nNote: {STAND_IN_NOTICE}")
-    print(f"\nThe picture: {path}")
-    return path
-
-
-def _pictures(client: ComfyClient, prompt: Prompt, run: GraphRun) -> Pictures:
-    shown: dict[str, list[Image.Image]] = {
-        what: [
-            Image.open(io.BytesIO(client.picture(reference)))
-            for node_id in node_ids
-            for reference in run.outputs.get(node_id, {}).get("images", [])
-        ]
-        for what, node_ids in shown_pictures(prompt).items()
-    }
-    return Pictures(**shown)
+    shown = shown_pictures(prompt)
+    began, runs, results = time.monotonic(), [], []
+    for number, words in enumerate(PROMPTS, start=1):
+        print(f"{photo.stem}, {number} of {len(PROMPTS)}: {words}", flush=True)
+        bar = ProgressBar()
+        run = client.run(with_words(prompt, words), lambda done, node_id, bar=bar: bar.show(done, titles.get(node_id, "done")))
+        bar.close()
+        runs.append(run)
+        results.append(out / f"{photo.stem}_{number}.png")
+        client.pictures(run, shown["result"])[0].save(results[-1])
+    found = Shown(
+        photo,
+        client.pictures(runs[0], shown["faces"])[0],
+        client.pictures(runs[0], shown["aligned"])[0],
+        results,
+        runs[0].seconds,
+        time.monotonic() - began,
+    )
+    _report(found, titles)
+    return found
 
 
-def _panels(pictures: Pictures) -> list[Panel]:
+def _scores(people: Sequence[Shown], python: Path) -> list[list[list[float]]]:
+    """[people][prompts][people]: the judge's likeness of every picture to every person."""
+    pictures = [path for person in people for path in person.results]
+    flat = likeness([person.photo for person in people], pictures, python)
+    scores = [flat[start : start + len(PROMPTS)] for start in range(0, len(flat), len(PROMPTS))]
+    for person, rows in zip(people, scores, strict=True):
+        told = ", ".join(f"to {other.photo.stem} {_mean(row[k] for row in rows):.2f}" for k, other in enumerate(people))
+        print(f"Pictures made of {person.photo.stem}: mean likeness {told}")
+    return scores
+
+
+def _panels(people: Sequence[Shown], scores: list[list[list[float]]] | None) -> list[list[Panel]]:
+    """A row for each person: the photo, the crop, the pictures with what the judge says of them."""
+
     def size(picture: Image.Image) -> str:
         return f"{picture.width} x {picture.height} px"
 
-    panels = [Panel(picture, "the photo", f"its faces numbered, {size(picture)}") for picture in pictures.faces]
-    panels += [Panel(picture, "the aligned face", size(picture)) for picture in pictures.aligned]
-    return panels + [Panel(picture, "the result", size(picture)) for picture in pictures.result]
+    rows = []
+    for number, person in enumerate(people):
+        name = person.photo.stem
+        row = [
+            Panel(person.faces, f"{name}, the reference" if scores else "the photo", "faces numbered, " + size(person.faces)),
+            Panel(person.aligned, "the aligned face", size(person.aligned)),
+        ]
+        for prompt, path in enumerate(person.results):
+            picture = Image.open(path)
+            told = size(picture)
+            if scores:
+                told = ", ".join(f"to {other.photo.stem} {scores[number][prompt][k]:.2f}" for k, other in enumerate(people))
+            row.append(Panel(picture, f"prompt {prompt + 1}", f"likeness {told}" if scores else told))
+        rows.append(row)
+    return rows
 
 
-def _words(prompt: Prompt, seconds: float, versions: str, stand_in: bool) -> Sheet:
-    texts = [
-        node["inputs"]["prompt"]
-        for node in prompt.values()
-        if node["class_type"] == "FaceCLIPTextEncode" and "identity" in node["inputs"]
-    ]
-    footer = f"{WORKFLOW.name}, {seconds:.1f} s, {versions}"
-    return Sheet("FaceCLIP", " / ".join(texts), footer, STAND_IN_NOTICE if stand_in else "")
+def _words(people: Sequence[Shown], versions: str, judged: bool) -> Sheet:
+    prompts = [f"{number}: {words}" for number, words in enumerate(PROMPTS, start=1)]
+    footer = f"{WORKFLOW.name}, {sum(person.seconds for person in people):.1f} s, {versions}"
+    return Sheet("FaceCLIP", prompts, footer, _judged_notice() if judged else PHOTO_NOTICE)
 
 
-def _report(run: GraphRun, titles: dict[str, str], seconds: float, versions: str) -> None:
-    print(f"\nWhat ran: {len(run.seconds)} nodes in {seconds:.1f} s with {versions}")
-    for node_id, spent in run.seconds.items():
+def _judged_notice() -> str:
+    """How to read the likeness: what a real picture gets, and what the model gets on many people."""
+    stages = json.loads((ROOT / "models" / "figures.json").read_text(encoding="utf-8"))
+    found = next(stage["found"] for stage in stages if stage["stage"] == "measure")
+    real, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
+    return (
+        "The model was trained on neither person. Likeness is the cosine of two pictures by a judge that has no part in its "
+        f"training. Of 100 such people: two pictures of one person {real:.2f}, made of the person {own:.2f}, of another "
+        f"{other:.2f}. The mini model's pictures are 128 px; they are enlarged here."
+    )
+
+
+def _mean(values: Any) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _report(found: Shown, titles: dict[str, str]) -> None:
+    print(f"What ran for the first of them: {len(found.node_seconds)} nodes; all prompts together took {found.seconds:.1f} s")
+    for node_id, spent in found.node_seconds.items():
         print(f"  {spent:6.2f} s  {titles[node_id]}")
 
 
@@ -148,8 +203,8 @@ def _versions(system: dict[str, Any]) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo", description="Run the mini workflow on a photo in a real ComfyUI.")
-    parser.add_argument("photo", nargs="?", type=Path, help="a photo with a face; scikit-image's astronaut without one")
+    parser = argparse.ArgumentParser(prog="demo", description="Run the mini workflow in a real ComfyUI.")
+    parser.add_argument("photo", nargs="?", type=Path, help="a photo with a face; two drawn people without one")
     parser.add_argument("--comfyui", type=Path, required=True, help="folder with ComfyUI's main.py")
     parser.add_argument("--server-python", type=Path, default=Path(sys.executable), help="interpreter for ComfyUI")
     parser.add_argument("--server-argument", action="append", default=[], help="argument for ComfyUI's main.py; may repeat")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from PIL import Image
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -98,10 +101,13 @@ class ComfyClient:
         finally:
             socket.close()
 
-    def picture(self, reference: dict[str, str]) -> bytes:
-        """The file of one entry of `GraphRun.outputs[...]["images"]`."""
+    def pictures(self, run: GraphRun, node_ids: Iterable[str]) -> list[Image.Image]:
+        """What these output nodes showed, in RGB, node by node."""
+        return [self._picture(reference) for node in node_ids for reference in run.outputs.get(node, {}).get("images", [])]
+
+    def _picture(self, reference: dict[str, str]) -> Image.Image:
         with urllib.request.urlopen(f"{self.address}/view?{urllib.parse.urlencode(reference)}") as response:
-            return response.read()
+            return Image.open(io.BytesIO(response.read())).convert("RGB")
 
 
 def _messages(receive: Callable[[], str | bytes], prompt_id: str) -> Iterator[tuple[str, dict[str, Any]]]:

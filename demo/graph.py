@@ -9,7 +9,7 @@ from typing import Any
 
 from .client import Prompt
 
-DETECT, LOAD_PHOTO, SHOW = "FaceCLIPDetectFaces", "LoadImage", ("PreviewImage", "SaveImage")
+DETECT, ENCODE, LOAD_PHOTO, SHOW = "FaceCLIPDetectFaces", "FaceCLIPTextEncode", "LoadImage", ("PreviewImage", "SaveImage")
 _DETECTOR_SHOWS = {0: "aligned", 1: "faces"}  # by the slots of Detect Faces
 
 
@@ -41,6 +41,15 @@ def with_photo(prompt: Prompt, name: str) -> Prompt:
     for node in changed.values():
         if node["class_type"] == LOAD_PHOTO:
             node["inputs"]["image"] = name
+    return changed
+
+
+def with_words(prompt: Prompt, words: str) -> Prompt:
+    """The same graph with every text that goes with a face set to `words`; negative prompts stay."""
+    changed = copy.deepcopy(prompt)
+    for node in changed.values():
+        if node["class_type"] == ENCODE and "identity" in node["inputs"]:
+            node["inputs"]["prompt"] = words
     return changed
 
 

@@ -1,24 +1,14 @@
-"""The photo of the demo: the user's own, or scikit-image's astronaut."""
+"""The photo of the demo, read before anything is started."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 
 class PhotoError(ValueError):
-    """The user's photo cannot be used."""
-
-
-def astronaut_photo() -> bytes:
-    """A real photograph that comes with scikit-image (NASA's portrait of Eileen Collins, public domain), as PNG."""
-    from skimage import data
-
-    buffer = io.BytesIO()
-    Image.fromarray(data.astronaut()).save(buffer, "PNG")
-    return buffer.getvalue()
+    """A photo cannot be used."""
 
 
 def user_photo(path: Path) -> bytes:

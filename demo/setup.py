@@ -29,7 +29,7 @@ _LEFT_OUT = ("extra_model_paths.yaml",)  # names a folder of the wheel's authors
 _UNWANTED = "torchaudio"
 _UNLISTED = ("requests", "torchsde", "av")  # ComfyUI imports them, its requirements may not say so
 
-CLIENT = ("websocket-client", "comfy-cli", "scikit-image", "Pillow")
+CLIENT = ("websocket-client", "comfy-cli", "Pillow")
 _PACK_MODULES = ("torch", "open_clip", "safetensors")
 _DETECTOR_MODULES = ("dlib", "insightface")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -20,6 +20,7 @@ from workflow_parts import (
     BLUE,
     GREEN,
     MINI,
+    MINI_SAMPLING,
     OFFICIAL,
     PURPLE,
     SDXL,
@@ -39,11 +40,11 @@ from faceclip.pipeline import NEGATIVE_PROMPT
 MINI_NOTE = """
 ## FaceCLIP, the whole pipeline in small
 
-1. Choose **your photo** in *Load Image*: one clear face from the front.
+1. In *Load Image*, upload one of the **drawn people** in the pack's folder `models/people`.
 2. Press **Run**.
 
-This loads the **mini** model that comes with the pack (28 MiB, runs on any CPU in seconds). Its weights are **stand-ins, not
-trained**: every step is the real one, the picture is not a portrait yet. For portraits, open *faceclip_sdxl_basic*.
+This loads the **mini** model that comes with the pack (runs on any CPU in seconds). It has learned **drawn people only**, at
+128 px: your own photo comes out as a drawing with your colours, **not as a portrait**. For portraits, open *faceclip_sdxl_basic*.
 
 Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
 """
@@ -59,14 +60,15 @@ TWO_PEOPLE_NOTE = """
 Identity lives in the conditioning, so core nodes place it: each person's conditioning gets a **mask**, and
 *Conditioning (Combine)* joins them. Paint your own masks for other layouts; they may have any size.
 
-This one runs on the **mini** stand-ins (untrained, no portraits). For real pictures choose `face_clip_encoder.pt`, `unet.pt` and
-`sdxl_vae.safetensors` in the three loaders, 50 steps, and 1152 x 864 in latent, prompts and masks (half of that: 576 x 864).
+This one runs on the **mini** model, which knows drawn people only (two are in the pack's folder `models/people`). For portraits
+choose `face_clip_encoder.pt`, `unet.pt` and `sdxl_vae.safetensors` in the three loaders; in KSampler 50 steps, CFG 5 and
+*ddim_uniform*; and 1152 x 864 in latent, prompts and masks (half of that: 576 x 864).
 """
 
 
 def mini_demo(graph: Graph) -> None:
-    settings = Settings(width=256, height=256, steps=20)
-    _, sampling = portrait(graph, MINI, settings, "an astronaut on a beach at sunset, smiling, film photograph")
+    prompt = "a close-up of a person on a sandy beach by the sea, wearing a red hoodie"
+    _, sampling = portrait(graph, MINI, MINI_SAMPLING, prompt)
     save(graph, sampling, Place(1480, 640, 480, 580), "mini", 3)
     graph.note(MINI_NOTE, Place(-520, 0, 460, 300), "Start here")
 

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from demo.client import ComfyClient
 from demo.link import ROOT
-from demo.photo import astronaut_photo
 from demo.server import ComfyServer
 from demo.setup import CHROMIUMS
 from train.synthetic import World
@@ -35,15 +35,22 @@ _SETTINGS = {
 }
 
 
+def png(picture: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as a file."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG")
+    return content.getvalue()
+
+
 @pytest.fixture(scope="session")
 def client(server: ComfyServer) -> ComfyClient:
     return ComfyClient(server.address)
 
 
 @pytest.fixture(scope="session")
-def photo(client: ComfyClient) -> str:
+def photo(client: ComfyClient, astronaut: np.ndarray) -> str:
     """The astronaut in ComfyUI's input folder, by the name that `LoadImage` takes."""
-    return client.upload_photo("astronaut.png", astronaut_photo())
+    return client.upload_photo("astronaut.png", png(astronaut))
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +59,7 @@ def other_photo(client: ComfyClient) -> str:
     world = World(0, 512)
     scene = next(scene for scene in (world.scene(k) for k in range(100)) if scene.framing == "close-up")
     drawn = world.portrait_from(world.person(1), scene)
-    content = io.BytesIO()
-    Image.fromarray(drawn.image).save(content, "PNG")
-    return client.upload_photo("drawn.png", content.getvalue())
+    return client.upload_photo("drawn.png", png(drawn.image))
 
 
 @pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop, and then nobody else can run one

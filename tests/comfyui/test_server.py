@@ -38,8 +38,7 @@ def prompt_of(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
 
 def pictures(client: ComfyClient, run: GraphRun, node_id: str) -> list[np.ndarray]:
     """What an output node showed: uint8 [H, W, 3] each."""
-    files = [client.picture(reference) for reference in run.outputs[node_id]["images"]]
-    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+    return [np.asarray(picture) for picture in client.pictures(run, [node_id])]
 
 
 def test_the_server_lists_every_node_of_the_pack_and_no_other(server: ComfyServer, client: ComfyClient) -> None:

@@ -40,8 +40,7 @@ def on_mini(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
 def pictures(client: ComfyClient, prompt: Prompt) -> list[np.ndarray]:
     """All that the workflow makes: uint8 [H, W, 3] each."""
     run = client.run(prompt)
-    files = [client.picture(file) for node in shown_pictures(prompt)["result"] for file in run.outputs[node]["images"]]
-    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+    return [np.asarray(picture) for picture in client.pictures(run, shown_pictures(prompt)["result"])]
 
 
 def workflow(name: str) -> Path:

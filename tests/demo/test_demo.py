@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.__main__ import STAND_IN_NOTICE, main
+from demo.__main__ import PEOPLE, PROMPTS, main
 from demo.client import ComfyClient
 from demo.contact_sheet import Panel, Sheet, draw_sheet
+from demo.judging import JudgeError, likeness
 from demo.link import ROOT
 from demo.photo import PhotoError, user_photo
 from demo.progress import ProgressBar
-from demo.stand_in import untrained
 
 
 @pytest.fixture
@@ -42,10 +42,31 @@ def test_a_users_photo_becomes_a_contact_sheet(
     sheet = tmp_path / "faceclip_demo_me.png"
     assert f"The picture: {sheet}" in said
     assert "KSampler" in said and "ComfyUI 0." in said and "torch" in said
-    assert (STAND_IN_NOTICE in said) == bool(untrained((ROOT / "models").rglob("*.safetensors")))
+    assert "likeness" not in said, "the judge knows drawn people only"
     page = Image.open(sheet)
-    assert page.width > 3 * 448 and page.height > 448
+    assert page.width > (2 + len(PROMPTS)) * 300 and page.height > 300
     assert sorted((comfyui_path / "custom_nodes").iterdir()) == packs, "the pack's link is gone again"
+
+
+@pytest.mark.server
+def test_pictures_of_drawn_people_are_judged_and_look_more_like_their_own_reference(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    means = {
+        made: {other: float(score) for other, score in re.findall(r"to (\w+) (-?[\d.]+)", told)}
+        for made, told in re.findall(r"Pictures made of (\w+): mean likeness (.*)", capsys.readouterr().out)
+    }
+    one, two = (path.stem for path in PEOPLE)
+    assert means[one][one] + means[two][two] > means[two][one] + means[one][two]
+    pictures = [tmp_path / f"{name}_{number}.png" for name in (one, two) for number in range(1, len(PROMPTS) + 1)]
+    assert len({path.read_bytes() for path in pictures}) == len(pictures), "each person and each prompt makes another picture"
+    assert (tmp_path / "faceclip_demo.png").is_file()
+
+
+def test_a_judge_that_cannot_run_says_why(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match=r"nobody\.jpg"):
+        likeness([tmp_path / "nobody.jpg"], [PEOPLE[0]], Path(sys.executable))
 
 
 @pytest.mark.server
@@ -104,24 +125,14 @@ def test_damaged_and_foreign_files_are_told_apart(tmp_path: Path, astronaut: np.
 def test_the_sheet_holds_its_panels_and_warns_only_if_there_is_something_to_warn_of() -> None:
     red, blue = Image.new("RGB", (100, 50), "red"), Image.new("RGB", (64, 128), "blue")
     panels = [Panel(red, "one", ""), Panel(blue, "two", "")]
-    plain = draw_sheet(Sheet("title", "words " * 100, "footer"), panels)
-    warned = draw_sheet(Sheet("title", "words " * 100, "footer", notice="mind the gap"), panels)
+    words = ["words " * 100, "more words"]
+    plain = draw_sheet(Sheet("title", words, "footer"), [panels, panels[1:]])
+    warned = draw_sheet(Sheet("title", words, "footer", notice="mind the gap"), [panels, panels[1:]])
     colours = {colour: count for count, colour in plain.getcolors(plain.width * plain.height)}
-    # The wide one at 800 px, half as high; the tall one at the panels' height of 448 px.
-    assert colours[(255, 0, 0)] == pytest.approx(800 * 400, rel=0.01)
-    assert colours[(0, 0, 255)] == pytest.approx(224 * 448, rel=0.01)
+    # The wide one at 600 px; the tall one, which is in both rows, at the panels' height.
+    assert colours[(255, 0, 0)] == pytest.approx(600 * 300, rel=0.01)
+    assert colours[(0, 0, 255)] == pytest.approx(2 * 150 * 300, rel=0.01)
     assert warned.height > plain.height
-
-
-def test_files_say_themselves_whether_they_are_trained(tmp_path: Path) -> None:
-    def file(name: str, metadata: dict[str, str]) -> Path:
-        header = json.dumps({"__metadata__": metadata}).encode()
-        path = tmp_path / name
-        path.write_bytes(len(header).to_bytes(8, "little") + header)
-        return path
-
-    stand_in, trained = file("a", {"trained": "false"}), file("b", {"trained": "true"})
-    assert untrained([stand_in, trained, file("c", {})]) == [stand_in]
 
 
 def test_progress_is_a_line_per_step_where_there_is_no_terminal() -> None:

@@ -93,10 +93,10 @@ def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -
     assert sorted(listed) == (["face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"] if "sdxl" in name else [])
 
 
-def test_mini_workflows_say_in_plain_words_that_the_picture_is_no_portrait() -> None:
+def test_mini_workflows_say_in_plain_words_that_the_model_knows_drawn_people_only() -> None:
     for name in ("faceclip_mini_demo", "faceclip_two_people"):
         notes = [node["widgets_values"][0] for node in _workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
-        assert any("stand-ins" in note and "portrait" in note for note in notes)
+        assert any("drawn people only" in note and "portraits" in note for note in notes)
 
 
 def test_the_sdxl_workflow_has_the_release_s_settings() -> None:
