@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 def test_a_face_then_none_is_bit_identical_to_never_a_face(run: Any, sample: Any, prompt: Any, identity: Any) -> None:
@@ -81,7 +84,7 @@ def test_the_mini_files_make_a_picture_of_sane_values(core: Any, model: Any, pro
     assert encoded.isfinite().all()
 
 
-def test_ddim_uniform_spaces_fifty_steps_as_the_release_does(model: Any) -> None:
+def test_ddim_uniform_spaces_fifty_steps_as_the_release_does(run: Any, model_folder: Any) -> None:
     """The workflows choose this scheduler for it: diffusers' Euler with SDXL's own settings ("leading")."""
     import comfy.samplers
     from diffusers import EulerDiscreteScheduler
@@ -94,6 +97,9 @@ def test_ddim_uniform_spaces_fifty_steps_as_the_release_does(model: Any) -> None
         steps_offset=1,
     )
     scheduler.set_timesteps(50)
+    # The mini model predicts v, and its file says so; a file that says nothing is of SDXL's own kind.
+    save_file(load_file(MODELS / "faceclip" / "faceclip_mini_unet.safetensors"), model_folder("faceclip") / "plain.safetensors")
+    model = run("FaceCLIPUNetLoader", unet_name="plain.safetensors")[0]
     found = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", 50)
     np.testing.assert_allclose(found.numpy(), scheduler.sigmas.numpy(), rtol=1e-3, atol=1e-4)
 
@@ -101,7 +107,6 @@ def test_ddim_uniform_spaces_fifty_steps_as_the_release_does(model: Any) -> None
 def test_the_pack_adds_no_name_that_could_shadow_a_real_model(pack: dict, comfy: Any) -> None:
     import folder_paths
 
-    ours = Path(__file__).resolve().parents[2] / "models"
-    folders = {name for name, (paths, _) in folder_paths.folder_names_and_paths.items() if any(str(ours) in p for p in paths)}
+    folders = {name for name, (paths, _) in folder_paths.folder_names_and_paths.items() if any(str(MODELS) in p for p in paths)}
     assert folders == {"faceclip", "vae"}
-    assert all(path.name.startswith("faceclip_mini_") for path in ours.rglob("*.safetensors"))
+    assert all(path.name.startswith("faceclip_mini_") for path in MODELS.rglob("*.safetensors"))

@@ -81,9 +81,9 @@ def test_pretraining_compiled_is_pretraining(pretrain_arguments: Callable[..., l
 
 @pytest.mark.parametrize("backend", ["aot_eager"])  # split into forward and backward before that
 @pytest.mark.usefixtures("in_ddp")
-def test_finetuning_compiled_is_finetuning(shards: Path, vae: Path, tmp_path: Path) -> None:
+def test_finetuning_compiled_is_finetuning(shards: Path, vae: Path, unet: Path, tmp_path: Path) -> None:
     def config(**more: Any) -> FinetuneConfig:
-        files = {"encoder": MODELS / "faceclip_mini_encoder.safetensors", "unet": MODELS / "faceclip_mini_unet.safetensors"}
+        files = {"encoder": MODELS / "faceclip_mini_encoder.safetensors", "unet": unet}
         options = {"config": "mini_sdxl", "data": shards, "vae": vae, "out": tmp_path / "run", **files, "batch-size": 4}
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         flags += ["--compile"] if more["compile"] else []

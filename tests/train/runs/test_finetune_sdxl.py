@@ -27,7 +27,7 @@ from train.loop import NonFiniteLossError, run, train_step
 from train.shards import Sample, write_shard
 
 MODELS = Path(__file__).resolve().parents[3] / "models" / "faceclip"
-ENCODER, UNET = MODELS / "faceclip_mini_encoder.safetensors", MODELS / "faceclip_mini_unet.safetensors"
+ENCODER = MODELS / "faceclip_mini_encoder.safetensors"
 ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
 
@@ -51,15 +51,15 @@ def plain(finetune_command: Arguments, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
-    arguments: Arguments, tmp_path: Path, read_log: Callable
+    arguments: Arguments, unet: Path, tmp_path: Path, read_log: Callable
 ) -> None:
     from diffusers import UNet2DConditionModel
 
     assert main(arguments(steps=3, warmup=2)) == 0
-    start = load_file(UNET)
+    start = load_file(unet)
     for folder in ("unet", "unet_last"):
-        unet = UNet2DConditionModel.from_pretrained(tmp_path / "run" / folder)
-        assert all(not torch.equal(p, start[n].float()) for n, p in unet.named_parameters() if p.ndim > 1)
+        trained = UNet2DConditionModel.from_pretrained(tmp_path / "run" / folder)
+        assert all(not torch.equal(p, start[n].float()) for n, p in trained.named_parameters() if p.ndim > 1)
     average, last = (load_file(tmp_path / "run" / f / "diffusion_pytorch_model.safetensors") for f in ("unet", "unet_last"))
     assert average.keys() == start.keys() and not torch.equal(average["conv_in.weight"], last["conv_in.weight"])
     steps = [line for line in read_log(tmp_path / "run") if line["kind"] == "train"]
@@ -253,7 +253,7 @@ def test_a_latent_that_is_not_a_number_stops_the_run_and_is_named(arguments: Arg
 
 
 def test_two_ranks_in_micro_batches_train_as_one_rank_with_all_rows_at_once(
-    arguments: Arguments, launch: Callable[..., Any], tmp_path: Path, read_log: Callable
+    arguments: Arguments, launch: Callable[..., Any], unet: Path, tmp_path: Path, read_log: Callable
 ) -> None:
     command = launch("train.finetune_sdxl", arguments(steps=2, resolution=64, micro_batch=1), ranks=2)
     config = parse(FinetuneConfig, arguments("alone", steps=2, resolution=64))
@@ -265,7 +265,7 @@ def test_two_ranks_in_micro_batches_train_as_one_rank_with_all_rows_at_once(
         assert [line[name] for line in together] == pytest.approx([values[name] for values in expected], rel=1e-3)
     assert alone.average
     average = load_file(tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors")  # each rank kept half of it
-    start = load_file(UNET)
+    start = load_file(unet)
     shadow = alone.average.shadow
     moved = torch.cat([(tensor - start[name].float()).flatten() for name, tensor in shadow.items()])
     difference = torch.cat([(tensor - average[name]).flatten() for name, tensor in shadow.items()])
