@@ -191,7 +191,7 @@ FULL = Plan(
     judge_clip=Schedule(900, 96, lr=2e-3),
     autoencoder=Schedule(2400, 8, lr=2e-3),
     decoder=Schedule(2000, 8, lr=1e-3),
-    pretrain_steps=250,
+    pretrain_steps=160,
     pretrain_batch=64,
     finetune_steps=500,
     finetune_batch=32,
