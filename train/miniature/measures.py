@@ -26,15 +26,25 @@ from .workshop import Workshop
 
 SHOWN_PEOPLE = 10
 """People in the pictures of identity maps."""
+ONE_CAPTION = "a portrait of a person"
+PROBE_SHARDS = "shard-*0[01].tar"
+"""Of the training people's, what the linear map of `knn_probe` is learned on: about 2,000 pictures."""
 
 
 def measure_encoder(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
-    """Zero-shot accuracy and kNN identity; the representations of some people are kept for the identity map."""
+    """Zero-shot accuracy and kNN identity; the representations of some people are kept for the identity map.
+
+    `knn` is of pictures with their own captions, `knn_one_caption` of the same faces with one caption for all, `knn_probe` of
+    what a linear map finds of the class token in the former: identity that is there, however much more captions move it.
+    """
     encoder = trained_encoder(shop, arm, seed)
-    part = shop.shards(arm.world, "held_out")
-    captions, people, identity = read_people(encoder, part)
+    captions, people, identity = read_people(encoder, shop.shards(arm.world, "held_out"))
     joint = joint_representation(encoder, captions, identity)
     found = measure_identity_map(joint, people, NEIGHBOURS)
+    alone = joint_representation(encoder, [ONE_CAPTION] * len(captions), identity)
+    others, _, their_identity = read_people(encoder, shop.shards(arm.world, "train") / PROBE_SHARDS)
+    seen = joint_representation(encoder, others, their_identity)
+    probed = linear_probe(seen, their_identity.class_token[:, 0], joint)
     shown = [row for row, person in enumerate(people) if person in sorted(set(people))[:SHOWN_PEOPLE]]
     kept = {"joint": joint[shown], "people": torch.tensor(people)[shown]}
     write_safetensors(shop.run(arm, seed, "measure") / "joint.safetensors", kept, {"format": "joint representation"})
@@ -43,6 +53,8 @@ def measure_encoder(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
         "knn": found.purity,
         "knn_chance": found.chance,
         "silhouette": found.silhouette,
+        "knn_one_caption": measure_identity_map(alone, people, NEIGHBOURS).purity,
+        "knn_probe": measure_identity_map(probed, people, NEIGHBOURS).purity,
     }
 
 
@@ -63,6 +75,18 @@ def joint_representation(encoder: FaceCLIPEncoder, captions: Sequence[str], iden
     ids = token_ids(captions, identity.present.tolist())
     rows = [list(range(start, min(start + BATCH, len(ids)))) for start in range(0, len(ids), BATCH)]
     return torch.cat([encoder.joint(ids[part], identity[part])[0].flatten(1) for part in rows])
+
+
+def linear_probe(seen: Tensor, targets: Tensor, unseen: Tensor) -> Tensor:
+    """What ridge regression from `seen` [n, d] to the directions of `targets` [n, t] says of `unseen` [m, d]: [m, t].
+
+    The penalty is a hundredth of the variance of `seen`, all dimensions together.
+    """
+    from sklearn.linear_model import Ridge
+
+    penalty = 0.01 * float(seen.var(0).sum())
+    ridge = Ridge(alpha=penalty).fit(seen.double().numpy(), F.normalize(targets.double(), dim=-1).numpy())
+    return torch.from_numpy(ridge.predict(unseen.double().numpy()))
 
 
 def heads_of(shop: Workshop, arm: Arm, seed: int, encoder: FaceCLIPEncoder) -> ProjectionHeads:

@@ -14,7 +14,16 @@ from .plan import Arm, arms
 from .workshop import Workshop
 
 MEASURES = ("zero_shot", "knn", "face_sim", "clip_t")
-NAMES = {"zero_shot": "zero-shot", "knn": "kNN identity", "face_sim": "Face Sim", "clip_t": "CLIP-T"}
+IDENTITY = ("knn", "knn_one_caption", "knn_probe")
+"""Ways to look for identity in the joint representation; only the first is predicted."""
+NAMES = {
+    "zero_shot": "zero-shot",
+    "knn": "kNN identity",
+    "face_sim": "Face Sim",
+    "clip_t": "CLIP-T",
+    "knn_one_caption": "kNN, one caption for all",
+    "knn_probe": "kNN after a linear map",
+}
 LEVEL = 0.95
 
 

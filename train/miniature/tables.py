@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .plan import BATCHES, LAMBDAS, SHARES, arms, batch_arm, lambda_arm, share_arm
 from .predictions import verdicts
-from .results import MEASURES, NAMES, Results, collect, seconds
+from .results import IDENTITY, MEASURES, NAMES, Results, collect, seconds
 from .workshop import Workshop, machine
 
 _QUICK = (
@@ -22,8 +22,8 @@ def tables(shop: Workshop) -> str:
     if shop.plan.name != "full":
         parts.append(_QUICK.format(name=shop.plan.name))
     parts.append(_plan(shop))
-    parts += [_verdicts(results), _arms(results), _differences(results), _sweeps(results), _pictures(results)]
-    parts += [_shared(results), _seconds(shop)]
+    parts += [_verdicts(results), _arms(results), _differences(results), _identity(results), _sweeps(results)]
+    parts += [_pictures(results), _shared(results), _seconds(shop)]
     return "\n".join(parts)
 
 
@@ -51,6 +51,11 @@ def _differences(r: Results) -> str:
     names = [arm.name for arm in arms() if not arm.sweep and arm.name != "L3"]
     rows = [(name, *(str(r.difference(name, "L3", measure)) for measure in MEASURES)) for name in names]
     return "## Differences from L3, paired by seed\n\n" + _table(("arm", *_headings(MEASURES)), rows)
+
+
+def _identity(r: Results) -> str:
+    rows = [_row(r, arm.name, IDENTITY) for arm in arms() if not arm.sweep]
+    return "## Identity in the joint representation\n\n" + _table(("arm", *_headings(IDENTITY)), rows)
 
 
 def _sweeps(r: Results) -> str:
