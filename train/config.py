@@ -42,6 +42,9 @@ class RunConfig:
     """Learning rate after warm-up (paper: 2e-5)."""
     warmup: int = 0
     """Steps over which the learning rate rises from zero. The paper names none."""
+    cooldown: int = 0
+    """Last steps, over which the learning rate falls towards zero in a line. The paper names none. They count from `steps`: a
+    run that is to be made longer should not have reached them."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of first and second moment (paper: 0.9, 0.999)."""
     weight_decay: float = 0.01
@@ -74,10 +77,10 @@ class RunConfig:
         for name in ("steps", "batch_size", "save_every", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.micro_batch < 0 or self.warmup < 0 or self.lr <= 0:
+        if min(self.micro_batch, self.warmup, self.cooldown) < 0 or self.lr <= 0:
             raise ConfigError(
-                f"micro_batch and warmup must not be negative and lr must be positive; "
-                f"found {self.micro_batch}, {self.warmup} and {self.lr}."
+                f"micro_batch, warmup and cooldown must not be negative and lr must be positive; "
+                f"found {self.micro_batch}, {self.warmup}, {self.cooldown} and {self.lr}."
             )
 
 

@@ -109,8 +109,10 @@ def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """Linear warm-up, then constant: the rate of step `step`, counted from 0."""
-    return config.lr * min(1.0, (step + 1) / config.warmup) if config.warmup else config.lr
+    """Linear warm-up, constant, linear cooldown: the rate of step `step`, counted from 0. No step's rate is zero."""
+    rising = (step + 1) / config.warmup if config.warmup else 1.0
+    falling = (config.steps - step) / config.cooldown if config.cooldown else 1.0
+    return config.lr * min(1.0, rising, falling)
 
 
 def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from train.checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
-from train.config import RunConfig
+from train.config import ConfigError, RunConfig
 from train.distributed import Ranks
 from train.loop import NonFiniteLossError, make_optimizer, run, train_step
 
@@ -121,6 +121,20 @@ def test_the_learning_rate_rises_from_its_first_share_and_goes_on_where_it_was(c
     assert run(OneWeight(config), config, ONE)
     rates = [line["lr"] for line in read_log(config.out) if line["kind"] == "train"]
     assert rates == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+
+
+def test_the_learning_rate_falls_over_the_last_steps_but_never_to_nothing(config: RunConfig, read_log: Callable) -> None:
+    config = dataclasses.replace(config, warmup=2, cooldown=4)
+    assert not run(OneWeight(config, on("step", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))), config, ONE)
+    assert run(OneWeight(config), config, ONE)
+    rates = [line["lr"] for line in read_log(config.out) if line["kind"] == "train"]
+    assert rates == [0.25, 0.5, 0.5, 0.375, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("name", ["micro_batch", "warmup", "cooldown"])
+def test_a_negative_count_of_steps_or_rows_is_refused(name: str, config: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.*must not be negative.*found.*-1"):
+        dataclasses.replace(config, **{name: -1})
 
 
 def test_a_finished_run_is_only_exported_again(config: RunConfig) -> None:
