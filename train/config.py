@@ -157,8 +157,12 @@ class FinetuneConfig(RunConfig):
     features: Path | None = None
     """Cache of face features written by `python -m train.cache pretrain`; without it the face tower runs at every step."""
     remember_conditions: bool = False
-    """Keep every computed condition in memory, so that the encoder runs once per sample and not once per epoch. For small data: a
-    sample's condition takes 318 KB for SDXL in bf16, and up to four are kept of it, with and without what is dropped."""
+    """Keep every computed condition in memory, so that the encoder runs once per sample and not once per epoch; what is read from
+    caches is kept, too. For small data: a sample's condition takes 318 KB for SDXL in bf16, and up to four are kept of it, with
+    and without what is dropped."""
+    cuda_graph: bool = False
+    """Replay the UNet's kernels from a CUDA graph. For small UNets, which a GPU finishes sooner than Python can ask for: one GPU,
+    no micro-batches, nothing recomputed."""
     resolution: int = 1024
     """Side in pixels of the square bucket; the others have about its area. With --latents, that of the cache."""
     drop_text: float = 0.05
@@ -191,6 +195,8 @@ class FinetuneConfig(RunConfig):
             )
         if (self.vae is None) == (self.latents is None):
             raise ConfigError("Give either --latents (a cache) or --vae (a folder), to encode pictures at every step.")
+        if self.cuda_graph and (self.micro_batch or self.activation_checkpointing or self.compile):
+            raise ConfigError("cuda_graph does not go with micro_batch, activation_checkpointing or compile: leave it out.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is {self.ema}; a decay lies in [0, 1).")
 

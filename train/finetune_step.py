@@ -15,17 +15,19 @@ from faceclip.checkpoint import CheckpointError, write_safetensors
 from faceclip.sdxl_files import require_fit
 
 from .checkpointing import SavedState, State, model_state, optimizer_state
-from .config import DTYPES, FinetuneConfig
+from .config import DTYPES, ConfigError, FinetuneConfig
 from .diffusion import NoiseSchedule
 from .distributed import Ranks, wrap
 from .ema import MovingAverage
 from .finetune_data import Latents, RowReader, Rows
 from .gradient_sum import GradientSum
+from .graphs import GraphedUNet
 from .identities import IdentitySource
 from .initialise import compile_blocks
 from .loop import make_optimizer
 from .prefetch import Prefetch
 from .pretrain_data import with_blank
+from .remembered import RememberedConditions
 from .tokens import token_ids
 
 
@@ -43,6 +45,10 @@ class FinetuneTask:
         reader: RowReader,
     ):
         _require_fit(encoder, unet)
+        if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world > 1):
+            raise ConfigError(
+                f"cuda_graph is for one GPU; this run has {ranks.world} ranks on {ranks.device.type}. Leave it out."
+            )
         self.config = config
         self.ranks = ranks
         self.encoder = encoder
@@ -60,7 +66,8 @@ class FinetuneTask:
         self.wrapped = wrap(self.unet, ranks)
         self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
-        self._remembered: dict[tuple[int, bool, bool], tuple[Tensor, Tensor]] = {}
+        self._conditions = RememberedConditions(self._condition, reader) if config.remember_conditions else self._condition
+        self._graphed = GraphedUNet(self.unet) if config.cuda_graph else None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -140,35 +147,23 @@ class FinetuneTask:
         captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
         return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
 
-    def _remembered_condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """As `_condition`, from memory (the CPU's), where it was computed before.
-
-        What is not there is computed row by row: in a batch its last bits would depend on the other rows, and a resumed run
-        (whose memory is empty) would not repeat them.
-        """
-        found = []
-        for place, (row, draw) in enumerate(zip(rows.index, rows.draws, strict=True)):
-            key = (row, draw.drop_text, draw.drop_face)
-            if key not in self._remembered:
-                embeddings, pooled = self._condition(rows.part(slice(place, place + 1)))
-                self._remembered[key] = (embeddings[0].cpu(), pooled[0].cpu())
-            found.append(self._remembered[key])
-        embeddings, pooled = (torch.stack(parts).to(self.ranks.device) for parts in zip(*found, strict=True))
-        return embeddings, pooled
-
     def _losses(self, rows: Rows) -> Tensor:
         """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
         device, dtype = self.ranks.device, DTYPES[self.config.dtype]
         latents = self.latents.encode(rows.pictures, rows.draws).to(device)
-        embeddings, pooled = self._remembered_condition(rows) if self.config.remember_conditions else self._condition(rows)
+        embeddings, pooled = (condition.to(device, dtype) for condition in self._conditions(rows))
         # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
         generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in rows.draws]
         noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)
         timesteps = torch.tensor([draw.timestep for draw in rows.draws], device=device)
         noisy = self.schedule.add_noise(latents.float(), noise, timesteps).to(dtype)
         # Sizes stay in fp32, where their sinusoids are computed: bf16 would make 1024 of 1023.
-        added = {"text_embeds": pooled.to(dtype), "time_ids": rows.time_ids.to(device, torch.float32)}
-        predicted = self.wrapped(noisy, timesteps, embeddings.to(dtype), added_cond_kwargs=added).sample
+        time_ids = rows.time_ids.to(device, torch.float32)
+        if self._graphed:
+            predicted = self._graphed(noisy, timesteps, embeddings, pooled, time_ids)
+        else:
+            added = {"text_embeds": pooled, "time_ids": time_ids}
+            predicted = self.wrapped(noisy, timesteps, embeddings, added_cond_kwargs=added).sample
         return self.schedule.losses(predicted, latents.float(), noise, timesteps)
 
 

@@ -2,12 +2,14 @@
 
     python -m train.proof --quick                      under 10 minutes on 2 cores: that everything works, no evidence
     python -m train.proof --out RUNS --processes 2     what docs/proof.md reports; may be killed and started again
+    python -m train.proof --out RUNS --restore docs/proof/results.json     tables and plots of the published results
 
 Every job leaves one JSON file below OUT/results and is skipped when it is there; tables and plots are made at the end.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from .miniature.estimate import estimate
 from .miniature.jobs import all_jobs, do
 from .miniature.plan import FULL, QUICK, Plan
 from .miniature.plots import draw_all
+from .miniature.results import all_results, restore
 from .miniature.tables import tables
 from .miniature.workshop import Workshop
 from .storage import publish
@@ -43,6 +46,8 @@ class _Command:
     """Jobs side by side, of one thread each."""
     report: Path | None = None
     """Folder for tables and plots; docs/proof by default, and below --out for --quick."""
+    restore: Path | None = None
+    """Take results from this file, such as docs/proof/results.json, where --out has none, and report them: nothing is run."""
     dry: bool = False
     """Print how long what is missing will take, and end."""
 
@@ -54,9 +59,10 @@ class _Command:
 
 
 def write_report(shop: Workshop, folder: Path) -> None:
-    """Tables (`results.md`) and plots of all that is finished."""
+    """Tables (`results.md`), plots, and all results (`results.json`), of what is finished."""
     draw_all(shop, folder)
     publish(str(folder / "results.md"), tables(shop).encode())
+    publish(str(folder / "results.json"), json.dumps(all_results(shop), indent=1).encode() + b"\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command = tyro.cli(_Command, args=argv, prog="python -m train.proof")
     shop = Workshop(command.out, command.plan())
+    report = command.report or (Path("docs/proof") if shop.plan.name == "full" else command.out / "report")
+    if command.restore:
+        return _report_again(shop, command.restore, report)
     jobs = [job for job in all_jobs(shop.plan) if job.matches(command.only)]
     missing = [job for job in jobs if not shop.is_done(job.name)]
     print(estimate(missing, shop.plan, command.processes))
@@ -77,9 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, EngineError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    report = command.report or (Path("docs/proof") if shop.plan.name == "full" else command.out / "report")
-    write_report(shop, report)
-    print(f"Tables and plots are in {report}.")
+    return _finished(shop, report)
+
+
+def _report_again(shop: Workshop, file: Path, folder: Path) -> int:
+    try:
+        restore(shop, file)
+    except (OSError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return _finished(shop, folder)
+
+
+def _finished(shop: Workshop, folder: Path) -> int:
+    write_report(shop, folder)
+    print(f"Tables and plots are in {folder}.")
     return 0
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faceclip import Identity
 from faceclip.metrics import likeness, own_scores, paired_cosine
-from faceclip.pipeline import FaceCLIPPipeline
+from faceclip.pipeline import FaceCLIPPipeline, best_device
 
 from .judge import Judge, load_judge
 from .measures import read_people
@@ -154,4 +154,5 @@ def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
 
     run = shop.run(arm, seed, "finetune")
     unet = diffusers.UNet2DConditionModel.from_pretrained(run / "unet")  # pyright: ignore
-    return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl_pipeline(unet, run / "scheduler", shop.teacher("autoencoder")))
+    sdxl = sdxl_pipeline(unet, run / "scheduler", shop.teacher("autoencoder"))
+    return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl, best_device())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..identities import IdentitySource
 from ..initialise import freeze
 from ..loop import make_optimizer
 from ..pretrain_data import with_blank
-from ..tokens import token_ids
+from ..tokens import caption_ids, with_prefix
 
 
 class JointTask(FinetuneTask):
@@ -46,6 +47,8 @@ class JointTask(FinetuneTask):
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         encoder.train()
+        self._conditions = self._condition  # they change at every step
+        self._ids = lru_cache(maxsize=None)(caption_ids)
 
     def export(self) -> None:
         """What FinetuneTask writes, and `encoder.safetensors`: averaged as the UNet is."""
@@ -68,4 +71,5 @@ class JointTask(FinetuneTask):
         kept = ~torch.tensor([draw.drop_face for draw in rows.draws], device=identity.present.device)
         identity = with_blank(identity.class_token, identity.patch_tokens, identity.present & kept, self.encoder)
         captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
-        return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
+        ids = with_prefix(torch.stack([self._ids(caption) for caption in captions]), identity.present.cpu())
+        return self.encoder.joint(ids, identity)

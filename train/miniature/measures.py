@@ -13,6 +13,7 @@ from torch import Tensor
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.checkpoint import read_state_dict, write_safetensors
 from faceclip.metrics import class_embeddings, imagenet_templates, measure_identity_map, zero_shot_accuracy
+from faceclip.pipeline import best_device
 
 from ..heads import ProjectionHeads
 from ..shards import ShardSource
@@ -37,14 +38,14 @@ def measure_encoder(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
     `knn` is of pictures with their own captions, `knn_one_caption` of the same faces with one caption for all, `knn_probe` of
     what a linear map finds of the class token in the former: identity that is there, however much more captions move it.
     """
-    encoder = trained_encoder(shop, arm, seed)
+    encoder = trained_encoder(shop, arm, seed).to(best_device())
     captions, people, identity = read_people(encoder, shop.shards(arm.world, "held_out"))
     joint = joint_representation(encoder, captions, identity)
     found = measure_identity_map(joint, people, NEIGHBOURS)
     alone = joint_representation(encoder, [ONE_CAPTION] * len(captions), identity)
     others, _, their_identity = read_people(encoder, shop.shards(arm.world, "train") / PROBE_SHARDS)
     seen = joint_representation(encoder, others, their_identity)
-    probed = linear_probe(seen, their_identity.class_token[:, 0], joint)
+    probed = linear_probe(seen, their_identity.class_token[:, 0].cpu(), joint)
     shown = [row for row, person in enumerate(people) if person in sorted(set(people))[:SHOWN_PEOPLE]]
     kept = {"joint": joint[shown], "people": torch.tensor(people)[shown]}
     write_safetensors(shop.run(arm, seed, "measure") / "joint.safetensors", kept, {"format": "joint representation"})
@@ -71,10 +72,11 @@ def read_people(encoder: FaceCLIPEncoder, shards: str | Path) -> tuple[list[str]
 
 @torch.no_grad()
 def joint_representation(encoder: FaceCLIPEncoder, captions: Sequence[str], identity: Identity) -> Tensor:
-    """[N, 77 d]: the joint representation of captions and a face each, flattened as the training heads read it."""
+    """[N, 77 d]: the joint representation of captions and a face each, flattened as the training heads read it; on the CPU."""
     ids = token_ids(captions, identity.present.tolist())
     rows = [list(range(start, min(start + BATCH, len(ids)))) for start in range(0, len(ids), BATCH)]
-    return torch.cat([encoder.joint(ids[part], identity[part])[0].flatten(1) for part in rows])
+    identity = identity.to(encoder.device)
+    return torch.cat([encoder.joint(ids[part], identity[part])[0].flatten(1).cpu() for part in rows])
 
 
 def linear_probe(seen: Tensor, targets: Tensor, unseen: Tensor) -> Tensor:

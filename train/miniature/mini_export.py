@@ -13,7 +13,7 @@ from torch import Tensor
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
 from faceclip.metrics import measure_identity_map
-from faceclip.pipeline import FaceCLIPPipeline
+from faceclip.pipeline import FaceCLIPPipeline, best_device
 from faceclip.sdxl_files import load_unet
 from faceclip.tensor_file import open_tensor_file
 
@@ -72,7 +72,8 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    pipeline = FaceCLIPPipeline(encoder, sdxl_pipeline(unet, work / "finetune" / "scheduler", shop.teacher("autoencoder")))
+    sdxl = sdxl_pipeline(unet, work / "finetune" / "scheduler", shop.teacher("autoencoder"))
+    pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
     captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))

@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..storage import publish
 from .plan import Arm, arms
-from .workshop import Workshop
+from .workshop import ProofError, Workshop
 
 MEASURES = ("zero_shot", "knn", "face_sim", "clip_t")
 IDENTITY = ("knn", "knn_one_caption", "knn_probe")
@@ -96,16 +98,32 @@ def collect(shop: Workshop) -> Results:
     return Results(values, shared)
 
 
-def seconds(shop: Workshop) -> dict[str, dict[str, float]]:
-    """Per stage: finished jobs, their seconds and CPU seconds; and the machines that they were done on."""
-    found: dict[str, dict[str, float]] = {}
-    for path in sorted((shop.out / "results").rglob("*.json")):
-        result = json.loads(path.read_text())
-        stage = found.setdefault(result["job"].split("/")[0], {"jobs": 0, "seconds": 0.0, "cpu_seconds": 0.0})
+def seconds(shop: Workshop) -> dict[tuple[str, str], dict[str, float]]:
+    """Per stage and machine: finished jobs, their seconds and CPU seconds."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for result in all_results(shop):
+        key = (result["job"].split("/")[0], result["machine"])
+        stage = found.setdefault(key, {"jobs": 0, "seconds": 0.0, "cpu_seconds": 0.0})
         stage["jobs"] += 1
         stage["seconds"] += result["seconds"]
         stage["cpu_seconds"] += result["cpu_seconds"]
     return found
+
+
+def all_results(shop: Workshop) -> list[dict[str, Any]]:
+    """What every finished job noted, by the jobs' names."""
+    return [json.loads(path.read_text()) for path in sorted((shop.out / "results").rglob("*.json"))]
+
+
+def restore(shop: Workshop, file: Path) -> None:
+    """Put the results of a report (`results.json`) where those of a run would be; what is there stays. Raises ProofError."""
+    for result in json.loads(file.read_text()):
+        if result["plan"] != shop.plan.name:
+            raise ProofError(f"{file} has results of the {result['plan']} plan, not of the {shop.plan.name} plan.")
+        path = shop.result(result["job"])
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            publish(str(path), json.dumps(result, indent=1).encode())
 
 
 def relative(value: float, shuffled: float, real: float, real_shuffled: float) -> float:

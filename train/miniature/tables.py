@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .plan import BATCHES, LAMBDAS, SHARES, arms, batch_arm, lambda_arm, share_arm
 from .predictions import verdicts
 from .results import IDENTITY, MEASURES, NAMES, Results, collect, seconds
-from .workshop import Workshop, machine
+from .workshop import Workshop
 
 _QUICK = (
     "**These are numbers of the `{name}` plan. It shows that the commands work; its runs are far too short to show anything "
@@ -59,17 +59,21 @@ def _identity(r: Results) -> str:
 
 
 def _sweeps(r: Results) -> str:
-    measures = ("zero_shot", "knn")
+    measures = ("zero_shot", *IDENTITY)
     lambdas = [(f"{x:g}", *_row(r, lambda_arm(x), measures)[1:]) for x in LAMBDAS]
     batches = [(f"x {x:g}", *_row(r, batch_arm(x), measures)[1:]) for x in BATCHES]
-    shares = [(f"{x:g}", *(str(r.estimate(share_arm(x, kind), "knn")) for kind in ("diffusion only", "L3"))) for x in SHARES]
+    shares = [
+        (f"{x:g}", kind, *(str(r.estimate(share_arm(x, kind), m)) for m in measures))
+        for x in SHARES
+        for kind in ("diffusion only", "L3")
+    ]
     return (
         "## Sweeps\n\n"
         + _table(("lambda", *_headings(measures)), lambdas)
         + "\n"
         + _table(("batch", *_headings(measures)), batches)
         + "\n"
-        + _table(("identity share", "kNN identity, diffusion only", "kNN identity, L3"), shares)
+        + _table(("identity share", "arm", *_headings(measures)), shares)
     )
 
 
@@ -98,10 +102,11 @@ def _shared(r: Results) -> str:
 
 def _seconds(shop: Workshop) -> str:
     found = seconds(shop)
-    rows = [(name, f"{s['jobs']:.0f}", f"{s['seconds']:.0f}", f"{s['cpu_seconds']:.0f}") for name, s in found.items()]
+    rows = [(*key, f"{s['jobs']:.0f}", f"{s['seconds']:.0f}", f"{s['cpu_seconds']:.0f}") for key, s in sorted(found.items())]
     jobs, wall, cpu = (sum(s[key] for s in found.values()) for key in ("jobs", "seconds", "cpu_seconds"))
-    rows.append(("all", f"{jobs:.0f}", f"{wall:.0f}", f"{cpu:.0f}"))
-    return f"## Time\n\n{machine()}.\n\n" + _table(("stage", "jobs", "seconds", "CPU seconds"), rows)
+    rows.append(("all", "", f"{jobs:.0f}", f"{wall:.0f}", f"{cpu:.0f}"))
+    note = "Seconds are summed over jobs, of which several ran side by side.\n\n"
+    return f"## Time\n\n{note}" + _table(("stage", "machine", "jobs", "seconds", "CPU seconds"), rows)
 
 
 def _row(r: Results, arm: str, measures: Sequence[str]) -> tuple[str, ...]:

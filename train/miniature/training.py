@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
@@ -93,6 +95,8 @@ def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
         ema=plan.ema,
         prediction="v",
         zero_terminal_snr=True,
+        remember_conditions=True,
+        cuda_graph=torch.cuda.is_available(),
         workers=1,
         save_every=plan.save_every,
         keep_last=1,

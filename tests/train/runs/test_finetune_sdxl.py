@@ -272,6 +272,23 @@ def test_two_ranks_in_micro_batches_train_as_one_rank_with_all_rows_at_once(
     assert difference.norm() < 0.2 * moved.norm()  # Adam's first steps make much of gradients that are next to nothing
 
 
+def test_a_cuda_graph_is_for_one_gpu(
+    arguments: Arguments, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(arguments(steps=1, cuda_graph=True)) == 1
+    assert "cuda_graph is for one GPU; this run has 1 ranks on cpu. Leave it out." in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_cuda_graph_computes_what_the_unet_computes(arguments: Arguments) -> None:
+    ranks = Ranks(0, 1, torch.device("cuda"))
+    for step in (0, 3):
+        plain, expected = gradient(arguments(steps=4), ranks, step)
+        graphed, loss = gradient(arguments(steps=4, cuda_graph=True), ranks, step)
+        assert loss == pytest.approx(expected, rel=1e-4) and (graphed - plain).norm() < 1e-3 * plain.norm()
+
+
 def test_an_encoder_of_one_branch_does_not_fit_and_the_message_says_what_to_do(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
