@@ -25,7 +25,7 @@ from . import cache, finetune_sdxl, join, pretrain
 from .engines import EngineError
 from .miniature.clip import train_clip
 from .miniature.groundwork import call, make_teacher, make_world, mini_towers, read_world
-from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
+from .miniature.mini_export import REFINED, measure_mini, new_mini_unet, write_mini
 from .miniature.plan import FULL
 from .miniature.quality import clip_quality
 from .miniature.workshop import Workshop, machine, stopped
@@ -41,7 +41,7 @@ class Settings:
     size: int = 128
     """Side in pixels of the pictures that it makes."""
     shards: str = "shard-*0[0-6].tar"
-    """Of the world's training people, those whose latents are cached: encoding a picture takes longer than training on it."""
+    """Of the world's training people, those that the UNet learns to draw from; its refinement sees all of them."""
     pretrain: tuple[str, ...] = (
         "--steps=400",
         "--batch-size=64",
@@ -62,6 +62,23 @@ class Settings:
         "--save-every=250",
     )
     """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
+    refine: tuple[str, ...] = (
+        "--steps=6400",
+        "--batch-size=32",
+        "--lr=4e-4",
+        "--warmup=200",
+        "--cooldown=3200",
+        "--clip-grad=0.3",
+        "--weight-decay=0",
+        "--dtype=bf16",
+        "--ema=0.998",
+        "--prediction=v",
+        "--zero-terminal-snr",
+        "--remember-conditions",
+        "--save-every=500",
+    )
+    """After the first run a few rows in a hundred had gradients a hundred times as large as the rest, and clipping at 1 let every
+    other step be theirs."""
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
@@ -83,7 +100,7 @@ class Recipe:
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Name -> what does it; its return value is noted."""
         return {
-            **{f"world {world}": lambda world=world: make_world(self.shop, world) for world in ("main", "judges")},
+            **{f"world {world}": lambda world=world: make_world(self.shop, world, self.threads) for world in ("main", "judges")},
             **{
                 f"teacher {name}": lambda name=name: make_teacher(self.shop, name)
                 for name in ("clip", "face_tower", "autoencoder")
@@ -92,8 +109,10 @@ class Recipe:
             **{f"features {branch}": lambda branch=branch: self.cache_features(branch) for branch in ("l", "g")},
             **{f"pretrain {branch}": lambda branch=branch: self.pretrain(branch) for branch in ("l", "g")},
             "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
-            "latents": self.cache_latents,
+            "latents": lambda: self.cache_latents(self.finetune_data, self.out / "latents"),
             "finetune": self.finetune,
+            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
+            "refine": self.refine,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
             "export": lambda: write_mini(self.shop, self.out, self.encoder),
             "measure": self.measure,
@@ -105,7 +124,11 @@ class Recipe:
 
     @property
     def finetune_data(self) -> str:
-        return f"{self.shop.shards('main', 'train')}/{self.settings.shards}"
+        return f"{self.all_people}/{self.settings.shards}"
+
+    @property
+    def all_people(self) -> str:
+        return str(self.shop.shards("main", "train"))
 
     def clip(self, branch: str) -> Path:
         return self.shop.teacher("clip") if branch == "l" else self.out / "clip_g.safetensors"
@@ -141,17 +164,25 @@ class Recipe:
         call(pretrain.main, "--out", self.run(branch), *data, *self.towers(branch), *self.settings.pretrain)
         _require(self.run(branch) / "encoder.safetensors")
 
-    def cache_latents(self) -> None:
-        where = ("--data", self.finetune_data, "--out", self.out / "latents", "--vae", self.shop.teacher("autoencoder"))
+    def cache_latents(self, data: str, out: Path) -> None:
+        where = ("--data", data, "--out", out, "--vae", self.shop.teacher("autoencoder"))
         call(cache.main, "latents", *where, "--resolution", self.settings.size, "--batch-size", 16)
 
     def finetune(self) -> None:
         start = self.out / "unet_start"
         new_mini_unet(start)
-        data = ("--data", self.finetune_data, "--latents", self.out / "latents", "--features", self.out / "features_finetune")
+        caches = ("--latents", self.out / "latents", "--features", self.out / "features_finetune")
+        self._train_unet("finetune", start, ("--data", self.finetune_data, *caches, *self.settings.finetune))
+
+    def refine(self) -> None:
+        """Go on with all people, in bf16, to a learning rate of zero. The face tower is one: its features serve both branches."""
+        caches = ("--latents", self.out / "latents_all", "--features", self.out / "features_l")
+        self._train_unet(REFINED, self.out / "finetune" / "unet", ("--data", self.all_people, *caches, *self.settings.refine))
+
+    def _train_unet(self, run: str, start: Path, options: Sequence[object]) -> None:
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
-        call(finetune_sdxl.main, "--out", self.out / "finetune", *data, *models, *self.settings.finetune)
-        _require(self.out / "finetune" / "unet")
+        call(finetune_sdxl.main, "--out", self.out / run, *models, *options)
+        _require(self.out / run / "unet")
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""

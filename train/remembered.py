@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .finetune_data import Draws, RowReader, Rows
 
-BLOCK = 128
+BLOCK = 64
 """Neighbouring rows whose conditions are computed together."""
 Condition = tuple[Tensor, Tensor]
 

@@ -35,10 +35,10 @@ def world_options(plan: Plan, world: str) -> Values:
     return {**dict(zip(names, counts, strict=True)), "size": plan.world_size, "identity-share": share or 0.5}
 
 
-def make_world(shop: Workshop, world: str) -> Values:
+def make_world(shop: Workshop, world: str, processes: int = 1) -> Values:
     """Write a world's shards by `train.synthetic`."""
     options = world_options(shop.plan, world)
-    call(synthetic.main, shop.out / "worlds" / world, *_flags(options))
+    call(synthetic.main, shop.out / "worlds" / world, *_flags(options), "--processes", processes)
     return options
 
 
@@ -76,15 +76,16 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
         train_autoencoder(world, schedule, shop.plan.decoder, out, shop.plan.autoencoder_width)
 
 
-def make_caches(shop: Workshop, world: str) -> Values:
+def make_caches(shop: Workshop, world: str, threads: int = 1) -> Values:
     """Features and latents of a world's people and, for the main one, the guided pairs, by `train.cache`."""
-    towers = (*mini_towers(shop, BRANCH, shop.teacher("clip")), "--captions", "--threads", 1)
+    reading = ("--threads", threads)
+    towers = (*mini_towers(shop, BRANCH, shop.teacher("clip")), "--captions", *reading)
     people = ("--data", shop.shards(world, "train"))
     call(cache.main, "pretrain", *people, "--out", shop.cache(world, "features"), *towers)
     if world == "main":
         guided = ("--data", shop.shards(world, "guided"), "--out", shop.cache(world, "guided"), "--no-faces")
         call(cache.main, "pretrain", *guided, *towers)
-    side = ("--resolution", shop.plan.size, "--threads", 1, "--batch-size", 32)
+    side = ("--resolution", shop.plan.size, "--batch-size", 32, *reading)
     latents = ("--out", shop.cache(world, "latents"), "--vae", shop.teacher("autoencoder"))
     call(cache.main, "latents", *people, *latents, *side)
     return {}

@@ -69,7 +69,8 @@ def do(shop: Workshop, jobs: Sequence[Job], processes: int) -> Iterator[Job]:
     for stage in STAGES:
         todo = [job for job in jobs if job.stage == stage and not shop.is_done(job.name)]
         if todo:
-            yield from run("processes", _Work(shop), todo, min(processes, len(todo)))
+            # One world at a time is drawn by all processes; other jobs take one each.
+            yield from run("processes", _Work(shop, processes), todo, 1 if stage == "world" else min(processes, len(todo)))
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,27 @@ class _Work:
     """Does one job. Sent to the worker processes."""
 
     shop: Workshop
+    processes: int = 1
+    """That a job may use, where it can use several."""
 
     def __call__(self, job: Job) -> Job:
         torch.set_num_threads(1)
         start, cpu = time.perf_counter(), time.process_time()
-        values = _do(self.shop, job)
+        values = _do(self.shop, job, self.processes)
         self.shop.write_result(job.name, values, time.perf_counter() - start, time.process_time() - cpu)
         return job
 
 
-def _do(shop: Workshop, job: Job) -> dict[str, Any]:
+def _do(shop: Workshop, job: Job, processes: int) -> dict[str, Any]:
     if job.arm:
         return _OF_AN_ARM[job.stage](shop, job.arm, job.seed)
     if job.stage == "generate":
         return measure_bounds(shop)
-    makers = {"world": make_world, "teachers": make_teacher, "caches": make_caches}
-    return makers[job.stage](shop, job.what)
+    if job.stage == "world":
+        return make_world(shop, job.what, processes)
+    if job.stage == "caches":
+        return make_caches(shop, job.what, max(1, processes // 4))  # most of it is decoding, and the main world's takes longest
+    return make_teacher(shop, job.what)
 
 
 def _takes_part(stage: str, arm: Arm) -> bool:

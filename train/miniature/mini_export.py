@@ -26,6 +26,8 @@ from .quality import NEIGHBOURS, held_out, reconstruct
 from .workshop import Workshop
 
 UNET_CONFIG = PRESETS / "mini_unet.json"
+REFINED = "refine"
+"""Folder, in the mini model's own, of the training run whose UNet ships."""
 METADATA = {
     "trained": "true",
     "preset": "mini",
@@ -55,7 +57,7 @@ def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
-    unet = work / "finetune" / "unet" / "diffusion_pytorch_model.safetensors"
+    unet = work / REFINED / "unet" / "diffusion_pytorch_model.safetensors"
     # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
     write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
     to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
@@ -72,7 +74,7 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    sdxl = sdxl_pipeline(unet, work / "finetune" / "scheduler", shop.teacher("autoencoder"))
+    sdxl = sdxl_pipeline(unet, work / REFINED / "scheduler", shop.teacher("autoencoder"))
     pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)

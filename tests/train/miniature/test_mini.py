@@ -20,6 +20,7 @@ SETTINGS = Settings(
     shards="shard-*0[0].tar",
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
+    refine=("--steps=1", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr", "--dtype=bf16"),
     scenes=1,
     sampler_steps=2,
 )
@@ -93,7 +94,7 @@ def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_pat
     for command in (pretrain, finetune_sdxl):
         monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
     stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
-    for stage in ("pretrain l", "finetune"):
+    for stage in ("pretrain l", "finetune", "refine"):
         with pytest.raises(ProofError, match="was stopped; the same command goes on"):
             stopped.make([stage])
         assert not stopped.note(stage).exists()
