@@ -121,9 +121,10 @@ def write_prompt(
 
 
 def sample(
-    graph: Graph, models: tuple[Node, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
+    graph: Graph, models: tuple[Node | Socket, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
 ) -> list[Node]:
-    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture."""
+    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture. `models`: UNet, or what was made of
+    it, and VAE."""
     column = Column(graph, x, y=y, gap=50)
     size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
     latent = column.add("EmptyLatentImage", 120, **size)
@@ -133,7 +134,7 @@ def sample(
 
 def sample_from(
     column: Column,
-    models: tuple[Node, Node],
+    models: tuple[Node | Socket, Node],
     prompts: tuple[Socket, Socket],
     latent: Socket,
     settings: Settings,
@@ -144,7 +145,7 @@ def sample_from(
     sampler = column.add(
         "KSampler",
         270,
-        model=unet["model"],
+        model=unet["model"] if isinstance(unet, Node) else unet,
         positive=prompts[0],
         negative=prompts[1],
         latent_image=latent,

@@ -45,6 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+OWN_FILES = (
+    ("loras", "my_style.safetensors"),
+    ("checkpoints", "my_sdxl_checkpoint.safetensors"),
+    ("checkpoints", "sd_xl_base_1.0.safetensors"),
+)
+"""Files that the workflows name for the user's own: folder below `models/`, name."""
+
+
 def workflow_files() -> list[Path]:
     """The pack's workflows."""
     return sorted((ROOT / "workflows").glob("*.json"))
@@ -118,8 +126,8 @@ def astronaut() -> np.ndarray:
 def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`.
 
-    The files that the workflows offer for download are there by name, empty: enough for the combos to list them. So is the saved
-    identity that one of them loads, of no face.
+    The files that the workflows offer for download, or want of the user, are there by name, empty: enough for the combos to list
+    them. So is the saved identity that one of them loads, of no face.
     """
     from demo.graph import downloads, read_workflow
     from demo.link import link_pack
@@ -128,11 +136,10 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("comfyui_server")
     for folder in ("models", "input", "output", "temp", "user"):
         (base / folder).mkdir()
-    for workflow in workflow_files():
-        for file in downloads(read_workflow(workflow)):
-            folder = base / "models" / file["directory"]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / file["name"]).touch()
+    offered = [(f["directory"], f["name"]) for workflow in workflow_files() for f in downloads(read_workflow(workflow))]
+    for folder, name in (*offered, *OWN_FILES):
+        (base / "models" / folder).mkdir(parents=True, exist_ok=True)
+        (base / "models" / folder / name).touch()
     link_pack(base / "custom_nodes")
     encoder = FaceCLIPEncoder.from_file(ROOT / "models" / "faceclip" / "faceclip_mini_encoder.safetensors").eval()
     (base / "output" / "faceclip_identities").mkdir()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from demo.client import ComfyClient, Prompt
 from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
@@ -19,7 +21,11 @@ MINI = {
     "face_clip_encoder.pt": "faceclip_mini_encoder.safetensors",
     "unet.pt": "faceclip_mini_unet.safetensors",
     "sdxl_vae.safetensors": "faceclip_mini_vae.safetensors",
+    "my_style.safetensors": "mini_style.safetensors",
+    "sd_xl_base_1.0.safetensors": "mini_base.safetensors",
+    "my_sdxl_checkpoint.safetensors": "mini_own.safetensors",
 }
+UNET_METADATA = {"prediction": "v", "zero_terminal_snr": "true"}
 SIZE, LARGE = 128, 256
 """Of the pictures, in pixels; large where a face has to be found in them."""
 
@@ -35,6 +41,21 @@ def on_mini(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
         if node["class_type"] == "KSampler":
             inputs["steps"] = 3
     return prompt
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_files(server_base: Path) -> None:
+    """What an artist would bring, at the mini UNet's size: a LoRA, SDXL's base, and a checkpoint of their own."""
+    unet = load_file(ROOT / "models" / "faceclip" / MINI["unet.pt"])
+    random = torch.Generator().manual_seed(0)
+    for name, change in (("mini_base", 0.05), ("mini_own", 0.1)):
+        noisy = {k: (t * (1 + change * torch.randn(t.shape, generator=random))).to(t.dtype) for k, t in unet.items()}
+        save_file(noisy, server_base / "models" / "checkpoints" / f"{name}.safetensors", UNET_METADATA)
+    projection = unet["mid_block.attentions.0.proj_in.weight"]
+    up, down = (torch.randn(shape, generator=random) for shape in ((len(projection), 4), (4, projection.shape[1])))
+    key = "diffusion_model.middle_block.1.proj_in"
+    lora = {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
+    save_file(lora, server_base / "models" / "loras" / "mini_style.safetensors")
 
 
 def pictures(client: ComfyClient, prompt: Prompt) -> list[np.ndarray]:
@@ -61,6 +82,31 @@ def test_a_workflow_runs_on_the_mini_files(download_workflow: Path, client: Comf
     assert made
     for picture in made:
         assert picture.std() > 2, "the picture is all one colour"
+
+
+def test_a_lora_changes_the_picture_as_far_as_its_strength_says(client: ComfyClient, photo: str) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_lora"), client, photo)
+    style, sampler = only(prompt, "LoraLoaderModelOnly"), only(prompt, "KSampler")
+    (styled, *_) = pictures(client, prompt)
+    style["strength_model"] = 0.0
+    (without, *_) = pictures(client, prompt)
+    sampler["model"] = style["model"]
+    (plain, *_) = pictures(client, prompt)
+    assert np.array_equal(without, plain) and not np.array_equal(styled, plain)
+
+
+def test_a_transplant_adds_what_faceclip_added_to_the_base(client: ComfyClient, photo: str) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_transplant"), client, photo)
+    sampler, add = only(prompt, "KSampler"), only(prompt, "ModelMergeAdd")
+    own = prompt[add["model1"][0]]["inputs"]
+    own["unet_name"] = MINI["sd_xl_base_1.0.safetensors"]  # onto the base itself: FaceCLIP's own UNet comes out
+    (carried, *_) = pictures(client, prompt)
+    found = {}
+    for name, source in (("base", add["model1"]), ("faceclip", only(prompt, "ModelMergeSubtract")["model1"])):
+        sampler["model"] = source
+        (found[name], *_) = pictures(client, prompt)
+    apart = {name: np.abs(carried.astype(float) - picture).mean() for name, picture in found.items()}
+    assert apart["faceclip"] < 2 and apart["base"] > 3 * apart["faceclip"], apart
 
 
 def test_several_references_are_one_person_and_each_of_them_counts(client: ComfyClient, photo: str, other_photo: str) -> None:

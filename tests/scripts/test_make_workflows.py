@@ -19,11 +19,14 @@ NAMES = (
     "faceclip_sdxl_blend",
     "faceclip_sdxl_face_swap",
     "faceclip_sdxl_img2img",
+    "faceclip_sdxl_lora",
     "faceclip_sdxl_rank",
     "faceclip_sdxl_references",
     "faceclip_sdxl_save_identity",
     "faceclip_sdxl_saved_identity",
     "faceclip_sdxl_timestep_range",
+    "faceclip_sdxl_transplant",
+    "faceclip_three_people",
     "faceclip_two_people",
 )
 NODE_TITLE = 30
@@ -94,7 +97,7 @@ def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -
 
 
 def test_mini_workflows_say_in_plain_words_that_the_model_knows_drawn_people_only() -> None:
-    for name in ("faceclip_mini_demo", "faceclip_two_people"):
+    for name in ("faceclip_mini_demo", "faceclip_two_people", "faceclip_three_people"):
         notes = [node["widgets_values"][0] for node in _workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
         assert any("drawn people only" in note and "portraits" in note for note in notes)
 
