@@ -61,6 +61,17 @@ That helps when a portrait pushes itself to the front: small figures, unusual po
 
 Move the border (0.2) in both *ConditioningSetTimestepRange* nodes: later gives the prompt more say, earlier the face.
 """
+FOLDER = "my_people"
+FOLDER_NOTE = f"""
+## A picture of everyone in a folder
+
+Put photos into a folder below ComfyUI's `input`, here `input/{FOLDER}`, press **R**, and choose the folder. Each photo is worked
+on by itself, whatever its size, and gives one picture.
+
+- **on_no_face: skip** leaves out photos in which no face is found; *Which face* shows them without a box.
+- *Rebatch Images* drops what the skipped ones leave empty. Keep its **batch_size** at 1: one identity for each photo.
+- All faces of each photo? Raise **count** in *Detect Faces*.
+"""
 
 
 def references(graph: Graph) -> None:
@@ -166,6 +177,28 @@ def timestep_range(graph: Graph) -> None:
     explain(graph, TIMESTEP_NOTE)
 
 
+def folder(graph: Graph) -> None:
+    column = Column(graph, 0)
+    photos = column.add("LoadImageDataSetFromFolder", 60, "Photos of a folder", folder=FOLDER)
+    detector = column.add("FaceCLIPFaceDetectorLoader", 120)
+    found = column.add("FaceCLIPDetectFaces", 260, image=photos["images"], detector=detector["detector"], on_no_face="skip")
+    seen = graph.add("PreviewImage", Place(360, 0, 460, 400), "Which face", images=found["preview"])
+    faces = graph.add("RebatchImages", Place(360, 480, 460, 60), "One by one, without the skipped", images=found["faces"])
+    graph.group("1. Photos", BLUE, [*column.nodes, seen, faces])
+    encoder, unet, vae = load_models(graph, SDXL, 900, 0)
+    identity = graph.add(
+        "FaceCLIPEncodeIdentity",
+        Place(900, 440, 380, 90),
+        "Everyone's identity",
+        encoder=encoder["encoder"],
+        faces=faces["IMAGE"],
+    )
+    graph.group("2. Models", GREEN, [encoder, unet, vae, identity])
+    words = "a person in a winter coat in falling snow, evening light, photograph"
+    _picture(graph, (encoder, unet, vae), identity["identity"], words, 1360)
+    explain(graph, FOLDER_NOTE)
+
+
 def _picture(graph: Graph, models: tuple[Node, Node, Node], identity: Socket, words: str, x: int) -> None:
     """Prompts, sampler and the saved picture, from `x` to the right."""
     encoder, unet, vae = models
@@ -183,4 +216,5 @@ IDENTITIES: Mapping[str, Callable[[Graph], None]] = {
     "faceclip_sdxl_save_identity": save_identity,
     "faceclip_sdxl_saved_identity": saved_identity,
     "faceclip_sdxl_timestep_range": timestep_range,
+    "faceclip_sdxl_folder": folder,
 }

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,10 @@ OWN_FILES = (
     ("checkpoints", "sd_xl_base_1.0.safetensors"),
 )
 """Files that the workflows name for the user's own: folder below `models/`, name."""
+
+
+PEOPLE_FOLDER = "my_people"
+"""Folder below `input/` that a workflow reads."""
 
 
 def workflow_files() -> list[Path]:
@@ -127,7 +132,7 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`.
 
     The files that the workflows offer for download, or want of the user, are there by name, empty: enough for the combos to list
-    them. So is the saved identity that one of them loads, of no face.
+    them. So is the saved identity that one of them loads, of no face, and a folder of two drawn people.
     """
     from demo.graph import downloads, read_workflow
     from demo.link import link_pack
@@ -140,6 +145,7 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder, name in (*offered, *OWN_FILES):
         (base / "models" / folder).mkdir(parents=True, exist_ok=True)
         (base / "models" / folder / name).touch()
+    shutil.copytree(ROOT / "models" / "people", base / "input" / PEOPLE_FOLDER)
     link_pack(base / "custom_nodes")
     encoder = FaceCLIPEncoder.from_file(ROOT / "models" / "faceclip" / "faceclip_mini_encoder.safetensors").eval()
     (base / "output" / "faceclip_identities").mkdir()

@@ -79,11 +79,12 @@ def faces_from_images(
         detector: None takes the images as aligned crops, which must then be 448 x 448.
         choice: which faces; by default the largest of each image.
         on_no_face: what an image that has no such face does. `error` stops with the images' indices; `skip` leaves the
-            image out of `aligned`; `text only` gives a black crop, which the encoder reads as "no face".
+            image out of `aligned`, which has no rows if all are left out (of a list of photos, each is a batch of its own);
+            `text only` gives a black crop, which the encoder reads as "no face".
         progress: called with the number of images done after each one; may raise to stop.
 
     Raises:
-        NoFaceError: an image has no such face under `error`, or under `skip` none has one.
+        NoFaceError: an image has no such face under `error`.
         FaceError: an empty batch, a wrong shape, an unknown choice, a crop of another size where no detector is given.
     """
     choice = choice or FaceChoice()
@@ -102,8 +103,8 @@ def faces_from_images(
         if progress is not None:
             progress(len(views))
     missing = tuple(index for index, view in enumerate(views) if not view.taken)
-    if missing and (on_no_face == "error" or (on_no_face == "skip" and len(missing) == len(views))):
-        raise NoFaceError(_no_face_message(views, missing, choice, on_no_face), missing)
+    if missing and on_no_face == "error":
+        raise NoFaceError(_no_face_message(views, missing, choice), missing)
     if missing:
         logger.warning("No such face in image(s) %s: %s", _listed(missing), on_no_face)
     batch = _gather(views, black_where_missing=on_no_face == "text only")
@@ -163,7 +164,7 @@ def _gather(views: list[_View], black_where_missing: bool) -> FaceBatch:
             sources.append(index)
             quality.append(None)
     return FaceBatch(
-        aligned=torch.stack(rows),
+        aligned=torch.stack(rows) if rows else torch.zeros(0, CROP_SIZE, CROP_SIZE, 3),
         preview=torch.stack([view.preview for view in views]),
         mask=torch.stack([view.mask for view in views]),
         count=sum(len(view.taken) for view in views),
@@ -192,7 +193,7 @@ def _already_aligned(images: torch.Tensor) -> FaceBatch:
     )
 
 
-def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceChoice, on_no_face: OnNoFace) -> str:
+def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceChoice) -> str:
     told = [_told(index, views[index], choice) for index in missing]
     shown = "; ".join(told[:8]) + (f"; and {len(told) - 8} more" if len(told) > 8 else "")
     if any(views[index].found for index in missing):
@@ -202,14 +203,10 @@ def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceC
             "Use a larger, sharper photo that shows the face from the front, or lower min confidence"
             f" (now {choice.min_confidence:g})."
         )
-    if on_no_face == "error":
-        others = (
-            f" To go on with the other {len(views) - len(missing)}, set on_no_face to 'skip';"
-            if len(views) > len(missing)
-            else ""
-        )
-        return f"{shown}. {advice}{others} 'text only' makes conditioning without a face."
-    return f"Nothing is left after skipping: {shown}. {advice}"
+    others = ""
+    if len(views) > len(missing):
+        others = f" To go on with the other {len(views) - len(missing)}, set on_no_face to 'skip';"
+    return f"{shown}. {advice}{others} 'text only' makes conditioning without a face."
 
 
 def _told(index: int, view: _View, choice: FaceChoice) -> str:

@@ -200,7 +200,10 @@ def _check_faces(faces: Tensor) -> None:
             "Detect and align the photo first; resizing it to 448 x 448 is not enough for a likeness."
         )
     if len(faces) == 0:
-        raise ValueError("There is no face to encode: the batch is empty.")
+        raise ValueError(
+            "There is no face to encode: the batch is empty. If Detect Faces skipped every photo, look at its preview: "
+            "use a larger, sharper photo from the front, lower min_confidence or index, or set on_no_face to 'text only'."
+        )
     if not faces.is_floating_point() or faces.min() < -1e-3 or faces.max() > 1 + 1e-3:
         raise ValueError(
             f"Faces must be RGB in [0, 1] as floating point; found {faces.dtype} in [{faces.min():.3g}, {faces.max():.3g}]."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,21 @@ def test_a_transplant_adds_what_faceclip_added_to_the_base(client: ComfyClient, 
         (found[name], *_) = pictures(client, prompt)
     apart = {name: np.abs(carried.astype(float) - picture).mean() for name, picture in found.items()}
     assert apart["faceclip"] < 2 and apart["base"] > 3 * apart["faceclip"], apart
+
+
+def test_a_folder_gives_a_picture_of_everyone_and_skips_photos_without_a_face(
+    client: ComfyClient, photo: str, server_base: Path
+) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_folder"), client, photo)
+    both = pictures(client, prompt)
+    assert len(both) == 2 and not np.array_equal(*both)
+    folder = only(prompt, "LoadImageDataSetFromFolder")
+    more = shutil.copytree(server_base / "input" / folder["folder"], server_base / "input" / "people_and_a_wall")
+    Image.new("RGB", (300, 200), "grey").save(more / "a_wall.png")
+    folder["folder"] = more.name
+    assert {p.tobytes() for p in pictures(client, prompt)} == {p.tobytes() for p in both}
+    only(prompt, "FaceCLIPDetectFaces")["on_no_face"] = "text only"
+    assert len(pictures(client, prompt)) == 3
 
 
 def test_several_references_are_one_person_and_each_of_them_counts(client: ComfyClient, photo: str, other_photo: str) -> None:

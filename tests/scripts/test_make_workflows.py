@@ -18,6 +18,7 @@ NAMES = (
     "faceclip_sdxl_basic",
     "faceclip_sdxl_blend",
     "faceclip_sdxl_face_swap",
+    "faceclip_sdxl_folder",
     "faceclip_sdxl_img2img",
     "faceclip_sdxl_lora",
     "faceclip_sdxl_rank",

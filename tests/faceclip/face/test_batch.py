@@ -98,9 +98,11 @@ def test_an_index_that_only_some_photos_have_follows_the_same_rule(astronaut, tw
     assert found.without_face == (1,)
 
 
-def test_skipping_everything_is_an_error(two_empty, as_batch):
-    with pytest.raises(NoFaceError, match=r"Nothing is left after skipping: No face was found in image 0"):
-        faces_from_images(as_batch(GREY, GREY), two_empty, on_no_face="skip")
+def test_skipping_everything_leaves_no_row_and_shows_the_photos(two_empty, as_batch):
+    found = faces_from_images(as_batch(GREY, GREY), two_empty, on_no_face="skip")
+    assert found.aligned.shape == (0, 448, 448, 3)
+    assert (found.count, found.without_face, found.sources) == (0, (0, 1), ())
+    assert len(found.preview) == len(found.mask) == 2
 
 
 def test_everything_text_only_is_allowed(two_empty, as_batch):
