@@ -10,8 +10,10 @@ OVERHEAD = 2.0
 """Seconds of any job around its steps."""
 PORTRAIT = 0.067
 PRETRAIN_ROW = 0.018
-FINETUNE_ROW = 0.017
-JOINT_ROW = 0.053
+UNET_ROW = 0.0045
+CONDITION = 0.005
+"""A row through the encoder, once for each row of the data."""
+JOINT_ROW = 0.02
 TEMPLATE = 0.35
 """40 classes in one sentence through an encoder."""
 SAMPLE = 0.012
@@ -43,7 +45,8 @@ def _of_arm(arm: Arm, stage: str, plan: Plan) -> float:
     if stage == "pretrain":
         return PRETRAIN_ROW * plan.pretrain_steps * plan.pretrain_batch * arm.batch if arm.start == "pretrained" else 0.0
     if stage == "finetune":
-        return (JOINT_ROW if joint else FINETUNE_ROW) * plan.finetune_steps * plan.finetune_batch
+        rows = plan.finetune_batch * (plan.finetune_steps if arm.world == "main" else plan.share_steps)
+        return JOINT_ROW * rows if joint else UNET_ROW * rows + CONDITION * plan.people * plan.pictures
     pictures = plan.held_out_people * plan.pictures
     if stage == "measure":
         return TEMPLATE * plan.templates + CACHED_ROW * pictures
@@ -54,6 +57,8 @@ def _shared(job: Job, plan: Plan) -> float:
     if job.stage == "teachers":
         schedule = getattr(plan, job.what)
         return TEACHER_ROW[job.what] * schedule.steps * schedule.batch
+    if job.stage == "base":
+        return UNET_ROW * plan.base_steps * plan.finetune_batch
     if job.stage == "generate":
         return CACHED_ROW * plan.held_out_people * plan.pictures
     world = world_options(plan, job.what)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..engines import run
+from .base import train_base
 from .generation import generate, measure_bounds
 from .groundwork import TEACHERS, WORLDS, make_caches, make_teacher, make_world
 from .measures import measure_encoder
@@ -17,7 +18,7 @@ from .plan import SHARES, Arm, Plan, arms, share_world
 from .training import finetune, pretrain
 from .workshop import Workshop
 
-STAGES = ("world", "teachers", "caches", "pretrain", "finetune", "measure", "generate")
+STAGES = ("world", "teachers", "caches", "base", "pretrain", "finetune", "measure", "generate")
 _OF_AN_ARM: dict[str, Callable[[Workshop, Arm, int], dict[str, Any]]] = {
     "pretrain": pretrain,
     "finetune": finetune,
@@ -51,6 +52,7 @@ def all_jobs(plan: Plan) -> list[Job]:
         "world": [Job("world", world) for world in WORLDS],
         "teachers": [Job("teachers", name) for name in TEACHERS],
         "caches": [Job("caches", world) for world in ("main", *(share_world(share) for share in SHARES))],
+        "base": [Job("base", "unet")],
         "generate": [Job("generate", "bounds")],
     }
     jobs = []
@@ -94,6 +96,8 @@ def _do(shop: Workshop, job: Job, processes: int) -> dict[str, Any]:
         return _OF_AN_ARM[job.stage](shop, job.arm, job.seed)
     if job.stage == "generate":
         return measure_bounds(shop)
+    if job.stage == "base":
+        return train_base(shop)
     if job.stage == "world":
         return make_world(shop, job.what, processes)
     if job.stage == "caches":

@@ -72,8 +72,14 @@ class Plan:
     """Of the autoencoder, after both halves."""
     pretrain_steps: int
     pretrain_batch: int
+    base_steps: int
+    """Of the UNet that all arms of the main world start from."""
     finetune_steps: int
+    """From there."""
+    share_steps: int
+    """Of UNets in the worlds of the identity share's sweep, which start from nothing."""
     finetune_batch: int
+    """Of all UNets."""
     unet_widths: tuple[int, ...]
     scenes: int
     """Pictures generated of each held-out person, each in a scene of its own."""
@@ -161,7 +167,9 @@ QUICK = Plan(
     decoder=Schedule(20, 8),
     pretrain_steps=20,
     pretrain_batch=16,
+    base_steps=30,
     finetune_steps=30,
+    share_steps=30,
     finetune_batch=16,
     unet_widths=(32, 64),
     scenes=2,
@@ -193,7 +201,9 @@ FULL = Plan(
     decoder=Schedule(2000, 8, lr=1e-3),
     pretrain_steps=160,
     pretrain_batch=64,
-    finetune_steps=300,
+    base_steps=2000,
+    finetune_steps=160,
+    share_steps=300,
     finetune_batch=128,
     unet_widths=(32, 64),
     scenes=4,

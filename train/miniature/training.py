@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,7 +38,7 @@ def pretrain(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
             encoder = starting_encoder(config, arm.variant)
             save_encoder(encoder, config.out / "encoder.safetensors", {"trained": "false"})
             return {}
-        _finish(build_pretraining(config, ranks, arm), config, ranks)
+        finish(build_pretraining(config, ranks, arm), config, ranks)
     return last_values(config.out)
 
 
@@ -44,7 +46,7 @@ def finetune(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
     """Run or resume the training of an arm's UNet."""
     config = finetune_config(shop, arm, seed)
     with distributed() as ranks:
-        _finish(build_finetuning(shop, config, ranks, arm), config, ranks)
+        finish(build_finetuning(shop, config, ranks, arm), config, ranks)
     return last_values(config.out)
 
 
@@ -77,21 +79,36 @@ def pretrain_config(shop: Workshop, arm: Arm, seed: int) -> PretrainConfig:
 
 
 def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
+    """How an arm's UNet is trained: from the base, or, in the worlds that have none, from nothing and for longer."""
     plan = shop.plan
-    out = shop.run(arm, seed, "finetune")
+    encoder = shop.run(arm, seed, "pretrain") / "encoder.safetensors"
+    if arm.world != "main":
+        config = unet_config(shop, arm.world, shop.run(arm, seed, "finetune"), encoder, plan.share_steps)
+        return replace(config, seed=seed)
+    config = unet_config(shop, arm.world, shop.run(arm, seed, "finetune"), encoder, plan.finetune_steps)
+    return replace(config, seed=seed, unet=shop.base / "unet", **dropped_together(config))
+
+
+def dropped_together(config: FinetuneConfig) -> dict[str, float]:
+    """Text and face dropped as often as otherwise, but never alone, so that remembered conditions are of one kind, not three."""
+    return {"drop_text": 0.0, "drop_face": 0.0, "drop_both": config.drop_text + config.drop_both}
+
+
+def unet_config(shop: Workshop, world: str, out: Path, encoder: Path, steps: int) -> FinetuneConfig:
+    """What the training of all UNets shares. `unet` names its own output: that is, it starts from nothing."""
+    plan = shop.plan
     return FinetuneConfig(
         out=out,
-        steps=plan.finetune_steps,
+        steps=steps,
         batch_size=plan.finetune_batch,
-        data=str(shop.shards(arm.world, "train")),
-        encoder=shop.run(arm, seed, "pretrain") / "encoder.safetensors",
-        unet=out / "unet",  # begun by `new_unet`, not read from a file
-        latents=shop.cache(arm.world, "latents"),
-        features=shop.cache(arm.world, "features"),
+        data=str(shop.shards(world, "train")),
+        encoder=encoder,
+        unet=out / "unet",
+        latents=shop.cache(world, "latents"),
+        features=shop.cache(world, "features"),
         resolution=plan.size,
-        seed=seed,
         lr=plan.finetune_lr,
-        warmup=max(1, plan.finetune_steps // 20),
+        warmup=max(1, steps // 20),
         ema=plan.ema,
         prediction="v",
         zero_terminal_snr=True,
@@ -109,16 +126,30 @@ def build_pretraining(config: PretrainConfig, ranks: Ranks, arm: Arm) -> Pretrai
 
 
 def build_finetuning(shop: Workshop, config: FinetuneConfig, ranks: Ranks, arm: Arm) -> FinetuneTask:
-    """What `train.finetune_sdxl.build` makes, with a small UNet that starts from nothing; for `joint` the encoder learns too."""
+    """What `train.finetune_sdxl.build` makes, with a small UNet; for `joint` the encoder learns too."""
+    encoder = load_variant(config.encoder, arm.variant)
+    return build_task(JointTask if arm.start == "joint" else FinetuneTask, shop, config, ranks, encoder)
+
+
+def build_task(
+    kind: type[FinetuneTask], shop: Workshop, config: FinetuneConfig, ranks: Ranks, encoder: FaceCLIPEncoder
+) -> FinetuneTask:
+    """A task of some kind on the caches that `config` names, with the UNet that it names or an untrained one."""
     source = ShardSource(config.data, read=READS)
-    encoder: FaceCLIPEncoder = load_variant(config.encoder, arm.variant).to(ranks.device)
-    unet = new_unet(encoder.config, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
+    encoder = encoder.to(ranks.device)
     assert config.latents and config.features
     latents = CachedLatents(LatentCache(config.latents, source))
     identities = CachedIdentities(encoder, FeatureCache(config.features, source))
     reader = RowReader(config, ranks, source, latents, faces=False)
-    kind = JointTask if arm.start == "joint" else FinetuneTask
-    return kind(config, ranks, unet, encoder, identities, latents, reader)
+    return kind(config, ranks, _starting_unet(shop, config, encoder), encoder, identities, latents, reader)
+
+
+def _starting_unet(shop: Workshop, config: FinetuneConfig, encoder: FaceCLIPEncoder) -> Any:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    if config.unet == config.out / "unet":
+        return new_unet(encoder.config, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
+    return UNet2DConditionModel.from_pretrained(config.unet)
 
 
 def trained_encoder(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPEncoder:
@@ -134,6 +165,7 @@ def last_values(out: Path) -> dict[str, float]:
     return {name: value for name, value in steps[-1].items() if isinstance(value, int | float)} if steps else {}
 
 
-def _finish(task: Task, config: RunConfig, ranks: Ranks) -> None:
+def finish(task: Task, config: RunConfig, ranks: Ranks) -> None:
+    """Run a task to its end. Raises ProofError where it is asked to stop."""
     if not run(task, config, ranks):
         raise stopped(config.out)

@@ -58,6 +58,11 @@ class Workshop:
         """clip, face_tower, judge, judge_clip (files) or autoencoder (a folder)."""
         return self.out / "teachers" / (name if name == "autoencoder" else f"{name}.safetensors")
 
+    @property
+    def base(self) -> Path:
+        """The run of the UNet that the main world's arms start from."""
+        return self.out / "runs" / "base"
+
     def run(self, arm: Arm, seed: int, stage: str) -> Path:
         return self.out / "runs" / arm.slug / str(seed) / stage
 

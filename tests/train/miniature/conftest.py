@@ -35,7 +35,9 @@ TINY: Plan = replace(
     autoencoder_width=8,
     pretrain_steps=2,
     pretrain_batch=8,
+    base_steps=2,
     finetune_steps=2,
+    share_steps=2,
     finetune_batch=4,
     unet_widths=(8, 16),
     scenes=1,
@@ -44,7 +46,7 @@ TINY: Plan = replace(
     seeds=1,
     sweep_seeds=1,
 )
-GROUND = ("world/main", "world/judges", "teachers", "caches/main")
+GROUND = ("world/main", "world/judges", "teachers", "caches/main", "base")
 
 
 Finish = Callable[..., list[str]]
