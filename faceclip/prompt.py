@@ -38,6 +38,12 @@ class TokenizedPrompt:
     cut: str
 
     @property
+    def room(self) -> int:
+        """How many tokens of the user's text a chunk holds: 75 less the prefix, where there is a face."""
+        has_prefix = bool(self.input_ids[0, IDENTITY_POSITION] == IDENTITY_TOKEN)
+        return CONTEXT - 2 - (len(_prefix()) if has_prefix else 0)
+
+    @property
     def weighted(self) -> bool:
         return bool((self.weights != 1).any())
 

@@ -8,10 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceclip import Identity
-from ..faceclip.prompt import LongPrompts
+from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer
 from .encoder_model import ENCODER_DTYPES, EncoderModel
 from .folders import MODELS, find_file, likely, list_files
+from .said import say
 from .types import EncoderType, IdentityType
 
 COMBINE = ("first", "average", "batch")
@@ -152,5 +153,15 @@ class FaceCLIPTextEncode(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         result = encoder.encode_text(prompt, identity, strength, long_prompts)
+        say(told(result.prompts[0]))
         size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
         return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]])
+
+
+def told(prompt: TokenizedPrompt) -> str:
+    """How long a prompt is, and what of it was left out."""
+    length = f"{prompt.count} of {prompt.room} tokens"
+    if prompt.cut:
+        return f"{length}: too long. Left out: {prompt.cut}"
+    chunks = len(prompt.input_ids)
+    return length if chunks == 1 else f"{prompt.count} tokens in {chunks} chunks of {prompt.room}"

@@ -25,6 +25,7 @@ from ..faceclip.face import (
 )
 from .compat import newer
 from .folders import insightface_folders
+from .said import say
 from .types import FaceDetectorType
 
 PACKS = ("buffalo_l", "antelopev2")
@@ -135,7 +136,9 @@ class FaceCLIPDetectFaces(io.ComfyNode):
     ) -> io.NodeOutput:
         watched = detector and _Watched(detector, len(image))
         found = faces_from_images(image, watched, FaceChoice(order, index, count, min_confidence), on_no_face)
-        return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, _report(found))
+        report = _report(found)
+        say(report)
+        return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, report)
 
 
 class _Watched:

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..faceclip import Identity
 from .compat import newer
 from .folders import IDENTITIES, find_file, identities_folder, list_files
+from .said import say
 from .types import IdentityType
 
 
@@ -76,6 +77,7 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
             raise ValueError(_BAD_NAME.format(name=name))
         path = _free_path(identities_folder(), name.strip())
         identity.save(path)
+        say(f"Saved as {path.name}")  # which the front end shows on the node; the longer text below is in the queue's history
         return io.NodeOutput(identity, path.name, ui=ui.PreviewText(f"Saved as {path.name} in {path.parent}"))
 
 

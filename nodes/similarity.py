@@ -6,10 +6,10 @@ from typing import get_args
 
 import comfy.model_management
 import comfy.utils
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..faceclip.face.similarity import Judge, SimilarityScores, load_judge, rank_images
+from ..faceclip.face.similarity import Judge, SimilarityScores, label_ranking, load_judge, rank_images
 from .compat import newer
 from .folders import insightface_folders
 
@@ -56,7 +56,8 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
 
         found = rank_images(load_judge(judge, roots=insightface_folders()), images, reference, seen)
         ranking = list(found.ranking)
-        return io.NodeOutput(images[ranking], _table(found), images[ranking[:1]])
+        shown = ui.PreviewImage(label_ranking(images, found))  # on the node; the outputs bear no labels
+        return io.NodeOutput(images[ranking], _table(found), images[ranking[:1]], ui=shown)
 
 
 def _table(found: SimilarityScores) -> str:

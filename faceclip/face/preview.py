@@ -1,4 +1,4 @@
-"""The photo with its numbered face boxes, so that the artist sees which index is whom."""
+"""What the artist looks at: photos with numbered face boxes, and ranked pictures with their scores."""
 
 from __future__ import annotations
 
@@ -22,20 +22,36 @@ def draw_faces(
 ) -> np.ndarray:
     """Return `image` (uint8 [H, W, 3]) with a numbered box per face; the number is the face's index in `faces`.
 
+    Beside the number of a chosen face stand its size in pixels, the detector's confidence (0 to 1), and its notes.
+
     Args:
         notes: per face the short texts under its number, such as `small`.
         chosen: indices of the faces that go on; the others are drawn thin and grey.
     """
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
-    unit = max(1, round(max(image.shape[:2]) / 400))
-    font = ImageFont.load_default(size=max(10, 9 * unit))
+    unit, font = _scale(image)
     for index, face in enumerate(faces):
         colour = (WARNED if notes[index] else CHOSEN) if index in chosen else OTHER
         x0, y0, x1, y1 = face.box
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2 * unit if index in chosen else unit)
-        _label(pen, (x0, y0), " · ".join([str(index), *notes[index]]), font, colour)
+        measured = [f"{face.size:.0f} px", f"{face.confidence:.2f}"] if index in chosen else []
+        _label(pen, (x0, y0), " · ".join([str(index), *measured, *notes[index]]), font, colour)
     return np.array(picture)
+
+
+def draw_label(image: np.ndarray, text: str, good: bool | None) -> np.ndarray:
+    """Return `image` (uint8 [H, W, 3]) with `text` in its upper left corner: green for good, amber for not, grey for neither."""
+    picture = Image.fromarray(image)
+    colour = OTHER if good is None else CHOSEN if good else WARNED
+    _label(ImageDraw.Draw(picture), (0, 0), text, _scale(image)[1], colour)
+    return np.array(picture)
+
+
+def _scale(image: np.ndarray) -> tuple[int, ImageFont.ImageFont | ImageFont.FreeTypeFont]:
+    """The width of thin lines, and a font to be read when the picture is shown small."""
+    unit = max(1, round(max(image.shape[:2]) / 400))
+    return unit, ImageFont.load_default(size=max(10, 9 * unit))
 
 
 def _label(

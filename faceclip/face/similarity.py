@@ -16,6 +16,7 @@ from .detect import detect_faces
 from .dlib_backend import DlibDetector, FivePoints, import_dlib, model_file
 from .insightface_backend import InsightFaceDetector, Provider, load_pack_model
 from .photo import to_rgb8
+from .preview import draw_label
 from .protocol import Face, FaceDetector, FaceError, NoFaceError
 
 Judge = Literal["dlib", "insightface"]
@@ -180,6 +181,21 @@ def rank_images(
         raise FaceError("The batch of images is empty. Connect at least one image.")
     vector = reference_embedding(judge, [to_rgb8(image) for image in reference])
     return score_images(judge, (to_rgb8(image) for image in images), vector, progress)
+
+
+def label_ranking(images: torch.Tensor, found: SimilarityScores) -> torch.Tensor:
+    """ComfyUI images [B, H, W, C] in [0, 1] -> the same in the order of `found`, with place and score on each: [B, H, W, 3].
+
+    Green: usually the same person. Amber: usually another. Grey: no face was found.
+    """
+    labelled = []
+    for place, index in enumerate(found.ranking, 1):
+        score = found.scores[index]
+        missing = math.isnan(score)
+        text = f"{place} · no face" if missing else f"{place} · {score:.3f}"
+        good = None if missing else score >= found.same_person_above
+        labelled.append(torch.from_numpy(draw_label(to_rgb8(images[index]), text, good)).float().div_(255))
+    return torch.stack(labelled)
 
 
 def cosine_similarity(first: np.ndarray, second: np.ndarray) -> float:

@@ -31,6 +31,14 @@ _SHOWN = """(type) => {
 }"""
 _SIZES = """(type) => window.app.graph.nodes.filter((node) => node.type === type)
     .flatMap((node) => node.imgs.map((image) => [image.naturalWidth, image.naturalHeight]))"""
+_SAID = """() => {
+    const said = {}
+    for (const node of window.app.graph.nodes) {
+        const text = node.widgets?.find((widget) => widget.name === '$$node-text-preview')?.value
+        if (text) (said[node.type] ??= []).push(text)
+    }
+    return said
+}"""
 _CHOOSE_PHOTO = """(name) => {
     for (const node of window.app.graph.nodes.filter((node) => node.type === 'LoadImage')) {
         const widget = node.widgets.find((widget) => widget.name === 'image')
@@ -85,6 +93,9 @@ def test_run_shows_the_face_and_the_result(editor: Page, photo: str, screenshots
     editor.wait_for_timeout(1_500)
     editor.screenshot(path=screenshots / "faceclip_mini_demo_run.png")
 
+    said = editor.evaluate(_SAID)
+    assert any("of 69 tokens" in text for text in said["FaceCLIPTextEncode"])
+    assert said["FaceCLIPDetectFaces"][0].startswith("1 face taken from 1 photo.")
     assert [448, 448] in editor.evaluate(_SIZES, "PreviewImage"), "the aligned face"
     assert [512, 512] in editor.evaluate(_SIZES, "PreviewImage"), "the photo with its numbered face"
     latent = next(node for node in read_workflow(DEMO)["nodes"] if node["type"] == "EmptyLatentImage")

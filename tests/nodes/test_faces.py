@@ -94,6 +94,12 @@ def test_pictures_are_ranked_by_likeness_and_those_without_a_face_come_last(run:
     assert "1. image 2: 1.000" in scores and "3. image 0: no face found" in scores
 
 
+def test_the_node_shows_scores_on_the_ranked_pictures_and_gives_them_on_without(pack: dict, photo: torch.Tensor) -> None:
+    result = pack["FaceCLIPFaceSimilarity"].execute(images=photo.repeat(2, 1, 1, 1), reference=photo, judge="dlib")
+    assert len(result.ui.as_dict()["images"]) == 2
+    assert torch.equal(result.result[0][0], photo[0])
+
+
 def test_a_reference_without_a_face_is_refused(run: Any, photo: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="No face was found in reference image 0"):
         run("FaceCLIPFaceSimilarity", images=photo, reference=torch.zeros_like(photo))

@@ -29,12 +29,14 @@ def tables(shop: Workshop) -> str:
 
 def _plan(shop: Workshop) -> str:
     p = shop.plan
+    unets = (
+        f"UNets, in batches of {p.finetune_batch}: {p.base_steps} steps on text alone, the same for all arms, then "
+        f"{p.finetune_steps} on each arm's encoder; in the sweep of the identity share {p.share_steps} from nothing."
+    )
     return (
         f"{p.people:,} people with {p.pictures} pictures each, {p.held_out_people} held out, {p.guided:,} pictures of objects; "
-        f"pretraining {p.pretrain_steps} steps of {p.pretrain_batch} rows; UNets, in batches of {p.finetune_batch}: {p.base_steps} "
-        f"steps on text alone, the same for all arms, then {p.finetune_steps} on each arm's encoder; in the sweep of the identity "
-        f"share {p.share_steps} from nothing. {p.seeds} seeds, {p.sweep_seeds} in sweeps. Intervals are 95 % t-intervals over "
-        "seeds.\n"
+        f"pretraining {p.pretrain_steps} steps of {p.pretrain_batch} rows; {unets} "
+        f"{p.seeds} seeds, {p.sweep_seeds} in sweeps. Intervals are 95 % t-intervals over seeds.\n"
     )
 
 

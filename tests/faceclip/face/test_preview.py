@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from faceclip.face.preview import CHOSEN, OTHER, WARNED, draw_faces
+from faceclip.face.preview import CHOSEN, OTHER, WARNED, draw_faces, draw_label
 
 GREY = np.full((300, 400, 3), 90, np.uint8)
 
@@ -38,3 +40,20 @@ def test_a_picture_of_one_pixel_can_be_drawn_on(face_at):
 
 def test_without_faces_the_picture_stays(face_at):
     assert np.array_equal(draw_faces(GREY, [], [], set()), GREY)
+
+
+def test_a_larger_or_surer_face_has_another_label(face_at):
+    label = (slice(60, 100), slice(140, 330))
+    face = face_at(200, 150)
+    labels = {
+        draw_faces(GREY, [other], [[]], {0})[label].tobytes()
+        for other in (face, replace(face, confidence=face.confidence / 2), replace(face, box=(*face.box[:3], face.box[3] + 30)))
+    }
+    assert len(labels) == 3
+
+
+@pytest.mark.parametrize(("good", "colour"), [(True, CHOSEN), (False, WARNED), (None, OTHER)])
+def test_a_pictures_label_tells_good_from_bad_and_covers_its_corner_alone(good, colour):
+    labelled = draw_label(GREY, "1 - 0.953", good)
+    assert _has(labelled[:40, :120], colour)
+    assert np.array_equal(labelled[40:], GREY[40:]) and np.array_equal(labelled[:, 120:], GREY[:, 120:])

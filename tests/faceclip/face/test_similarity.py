@@ -15,7 +15,8 @@ from faceclip.face import (
     load_judge,
     rank_images,
 )
-from faceclip.face.similarity import cosine_similarity, reference_embedding, score_images
+from faceclip.face.preview import CHOSEN, OTHER, WARNED
+from faceclip.face.similarity import cosine_similarity, label_ranking, reference_embedding, score_images
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,15 @@ def test_images_without_a_face_come_last_and_are_counted_apart(judge, astronaut,
     assert result.ranking == (1, 0)
     assert result.mean == pytest.approx(result.scores[1])
     assert result.judge == "dlib"
+
+
+def test_labels_follow_the_ranking_and_leave_the_rest_of_the_picture(as_batch):
+    images = as_batch(*(np.full((200, 300, 3), shade, np.uint8) for shade in (10, 20, 30)))
+    labelled = label_ranking(images, SimilarityScores((math.nan, 0.5, 0.95), "dlib", 0.9))
+    assert labelled.shape == (3, 200, 300, 3)
+    assert [round(float(row[150, 150, 0]) * 255) for row in labelled] == [30, 20, 10]
+    for row, colour in zip(labelled, (CHOSEN, WARNED, OTHER), strict=True):
+        assert bool(((row * 255).round() == torch.tensor(colour)).all(-1).any())
 
 
 def test_an_aligned_crop_serves_as_reference(judge, astronaut, as_batch):

@@ -1,0 +1,53 @@
+"""What nodes say on themselves: to the browser that queued them, and nowhere else."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def heard(comfy: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, str]]]:
+    """(text, node, client) of everything said, as by node 12 in a server that browser "b" uses."""
+    import sys
+
+    from comfy_execution.utils import CurrentNodeContext
+
+    said: list[tuple[str, str, str]] = []
+    server = types.SimpleNamespace(client_id="b", send_progress_text=lambda *what: said.append(what))
+    module = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server))
+    monkeypatch.setitem(sys.modules, "server", module)
+    with CurrentNodeContext("prompt", "12"):
+        yield said
+
+
+def test_text_encode_says_how_long_the_prompt_is(run: Any, encoder: Any, identity: Any, heard: list) -> None:
+    run("FaceCLIPTextEncode", encoder=encoder, prompt="a man on a beach")
+    run("FaceCLIPTextEncode", encoder=encoder, prompt="a man on a beach", identity=identity)
+    # The prefix of a prompt with a face takes six of the tokens.
+    assert heard == [("5 of 75 tokens", "12", "b"), ("5 of 69 tokens", "12", "b")]
+
+
+def test_text_encode_says_what_was_cut_and_into_how_many_chunks(run: Any, encoder: Any, heard: list) -> None:
+    long = "red " * 76 + "hat"
+    run("FaceCLIPTextEncode", encoder=encoder, prompt=long)
+    run("FaceCLIPTextEncode", encoder=encoder, prompt=long, long_prompts="chunk")
+    assert [text for text, *_ in heard] == ["77 of 75 tokens: too long. Left out: red hat", "77 tokens in 2 chunks of 75"]
+
+
+def test_detect_faces_and_save_identity_say_what_they_report(run: Any, identity: Any, heard: list) -> None:
+    *_, report = run("FaceCLIPDetectFaces", image=torch.rand(1, 448, 448, 3))
+    _, name = run("FaceCLIPSaveIdentity", identity=identity, name="said")
+    assert [text for text, *_ in heard] == [report, f"Saved as {name}"]
+
+
+def test_a_comfyui_without_such_texts_is_left_alone(heard: list, run: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.delattr(sys.modules["server"].PromptServer.instance, "send_progress_text")
+    run("FaceCLIPTextEncode", encoder=encoder, prompt="a man")
+    assert heard == []
