@@ -2,8 +2,7 @@
 
     python scripts/make_help_pictures.py PHOTO [FOLDER]       (default folder: web/docs/images)
 
-Starts the ComfyUI that `python dev.py demo` fetched, or the one at COMFYUI_PATH, and needs Playwright with a Chromium. The
-graph has every node of the pack, on the mini model; PHOTO should show one face.
+The graph has every node of the pack, on the mini model; PHOTO should show one face. Needs what `comfy_editor` does.
 """
 
 from __future__ import annotations
@@ -11,35 +10,19 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Beside this file, where Python looks first for a script's imports.
+from comfy_editor import ROOT, comfyui, editor
 from PIL import Image
-from workflow_format import Graph, Node, Place  # beside this file, where Python looks first for a script's imports
+from workflow_format import Graph, Node, Place
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # for the demo's server and client, which are no installed package; last, since ComfyUI has a `nodes`
-
-from demo.client import ComfyClient  # noqa: E402
-from demo.graph import to_prompt  # noqa: E402
-from demo.link import link_pack  # noqa: E402
-from demo.server import ComfyServer  # noqa: E402
-from demo.setup import CHROMIUMS  # noqa: E402
+from demo.graph import to_prompt
 
 WIDTH, HEIGHT, MARGIN, TITLE = 1500, 900, 26, 30
 QUALITY = 80
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
-    "Comfy.Minimap.Visible": False,
-    "Comfy.Workflow.Persist": False,
-    "Comfy.EnableTooltips": False,
-}
 SIZE: Mapping[str, Any] = {"width": 256, "height": 256}
 PROMPT = "an astronaut reading a letter on a beach at sunset, film photograph"
 _FRAMED = """(ids) => {
@@ -137,16 +120,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
 
 def take(address: str, workflow: Mapping[str, Any], frames: Mapping[str, list[Node]], folder: Path) -> None:
     """Open the workflow in the editor, run it, and write FOLDER/NODE_ID.webp for each frame."""
-    from playwright.sync_api import sync_playwright
-
-    system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
-        page.goto(address)
-        page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=120_000)
-        page.wait_for_function("() => !document.querySelector('.p-blockui-mask')", timeout=60_000)
+    with editor(address, WIDTH, HEIGHT) as page:
         page.evaluate("(graph) => window.app.loadGraphData(graph)", workflow)
         page.wait_for_timeout(1_500)
         page.get_by_role("button", name="Run", exact=True).click()
@@ -163,7 +137,6 @@ def take(address: str, workflow: Mapping[str, Any], frames: Mapping[str, list[No
             clip = {"x": ORIGIN[0], "y": ORIGIN[1], "width": width, "height": height}
             picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
             picture.save(folder / f"{name}.webp", quality=QUALITY, method=6)
-        browser.close()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -171,23 +144,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("photo", type=Path, help="a photo with one face")
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "web" / "docs" / "images")
     options = parser.parse_args(argv)
-    comfyui = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui").resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        for part in ("models", "input", "output", "temp", "user"):
-            (base / part).mkdir()
-        link_pack(base / "custom_nodes")
-        with ComfyServer(comfyui, Path(sys.executable), base / "server.log", ["--cpu", "--base-directory", name]) as server:
-            client = ComfyClient(server.address)
-            client.post("/settings", SETTINGS)
-            photo = client.upload_photo("photo.png", options.photo.read_bytes())
-            client.run(_friend(photo))
-            graph = Graph("help pictures", client.get("/object_info"))
-            frames = draw(graph, photo)
-            workflow = graph.to_dict()
-            to_prompt(workflow, client.get("/object_info"))  # raises where the graph and the nodes disagree
-            take(server.address, workflow, frames, options.folder)
+    with comfyui() as (address, client):
+        photo = client.upload_photo("photo.png", options.photo.read_bytes())
+        client.run(_friend(photo))
+        graph = Graph("help pictures", client.get("/object_info"))
+        frames = draw(graph, photo)
+        workflow = graph.to_dict()
+        to_prompt(workflow, client.get("/object_info"))  # raises where the graph and the nodes disagree
+        take(address, workflow, frames, options.folder)
 
 
 def _friend(photo: str) -> dict[str, dict[str, Any]]:
