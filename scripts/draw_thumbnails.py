@@ -1,0 +1,247 @@
+"""Draw the workflows' thumbnails for ComfyUI's template browser: what goes in and what comes out, with people of the drawn world.
+
+    python scripts/draw_thumbnails.py [FOLDER]       (default folder: workflows)
+
+They are schemes, drawn by code, and no results: the world knows what every person looks like in every scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from train.synthetic import World
+from train.world.features import Expression
+from train.world.people import LATENTS, Person
+from train.world.scenes import Scene
+
+SIZE, RADIUS, MIDDLE = 400, 14, 138
+BACK, LINE, TEXT, GOOD = (29, 33, 42), (112, 124, 148), (214, 220, 232), (64, 220, 120)
+WORLD = World(3, 256, identity_share=1.0)
+ANN, BEN, CAROL = (WORLD.person(number) for number in (12, 0, 18))
+PASSPORT = replace(
+    WORLD.scene(5),
+    place="plain wall",
+    place_colour="grey",
+    framing="close-up",
+    headwear="",
+    glasses="",
+    scarf="",
+    yaw=0.05,
+    pitch=0.0,
+    roll=0.0,
+    expression=Expression(smile=0.7, open=0.1, brows=0.5, lids=0.9, gaze=0.0),
+)
+
+
+def scene(place: str, clothes: str = "t-shirt", colour: str = "white", framing: str = "bust", **changes) -> Scene:
+    """A scene that shows a person from the front, with nothing on the head unless told."""
+    told = {"place": place, "clothes": clothes, "colour": colour, "framing": framing, "side": "centre", **changes}
+    return replace(PASSPORT, pattern="plain", **told)
+
+
+@functools.cache
+def _shown(person: int, at: Scene) -> Image.Image:
+    return Image.fromarray(WORLD.portrait_from(WORLD.person(person), at).image)
+
+
+def picture(person: Person, at: Scene = PASSPORT) -> Image.Image:
+    """A person in a scene, 256 x 256."""
+    if person.number < 0:  # made of two others
+        return Image.fromarray(WORLD.portrait_from(person, at).image)
+    return _shown(person.number, at)
+
+
+class Board:
+    """A thumbnail in the making: above what goes in, below what comes out."""
+
+    def __init__(self):
+        self.image = Image.new("RGB", (SIZE, SIZE), BACK)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def put(self, shown: Image.Image, x: int, y: int, width: int, height: int = 0, frame: tuple[int, int, int] = LINE) -> None:
+        """A picture with round corners in a frame."""
+        size = (width, height or width)
+        part = ImageOps.fit(shown, size, Image.Resampling.LANCZOS)
+        mask = Image.new("L", (2 * size[0], 2 * size[1]))
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, 2 * size[0] - 1, 2 * size[1] - 1), 2 * RADIUS, fill=255)
+        self.image.paste(part, (x, y), mask.resize(size, Image.Resampling.LANCZOS))
+        self.pen.rounded_rectangle((x, y, x + size[0] - 1, y + size[1] - 1), RADIUS, outline=frame, width=3)
+
+    def above(self, shown: Sequence[Image.Image | str], signs: str = "") -> None:
+        """What goes in, in a row: pictures, or a file's name; `signs` stand between them."""
+        side, gap = 108, 22
+        left = (SIZE - len(shown) * side - (len(shown) - 1) * gap) // 2
+        for place, item in enumerate(shown):
+            x = left + place * (side + gap)
+            if isinstance(item, str):
+                self.file(item, x, 16, side)
+            else:
+                self.put(item, x, 16, side)
+            if place and signs:
+                self.text(signs[place - 1], x - gap // 2, 16 + side // 2, 26)
+        self.pen.polygon([(SIZE // 2 - 13, MIDDLE - 4), (SIZE // 2 + 13, MIDDLE - 4), (SIZE // 2, MIDDLE + 11)], fill=LINE)
+
+    def below(self, shown: Image.Image, width: int = 230, frame: tuple[int, int, int] = LINE) -> None:
+        """The one picture that comes out."""
+        self.put(shown, (SIZE - width) // 2, MIDDLE + 20, width, 230, frame)
+
+    def file(self, name: str, x: int, y: int, side: int) -> None:
+        self.pen.rounded_rectangle((x, y, x + side - 1, y + side - 1), RADIUS, fill=(46, 52, 66), outline=LINE, width=3)
+        self.pen.polygon([(x + side - 34, y), (x + side, y), (x + side, y + 34)], fill=BACK)
+        self.pen.polygon([(x + side - 34, y), (x + side - 34, y + 34), (x + side - 1, y + 34)], fill=LINE)
+        self.text(name, x + side // 2, y + side // 2 + 12, 19)
+
+    def text(self, words: str, x: int, y: int, size: int, colour: tuple[int, int, int] = TEXT) -> None:
+        self.pen.text((x, y), words, fill=colour, font=ImageFont.load_default(size), anchor="mm", align="center")
+
+
+def mini_demo(board: Board) -> None:
+    board.above([picture(ANN)])
+    small = picture(ANN, scene("beach", "hoodie", "red", "close-up")).resize((64, 64), Image.Resampling.BOX)
+    board.below(small.resize((256, 256), Image.Resampling.NEAREST))
+
+
+def basic(board: Board) -> None:
+    board.above([picture(ANN)])
+    board.below(picture(ANN, scene("library", "shirt", "blue")))
+
+
+def rank(board: Board) -> None:
+    board.above([picture(ANN)])
+    at = [scene(place, "suit", "black", "close-up", second_colour="red") for place in ("sunset", "night", "brick wall")]
+    for place, shown in enumerate((picture(ANN, at[0]), picture(between(ANN, CAROL, 0.5), at[1]), picture(CAROL, at[2]))):
+        x = 14 + place * 126
+        board.put(shown, x, MIDDLE + 60, 118, 150, GOOD if place == 0 else LINE)
+        board.text(str(place + 1), x + 59, MIDDLE + 40, 24, GOOD if place == 0 else TEXT)
+
+
+def references(board: Board) -> None:
+    turned = [replace(PASSPORT, yaw=yaw, place=place) for yaw, place in ((-0.4, "forest"), (0.05, "plain wall"), (0.4, "city"))]
+    board.above([picture(ANN, at) for at in turned])
+    board.below(picture(ANN, scene("mountains", "coat", "green", second_colour="white")))
+
+
+def between(first: Person, second: Person, ratio: float) -> Person:
+    return Person(-1, first.latents + ratio * (second.latents - first.latents))
+
+
+def blend(board: Board) -> None:
+    board.above([picture(ANN), picture(BEN)], "+")
+    board.below(picture(between(ANN, BEN, 0.5), scene("meadow", "sweater", "orange")))
+
+
+def save_identity(board: Board) -> None:
+    board.above([picture(BEN)])
+    board.file("my_person", SIZE // 2 - 75, MIDDLE + 50, 150)
+
+
+def saved_identity(board: Board) -> None:
+    board.above(["my_person"])
+    board.below(picture(BEN, scene("city", "suit", "grey", second_colour="blue")))
+
+
+def timestep_range(board: Board) -> None:
+    at = scene("autumn park", "turtleneck", "purple")
+    layout = picture(CAROL, at).filter(ImageFilter.GaussianBlur(12))
+    board.above([picture(CAROL)])
+    board.put(layout, 16, MIDDLE + 40, 140, 180)
+    board.put(picture(CAROL, at), 244, MIDDLE + 40, 140, 180)
+    board.text("prompt", 86, MIDDLE + 238, 18)
+    board.text("+ face", 314, MIDDLE + 238, 18)
+    board.text(">", SIZE // 2, MIDDLE + 130, 36, LINE)
+
+
+def img2img(board: Board) -> None:
+    at = scene("desert", "shirt", "turquoise", side="right", headwear="straw hat", headwear_colour="yellow")
+    board.above([picture(BEN, at), picture(ANN)], "+")
+    board.below(picture(ANN, at))
+
+
+def face_swap(board: Board) -> None:
+    at = scene("living room", "sweater", "green", "bust", second_colour="white")
+    masked = picture(BEN, at).copy()
+    ImageDraw.Draw(masked).ellipse((82, 42, 174, 168), outline=GOOD, width=7)
+    board.above([masked, picture(CAROL)], "+")
+    hair = np.array(["hair" in name or name in ("curl", "beard") for name in LATENTS])
+    swapped = Person(-1, np.where(hair, BEN.latents, CAROL.latents))  # what is beside the mask stays
+    board.below(picture(swapped, at))
+
+
+def folder(board: Board) -> None:
+    thing = Image.fromarray(WORLD.object_picture("house", 1).image)
+    board.above([picture(ANN), thing, picture(CAROL)])
+    x, side = (SIZE - 108) // 2, 108
+    board.pen.line((x + 18, 34, x + side - 18, side - 2), fill=(240, 90, 90), width=7)
+    board.pen.line((x + 18, side - 2, x + side - 18, 34), fill=(240, 90, 90), width=7)
+    for place, person in enumerate((ANN, CAROL)):
+        board.put(picture(person, scene("sunset", "t-shirt", "yellow")), 16 + place * 192, MIDDLE + 36, 176, 200)
+
+
+def lora(board: Board) -> None:
+    board.above([picture(ANN), "LoRA"], "+")
+    plain = picture(ANN, scene("forest", "hoodie", "purple")).filter(ImageFilter.ModeFilter(7))
+    styled = ImageOps.autocontrast(plain).quantize(14, dither=Image.Dither.NONE).convert("RGB")
+    board.below(styled)
+
+
+def transplant(board: Board) -> None:
+    board.above(["unet", "SDXL", "yours"], "-+")
+    warm = Image.blend(picture(BEN, scene("beach", "tank top", "blue")), Image.new("RGB", (256, 256), (255, 150, 60)), 0.25)
+    board.below(warm)
+
+
+def people(*who: Person) -> Callable[[Board], None]:
+    def draw(board: Board) -> None:
+        board.above([picture(person) for person in who])
+        width = 360 // len(who)
+        strips = [
+            ImageOps.fit(picture(person, scene("city", "coat", colour)), (width, 230))
+            for person, colour in zip(who, COATS, strict=False)
+        ]
+        board.below(Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips], axis=1)), 360)
+
+    return draw
+
+
+COATS = ("red", "grey", "blue")
+
+
+THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
+    "faceclip_mini_demo": mini_demo,
+    "faceclip_sdxl_basic": basic,
+    "faceclip_sdxl_rank": rank,
+    "faceclip_sdxl_references": references,
+    "faceclip_sdxl_blend": blend,
+    "faceclip_sdxl_save_identity": save_identity,
+    "faceclip_sdxl_saved_identity": saved_identity,
+    "faceclip_sdxl_timestep_range": timestep_range,
+    "faceclip_sdxl_img2img": img2img,
+    "faceclip_sdxl_face_swap": face_swap,
+    "faceclip_sdxl_folder": folder,
+    "faceclip_sdxl_lora": lora,
+    "faceclip_sdxl_transplant": transplant,
+    "faceclip_two_people": people(ANN, BEN),
+    "faceclip_three_people": people(ANN, BEN, CAROL),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Draw the workflows' thumbnails.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "workflows")
+    out = parser.parse_args(argv).folder
+    for name, draw in THUMBNAILS.items():
+        board = Board()
+        draw(board)
+        board.image.save(out / f"{name}.jpg", quality=85, optimize=True)
+        print(out / f"{name}.jpg")
+
+
+if __name__ == "__main__":
+    main()
