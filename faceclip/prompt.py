@@ -30,18 +30,19 @@ class TokenizedPrompt:
 
     input_ids: [chunks, 77] int64 (start, text, end, zeros). weights: [chunks, 77], 1 where nothing is emphasised.
     count: tokens of the user's text, without prefix, start and end. cut: the end of the prompt that did not fit, or "".
+    with_identity: whether every chunk begins with the prefix and its identity token.
     """
 
     input_ids: Tensor
     weights: Tensor
     count: int
     cut: str
+    with_identity: bool
 
     @property
     def room(self) -> int:
         """How many tokens of the user's text a chunk holds: 75 less the prefix, where there is a face."""
-        has_prefix = bool(self.input_ids[0, IDENTITY_POSITION] == IDENTITY_TOKEN)
-        return CONTEXT - 2 - (len(_prefix()) if has_prefix else 0)
+        return CONTEXT - 2 - (len(_prefix()) if self.with_identity else 0)
 
     @property
     def weighted(self) -> bool:
@@ -52,8 +53,7 @@ class TokenizedPrompt:
         missing = chunks - len(self.input_ids)
         if missing <= 0:
             return self
-        has_prefix = bool(self.input_ids[0, IDENTITY_POSITION] == IDENTITY_TOKEN)
-        empty = tokenize("", has_prefix)
+        empty = tokenize("", self.with_identity)
         input_ids = torch.cat([self.input_ids, empty.input_ids.expand(missing, CONTEXT)])
         return replace(self, input_ids=input_ids, weights=torch.cat([self.weights, torch.ones(missing, CONTEXT)]))
 
@@ -79,6 +79,7 @@ def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut"
         weights=torch.tensor([[weight for _, weight in row] for row in padded]),
         count=len(tokens),
         cut=decode(cut).strip() if cut else "",
+        with_identity=with_identity,
     )
 
 

@@ -111,7 +111,9 @@ def _open_safetensors(path: Path, size: int, length: int) -> TensorFile:
         }
         contradictory = next((name for name in entries if not _is_consistent(entries[name], *spans[name])), None)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged: its header cannot be read ({error!r}). Download it again.") from error
+        raise CheckpointError(
+            f"{path} is damaged: its header cannot be read ({type(error).__name__}: {str(error)[:200]}). Download it again."
+        ) from error
     if contradictory is not None:
         raise CheckpointError(
             f"{path} is damaged: the header's entry for {contradictory!r} contradicts itself. Download it again."
