@@ -39,6 +39,10 @@ _SAID = """() => {
     }
     return said
 }"""
+_BE_LESS_SURE = """() => {
+    const node = window.app.graph.nodes.find((node) => node.type === 'FaceCLIPDetectFaces')
+    node.widgets.find((widget) => widget.name === 'min_confidence').value = 0.45
+}"""
 _CHOOSE_PHOTO = """(name) => {
     for (const node of window.app.graph.nodes.filter((node) => node.type === 'LoadImage')) {
         const widget = node.widgets.find((widget) => widget.name === 'image')
@@ -86,6 +90,7 @@ def test_our_conversion_sends_what_the_editor_sends(workflow: Path, editor: Page
 def test_run_shows_the_face_and_the_result(editor: Page, photo: str, screenshots: Path) -> None:
     drop(editor, DEMO.read_text(encoding="utf-8"), DEMO.name)
     editor.evaluate(_CHOOSE_PHOTO, photo)
+    editor.evaluate(_BE_LESS_SURE)  # a node that ran before, for another test, would say nothing
     editor.get_by_role("button", name="Run", exact=True).click()
     for kind in ("PreviewImage", "SaveImage"):
         editor.wait_for_function(_SHOWN, arg=kind, timeout=300_000)
