@@ -64,7 +64,7 @@ def _bars(results: Results, names: Sequence[str], title: str) -> Figure:
             axes.plot([place] * len(seeds), seeds, ".", color="black", markersize=4)
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xlim(-0.6, len(names) - 0.4)
-        axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+        axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=7)
         axes.set_title(NAMES[measure], fontsize=9)
     figure.suptitle(title)
     return figure
