@@ -25,7 +25,7 @@ from . import cache, finetune_sdxl, join, pretrain
 from .engines import EngineError
 from .miniature.clip import train_clip
 from .miniature.groundwork import call, make_teacher, make_world, mini_towers, read_world
-from .miniature.mini_export import REFINED, measure_mini, new_mini_unet, write_mini
+from .miniature.mini_export import measure_mini, new_mini_unet, write_mini
 from .miniature.plan import FULL
 from .miniature.quality import clip_quality
 from .miniature.workshop import Workshop, machine, stopped
@@ -91,6 +91,8 @@ class Recipe:
     shop: Workshop
     threads: int = 1
     settings: Settings = field(default_factory=Settings)
+    refined: bool = False
+    """Whether the UNet is trained on, for longer than all else takes together. The files that the pack ships are not."""
 
     @property
     def out(self) -> Path:
@@ -99,6 +101,10 @@ class Recipe:
     @cached_property
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Name -> what does it; its return value is noted."""
+        refinement: dict[str, Callable[[], Any]] = {
+            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
+            "refine": self.refine,
+        }
         return {
             **{f"world {world}": lambda world=world: make_world(self.shop, world, self.threads) for world in ("main", "judges")},
             **{
@@ -111,12 +117,16 @@ class Recipe:
             "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
             "latents": lambda: self.cache_latents(self.finetune_data, self.out / "latents"),
             "finetune": self.finetune,
-            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
-            "refine": self.refine,
+            **(refinement if self.refined else {}),
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
-            "export": lambda: write_mini(self.shop, self.out, self.encoder),
+            "export": lambda: write_mini(self.shop, self.out, self.encoder, self.unet),
             "measure": self.measure,
         }
+
+    @property
+    def unet(self) -> Path:
+        """The run whose UNet is the model's."""
+        return self.out / ("refine" if self.refined else "finetune")
 
     @property
     def encoder(self) -> Path:
@@ -144,7 +154,7 @@ class Recipe:
     def measure(self) -> dict[str, Any]:
         chosen = self.settings
         plan = replace(self.shop.plan, size=chosen.size, scenes=chosen.scenes, sampler_steps=chosen.sampler_steps)
-        return measure_mini(replace(self.shop, plan=plan), self.out)
+        return measure_mini(replace(self.shop, plan=plan), self.out, self.unet)
 
     def towers(self, branch: str) -> tuple[object, ...]:
         return mini_towers(self.shop, branch, self.clip(branch))
@@ -177,7 +187,7 @@ class Recipe:
     def refine(self) -> None:
         """Go on with all people, in bf16, to a learning rate of zero. The face tower is one: its features serve both branches."""
         caches = ("--latents", self.out / "latents_all", "--features", self.out / "features_l")
-        self._train_unet(REFINED, self.out / "finetune" / "unet", ("--data", self.all_people, *caches, *self.settings.refine))
+        self._train_unet("refine", self.out / "finetune" / "unet", ("--data", self.all_people, *caches, *self.settings.refine))
 
     def _train_unet(self, run: str, start: Path, options: Sequence[object]) -> None:
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
@@ -226,6 +236,8 @@ class _Command:
     """Stages to do, by name; what they need must be there. All by default."""
     threads: int = 2
     """Of torch."""
+    refine: bool = False
+    """Train the UNet on, with all people. The files that the pack ships were made without."""
     install: bool = False
     """Afterwards, copy the finished files into the pack; fails while a stage is missing."""
 
@@ -234,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
-    recipe = Recipe(Workshop(command.out, FULL), command.threads)
+    recipe = Recipe(Workshop(command.out, FULL), command.threads, refined=command.refine)
     if unknown := sorted(set(command.only) - set(recipe.stages)):
         print(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.", file=sys.stderr)
         return 1

@@ -26,8 +26,6 @@ from .quality import NEIGHBOURS, held_out, reconstruct
 from .workshop import Workshop
 
 UNET_CONFIG = PRESETS / "mini_unet.json"
-REFINED = "refine"
-"""Folder, in the mini model's own, of the training run whose UNet ships."""
 METADATA = {
     "trained": "true",
     "preset": "mini",
@@ -46,10 +44,10 @@ def new_mini_unet(folder: Path) -> None:
     unet.save_pretrained(folder)
 
 
-def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
+def write_mini(shop: Workshop, work: Path, encoder: Path, unet_run: Path) -> dict[str, float]:
     """Write the three files below `work`/models in bf16, laid out as the pack's, and `work`/judge.safetensors.
 
-    Returns their sizes in MiB.
+    The UNet is that of the training run in `unet_run`. Returns their sizes in MiB.
     """
     models = work / "models"
     paths = [models / f"faceclip/faceclip_mini_{name}.safetensors" for name in ("encoder", "unet")]
@@ -57,7 +55,7 @@ def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
-    unet = work / REFINED / "unet" / "diffusion_pytorch_model.safetensors"
+    unet = unet_run / "unet" / "diffusion_pytorch_model.safetensors"
     # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
     write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
     to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
@@ -66,7 +64,7 @@ def write_mini(shop: Workshop, work: Path, encoder: Path) -> dict[str, float]:
     return {path.name: path.stat().st_size / 2**20 for path in paths}
 
 
-def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
+def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
     """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
 
     `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
@@ -74,7 +72,7 @@ def measure_mini(shop: Workshop, work: Path) -> dict[str, Any]:
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    sdxl = sdxl_pipeline(unet, work / REFINED / "scheduler", shop.teacher("autoencoder"))
+    sdxl = sdxl_pipeline(unet, unet_run / "scheduler", shop.teacher("autoencoder"))
     pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)

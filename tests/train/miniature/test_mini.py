@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
 from train import finetune_sdxl, pretrain
 from train.mini import Recipe, Settings, main
+from train.miniature.mini_export import write_mini
 from train.miniature.workshop import ProofError, Workshop
 
 SETTINGS = Settings(
@@ -30,7 +32,7 @@ PACK = Path(__file__).resolve().parents[3] / "models"
 
 @pytest.fixture(scope="module")
 def recipe(shop: Workshop) -> Recipe:
-    made = Recipe(shop, settings=SETTINGS)
+    made = Recipe(shop, settings=SETTINGS, refined=True)
     made.make()
     return made
 
@@ -93,7 +95,7 @@ def test_a_part_of_the_recipe_is_not_called_the_model(tmp_path: Path, capsys: py
 def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (pretrain, finetune_sdxl):
         monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
-    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
+    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS, refined=True)
     for stage in ("pretrain l", "finetune", "refine"):
         with pytest.raises(ProofError, match="was stopped; the same command goes on"):
             stopped.make([stage])
@@ -105,3 +107,13 @@ def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: 
     said = capsys.readouterr().err
     assert "no stage finetun" in said and "finetune" in said and "teacher clip g" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_refinement_the_model_has_the_first_runs_unet(recipe: Recipe, tmp_path: Path) -> None:
+    plain = replace(recipe, refined=False)
+    assert set(recipe.stages) - set(plain.stages) == {"latents of all", "refine"}
+    write_mini(plain.shop, tmp_path, plain.encoder, plain.unet)
+    trained = load_file(plain.out / "finetune" / "unet" / "diffusion_pytorch_model.safetensors")
+    for folder, equal in ((tmp_path, True), (recipe.out, False)):
+        made = load_file(folder / "models" / f"{MODELS[1]}.safetensors")
+        assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items()) is equal
