@@ -34,15 +34,21 @@ def load_encoder(
     dtype: torch.dtype,
     compute_dtype: torch.dtype | None = None,
     operations=None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FaceCLIPEncoder:
     """Build the encoder of a file: weights kept in `dtype` on `device`, in eval mode and without gradients.
 
     `compute_dtype` defaults to `dtype` where `device` is fast in it, else to fp32. `operations` defaults to `torch.nn`, or to
-    layers that cast their weights when the two differ. Equal face towers are held once. Raises CheckpointError.
+    layers that cast their weights when the two differ. Equal face towers are held once. `progress(done, total)` counts tensors
+    read. Raises CheckpointError.
     """
     file = open_encoder_file(path)
     config = _config_of(file)
-    tensors = {name: convert_tensor(name, entry.read(), dtype).to(device) for name, entry in file.entries.items()}
+    tensors = {}
+    for done, (name, entry) in enumerate(file.entries.items(), 1):
+        tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
+        if progress:
+            progress(done, len(file.entries))
     shared = _share_face_tower(tensors, config)
     compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
     operations = operations or (nn if compute_dtype == dtype else ops.casting)

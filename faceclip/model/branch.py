@@ -44,6 +44,11 @@ class FaceCLIPBranch(TextTower):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers of text tower and fusion that every prompt goes through."""
+        return [*self.transformer.resblocks, *self.fuser.layers]
+
     def forward(self, input_ids: Tensor, class_token: Tensor, patch_tokens: Tensor, present: Tensor) -> BranchOutput:
         """`input_ids` [B, T] int64, `class_token` [B, 512], `patch_tokens` [B, P, w], `present` [B] bool: has the row a face?"""
         hidden = self.encode_tokens(self._embed(input_ids, class_token.to(patch_tokens.dtype), present))

@@ -77,6 +77,16 @@ class FaceCLIPEncoder(nn.Module):
         return list({id(branch.face_encoder): branch.face_encoder for branch in self.branches.values()}.values())
 
     @property
+    def face_layers(self) -> list[nn.Module]:
+        """The layers that run once per batch of faces, for whoever wants to look up in between (see `joint_layers`)."""
+        return [block for tower in self.face_towers for block in tower.blocks]
+
+    @property
+    def joint_layers(self) -> list[nn.Module]:
+        """The layers that run once per batch of prompts, nearly in order."""
+        return [layer for branch in self.branches.values() for layer in branch.layers]
+
+    @property
     def device(self) -> torch.device:
         return self.compute_device or next(self.parameters()).device
 

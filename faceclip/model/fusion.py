@@ -26,6 +26,12 @@ class Fuser(nn.Module):
         self.enc_output = operations.Linear(width, width)
         self.enc_output_norm = operations.LayerNorm(width)
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The layers that run; the last block's face layer is none of them."""
+        encoder = self.encoder
+        return [*encoder.fusion_layers, *encoder.text_layers, *encoder.layers[:-1]]
+
     def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor) -> Tensor:
         """Text [B, T, d] and face [B, P, d] streams with their positions ([T, d], [P, d]) -> joint representation e [B, T, d]."""
         return self.encoder(text, text_positions, face, face_positions)

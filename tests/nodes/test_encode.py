@@ -123,12 +123,67 @@ def test_a_black_crop_in_a_batch_is_text_alone(run: Any, encoder: Any, crops: to
     assert not torch.allclose(rows[0], rows[1], atol=1e-2)
 
 
-def test_cancel_stops_between_faces(run: Any, encoder: Any, crops: torch.Tensor) -> None:
+class _Bar:
+    """ComfyUI's hook of the progress bar; at the message `cancel_at`, the user presses Cancel."""
+
+    def __init__(self, cancel_at: int = 0):
+        self.shown: list[tuple[int, int]] = []
+        self.cancel_at = cancel_at
+
+    def __call__(self, value: int, total: int, preview: object = None, node_id: object = None) -> None:
+        import comfy.model_management as management
+
+        self.shown.append((value, total))
+        if len(self.shown) == self.cancel_at:
+            management.interrupt_current_processing(True)
+
+
+@pytest.fixture
+def bar(pack_module: Any, comfy: Any, monkeypatch: pytest.MonkeyPatch) -> _Bar:
+    """What the progress bar is told, each time that there is something to tell."""
+    import sys
+
+    import comfy.utils
+
+    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.encoder_model"], "_SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", shown := _Bar())
+    return shown
+
+
+def _work(what: str, run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    if what == "load":
+        run("FaceCLIPEncoderLoader", encoder_name=MINI.name)
+    elif what == "faces":
+        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops.repeat(4, 1, 1, 1), combine="batch")
+    else:
+        run("FaceCLIPTextEncode", encoder=encoder, prompt="a man on a beach")
+
+
+@pytest.mark.parametrize("what", ["load", "faces", "text"])
+def test_the_bar_moves_from_layer_to_layer_and_is_full_at_the_end(
+    what: str, bar: _Bar, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
+) -> None:
+    prompt("so that the blank face is there")
+    bar.shown.clear()
+    _work(what, run, encoder, crops)
+    done, totals = zip(*bar.shown, strict=True)
+    assert list(done) == list(range(1, totals[0] + 1)) and set(totals) == {totals[0]} and totals[0] > 5
+
+
+@pytest.mark.parametrize("what", ["load", "faces", "text"])
+def test_cancel_stops_at_the_next_layer_and_leaves_the_encoder_as_it_was(
+    what: str, bar: _Bar, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
+) -> None:
     import comfy.model_management as management
 
-    management.interrupt_current_processing(True)
+    before = prompt("a man on a beach")[0][0]
+    bar.shown.clear()
+    bar.cancel_at = 3
     with pytest.raises(management.InterruptProcessingException):
-        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops)
+        _work(what, run, encoder, crops)
+    assert len(bar.shown) == 3
+    bar.cancel_at = 0
+    assert torch.equal(prompt("a man on a beach")[0][0], before)
 
 
 def test_long_prompts_are_cut_with_a_warning_or_chunked(prompt: Any, identity: Any, caplog: pytest.LogCaptureFixture) -> None:
