@@ -8,6 +8,7 @@ They are schemes, drawn by code, and no results: the world knows what every pers
 from __future__ import annotations
 
 import argparse
+import colorsys
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -197,6 +198,56 @@ def transplant(board: Board) -> None:
     board.below(warm)
 
 
+def skeleton(x: int, y: int, side: int) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int, int]]]:
+    """An OpenPose figure in a square: limbs as lines with their colours."""
+    joints = {
+        "neck": (0.5, 0.24),
+        "head": (0.5, 0.12),
+        "left elbow": (0.28, 0.2),
+        "left hand": (0.16, 0.06),
+        "right elbow": (0.72, 0.36),
+        "right hand": (0.86, 0.24),
+        "hip": (0.5, 0.56),
+        "left knee": (0.36, 0.74),
+        "left foot": (0.28, 0.94),
+        "right knee": (0.66, 0.72),
+        "right foot": (0.62, 0.94),
+    }
+    limbs = ("head neck", "neck left elbow", "left elbow left hand", "neck right elbow", "right elbow right hand", "neck hip")
+    limbs += ("hip left knee", "left knee left foot", "hip right knee", "right knee right foot")
+    places = {name: (round(x + a * side), round(y + b * side)) for name, (a, b) in joints.items()}
+    found = []
+    for number, limb in enumerate(limbs):
+        ends = [name for name in joints if name in limb]
+        colour = colorsys.hsv_to_rgb(number / len(limbs), 0.85, 1.0)
+        found.append((places[ends[0]], places[ends[1]], tuple(round(255 * value) for value in colour)))
+    return found
+
+
+def pose(board: Board) -> None:
+    x, side = (SIZE + 22) // 2, 108
+    board.above([picture(BEN), Image.new("RGB", (side, side))], "+")
+    for start, end, colour in skeleton(x, 16, side):
+        board.pen.line((*start, *end), fill=colour, width=5)
+    board.below(picture(BEN, scene("sunset", "t-shirt", "white", "half-length")))
+
+
+def group_photo(board: Board) -> None:
+    at = (scene("autumn park", "sweater", "green"), scene("autumn park", "shirt", "white"))
+    layout = beside(*(picture(WORLD.person(number), look) for number, look in zip((3, 7), at, strict=True)))
+    boxed = layout.copy()
+    for left in (78, 334):
+        ImageDraw.Draw(boxed).ellipse((left, 40, left + 100, 166), outline=GOOD, width=8)
+    board.above([picture(ANN), picture(BEN)])
+    board.put(boxed, 16, MIDDLE + 50, 172, 90)
+    board.text(">", SIZE // 2, MIDDLE + 95, 30, LINE)
+    board.put(beside(*(picture(person, look) for person, look in zip((ANN, BEN), at, strict=True))), 212, MIDDLE + 50, 172, 90)
+
+
+def beside(*pictures: Image.Image) -> Image.Image:
+    return Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+
+
 def people(*who: Person) -> Callable[[Board], None]:
     def draw(board: Board) -> None:
         board.above([picture(person) for person in who])
@@ -205,7 +256,7 @@ def people(*who: Person) -> Callable[[Board], None]:
             ImageOps.fit(picture(person, scene("city", "coat", colour)), (width, 230))
             for person, colour in zip(who, COATS, strict=False)
         ]
-        board.below(Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips], axis=1)), 360)
+        board.below(beside(*strips), 360)
 
     return draw
 
@@ -224,11 +275,13 @@ THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
     "faceclip_sdxl_timestep_range": timestep_range,
     "faceclip_sdxl_img2img": img2img,
     "faceclip_sdxl_face_swap": face_swap,
+    "faceclip_sdxl_pose": pose,
     "faceclip_sdxl_folder": folder,
     "faceclip_sdxl_lora": lora,
     "faceclip_sdxl_transplant": transplant,
     "faceclip_two_people": people(ANN, BEN),
     "faceclip_three_people": people(ANN, BEN, CAROL),
+    "faceclip_sdxl_group_photo": group_photo,
 }
 
 

@@ -1,11 +1,23 @@
-"""Example workflows that begin with a picture: another picture after it, and another face in it."""
+"""Example workflows that begin with a picture: another picture after it, another face in it, and its pose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from workflow_format import Graph, Node, Place, Socket
-from workflow_parts import BLUE, GREEN, OFFICIAL, PHOTO, PURPLE, Column, explain, one_person, sample_from, write_prompt
+from workflow_parts import (
+    BLUE,
+    GREEN,
+    OFFICIAL,
+    PHOTO,
+    PURPLE,
+    Column,
+    download,
+    explain,
+    one_person,
+    sample_from,
+    write_prompt,
+)
 
 from faceclip.pipeline import NEGATIVE_PROMPT
 
@@ -26,6 +38,19 @@ photo; outside the mask every pixel stays as it was.
 - Say in the prompt what the face does and what light it is in.
 
 Change pictures of people only where they agree to it.
+"""
+
+POSE_NET = download("OpenPoseXL2.safetensors", "thibaud/controlnet-openpose-sdxl-1.0", "controlnet")
+POSE_NOTE = f"""
+## A pose from a skeleton
+
+A **ControlNet** of SDXL holds the pose, FaceCLIP the face: both go through the conditioning and do not meet.
+
+- Download [{POSE_NET["name"]}]({POSE_NET["url"]}) (5 GB; its licence is on its page) into `models/controlnet`. Others for SDXL do
+  as well, for depth or edges, too.
+- *The pose* wants a picture of an **OpenPose skeleton**, not a photo. Packs with preprocessors, such as *comfyui_controlnet_aux*,
+  draw one after a photo: put *DWPose Estimator* between the two.
+- Face not like? Leave the face's dots out of the skeleton, or lower **strength** and **end_percent**: the pose is settled early.
 """
 
 
@@ -75,6 +100,31 @@ def face_swap(graph: Graph) -> None:
     explain(graph, FACE_SWAP_NOTE)
 
 
+def pose(graph: Graph) -> None:
+    encoder, unet, vae, identity = one_person(graph, "1. The person")
+    column = Column(graph, 1940)
+    figure = column.add("LoadImage", 330, "The pose, as a skeleton", image=PHOTO)
+    net = column.add("ControlNetLoader", 60, models=[POSE_NET], control_net_name=POSE_NET["name"])
+    column.group("3. Pose", BLUE)
+    words = "a person in a white tracksuit dancing on a stage, full body, photograph"
+    positive, negative = _prompts(graph, encoder, identity, words, 2340)
+    last = Column(graph, 2900)
+    posed = last.add(
+        "ControlNetApplyAdvanced",
+        190,
+        positive=positive,
+        negative=negative,
+        control_net=net["CONTROL_NET"],
+        image=figure["IMAGE"],
+        strength=0.8,
+        end_percent=0.8,
+    )
+    latent = last.add("EmptyLatentImage", 120, width=OFFICIAL.width, height=OFFICIAL.height)
+    picture = sample_from(last, (unet, vae), (posed["positive"], posed["negative"]), latent["LATENT"], OFFICIAL)
+    _save(graph, last, picture["IMAGE"], "pose")
+    explain(graph, POSE_NOTE)
+
+
 _SCALE = {"upscale_method": "lanczos", "width": OFFICIAL.width, "height": OFFICIAL.height, "crop": "center"}
 
 
@@ -93,4 +143,5 @@ def _save(graph: Graph, column: Column, picture: Socket, prefix: str) -> None:
 EDITS: Mapping[str, Callable[[Graph], None]] = {
     "faceclip_sdxl_img2img": img2img,
     "faceclip_sdxl_face_swap": face_swap,
+    "faceclip_sdxl_pose": pose,
 }

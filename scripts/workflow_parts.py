@@ -104,6 +104,11 @@ def downloads(name: str) -> list[dict[str, str]]:
     return [{"name": file.name, "url": file.url, "directory": file.folder, **checksum}]
 
 
+def download(name: str, repository: str, folder: str) -> dict[str, str]:
+    """What the front end needs to offer a file that is not FaceCLIP's own, from the root of a repository on Hugging Face."""
+    return {"name": name, "url": f"{hub.HUGGING_FACE}/{repository}/resolve/main/{name}", "directory": folder}
+
+
 def load_models(graph: Graph, files: Files, x: int, y: int) -> tuple[Node, Node, Node]:
     encoder = graph.add(
         "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=downloads(files.encoder), encoder_name=files.encoder

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +118,25 @@ def pack(pack_module: ModuleType) -> dict[str, type]:
         return await extension.get_node_list()
 
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(load())}
+
+
+@pytest.fixture(scope="session")
+def mini_controlnet(pack: dict[str, type]) -> dict[str, Any]:
+    """The weights of an untrained ControlNet for the mini UNet, in the core's own format."""
+    import comfy.cldm.cldm
+    import comfy.ops
+    import torch
+
+    mini = pack["FaceCLIPUNetLoader"].execute("faceclip_mini_unet.safetensors", "default").result[0]
+    config = dict(mini.model.model_config.unet_config)
+    for unused in ("out_channels", "transformer_depth_output", "dtype", "device"):
+        config.pop(unused, None)
+    net = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.manual_cast, **config)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"control_model.{name}": torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
+        for name, tensor in net.state_dict().items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -25,28 +25,31 @@ MINI = {
     "my_style.safetensors": "mini_style.safetensors",
     "sd_xl_base_1.0.safetensors": "mini_base.safetensors",
     "my_sdxl_checkpoint.safetensors": "mini_own.safetensors",
+    "OpenPoseXL2.safetensors": "mini_pose.safetensors",
 }
 UNET_METADATA = {"prediction": "v", "zero_terminal_snr": "true"}
-SIZE, LARGE = 128, 256
-"""Of the pictures, in pixels; large where a face has to be found in them."""
+SMALL, LARGE = (128, 128), 256
+SIZES = {"faceclip_sdxl_face_swap": (LARGE, LARGE), "faceclip_sdxl_group_photo": (2 * LARGE, LARGE)}
+"""Of the pictures, width and height in pixels: small, but where faces have to be found in them."""
 
 
 def on_mini(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
     """The workflow with a photo, the pack's own files, small pictures and few steps."""
     prompt = with_photo(to_prompt(read_workflow(workflow), client.get("/object_info")), photo)
-    size = LARGE if workflow.stem == "faceclip_sdxl_face_swap" else SIZE
+    size = dict(zip(("width", "height"), SIZES.get(workflow.stem, SMALL), strict=True))
     for node in prompt.values():
         inputs = node["inputs"]
         inputs.update({name: MINI[value] for name, value in inputs.items() if isinstance(value, str) and value in MINI})
-        inputs.update({name: size for name in ("width", "height") if name in inputs})
+        inputs.update({name: value for name, value in size.items() if name in inputs})
         if node["class_type"] == "KSampler":
             inputs["steps"] = 3
     return prompt
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _own_files(server_base: Path) -> None:
-    """What an artist would bring, at the mini UNet's size: a LoRA, SDXL's base, and a checkpoint of their own."""
+def _own_files(server_base: Path, mini_controlnet: dict[str, torch.Tensor]) -> None:
+    """What an artist would bring, at the mini UNet's size: a LoRA, a ControlNet, SDXL's base, and a checkpoint of their own."""
+    save_file(mini_controlnet, server_base / "models" / "controlnet" / MINI["OpenPoseXL2.safetensors"])
     unet = load_file(ROOT / "models" / "faceclip" / MINI["unet.pt"])
     random = torch.Generator().manual_seed(0)
     for name, change in (("mini_base", 0.05), ("mini_own", 0.1)):
@@ -210,3 +213,45 @@ def test_a_picture_after_a_picture_comes_of_the_picture_and_of_the_face(
         (changed, *_) = pictures(client, prompt)
         assert not np.array_equal(first, changed)
         loader["inputs"]["image"] = photo
+
+
+def test_a_pose_steers_as_far_as_its_strength_says(client: ComfyClient, photo: str, other_photo: str) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_pose"), client, photo)
+    posed, sampler = only(prompt, "ControlNetApplyAdvanced"), only(prompt, "KSampler")
+    figure = prompt[posed["image"][0]]["inputs"]
+    (first, *_) = pictures(client, prompt)
+    figure["image"] = other_photo
+    (other, *_) = pictures(client, prompt)
+    posed["strength"] = 0.0
+    (without, *_) = pictures(client, prompt)
+    sampler.update(positive=posed["positive"], negative=posed["negative"])
+    (plain, *_) = pictures(client, prompt)
+    assert np.array_equal(without, plain)
+    assert not np.array_equal(first, other) and not np.array_equal(other, plain)
+
+
+def test_people_come_to_the_places_of_the_faces_in_a_group_picture(client: ComfyClient) -> None:
+    ada, ben = (Image.open(ROOT / "models" / "people" / f"{name}.jpg").resize((LARGE, LARGE)) for name in ("ada", "ben"))
+    names = []
+    for name, left, right in (("group", ada, ben), ("ada", ada, ada), ("ben", ben, ben)):
+        content, both = io.BytesIO(), Image.new("RGB", (2 * LARGE, LARGE))
+        both.paste(left, (0, 0))
+        both.paste(right, (LARGE, 0))
+        (both if name == "group" else left).save(content, "PNG")
+        names.append(client.upload_photo(f"{name}.png", content.getvalue()))
+    group, *photos = names
+    prompt = on_mini(workflow("faceclip_sdxl_group_photo"), client, photos[0])
+    start = prompt[only(prompt, "ImageScale")["image"][0]]["inputs"]
+    start["image"] = group
+    for node in prompt.values():
+        if node["class_type"] == "GrowMask":
+            node["inputs"]["expand"] = 10
+    left, right = [n["inputs"] for n in prompt.values() if n["class_type"] == "LoadImage" and n["inputs"] is not start]
+    (before, *_) = pictures(client, prompt)
+    halves = slice(0, LARGE), slice(LARGE, None)
+    for person, half, other in ((left, *halves), (right, *reversed(halves))):
+        person["image"] = photos[1]
+        (after, *_) = pictures(client, prompt)
+        person["image"] = photos[0]
+        changed = np.abs(after.astype(int) - before)
+        assert changed[:, half].mean() > 2.5 * changed[:, other].mean()

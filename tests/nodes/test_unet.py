@@ -176,21 +176,9 @@ def test_a_core_lora_changes_the_picture_and_leaves_the_model_alone(
 
 
 def test_a_core_controlnet_steers_the_picture(
-    model: Any, core: Any, model_folder: Any, sample: Any, prompt: Any, identity: Any
+    model: Any, core: Any, model_folder: Any, sample: Any, prompt: Any, identity: Any, mini_controlnet: dict
 ) -> None:
-    import comfy.cldm.cldm
-    import comfy.ops
-
-    config = dict(model.model.model_config.unet_config)
-    for unused in ("out_channels", "transformer_depth_output", "dtype", "device"):
-        config.pop(unused, None)
-    net = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.manual_cast, **config)
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        f"control_model.{name}": torch.randn(tensor.shape, generator=generator) / tensor[0].numel() ** 0.5
-        for name, tensor in net.state_dict().items()
-    }
-    save_file(weights, model_folder("controlnet") / "tiny.safetensors")
+    save_file(mini_controlnet, model_folder("controlnet") / "tiny.safetensors")
     control = core.ControlNetLoader().load_controlnet("tiny.safetensors")[0]
     positive, negative = prompt("a man", identity), prompt("blurry")
     steered = core.ControlNetApplyAdvanced().apply_controlnet(

@@ -19,8 +19,10 @@ NAMES = (
     "faceclip_sdxl_blend",
     "faceclip_sdxl_face_swap",
     "faceclip_sdxl_folder",
+    "faceclip_sdxl_group_photo",
     "faceclip_sdxl_img2img",
     "faceclip_sdxl_lora",
+    "faceclip_sdxl_pose",
     "faceclip_sdxl_rank",
     "faceclip_sdxl_references",
     "faceclip_sdxl_save_identity",
@@ -92,9 +94,10 @@ def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -
         for model in node["properties"].get("models", []):
             assert model["name"] in node["widgets_values"]
             assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
-            assert model["url"].endswith(model["name"]) and model["directory"] in ("faceclip", "vae")
-    listed = [m["name"] for node in workflow["nodes"] for m in node["properties"].get("models", [])]
-    assert sorted(listed) == (["face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"] if "sdxl" in name else [])
+            assert model["url"].endswith(model["name"]) and model["directory"] in ("faceclip", "vae", "controlnet")
+    listed = {m["name"] for node in workflow["nodes"] for m in node["properties"].get("models", [])}
+    released = {"face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"}
+    assert listed == (released if "sdxl" in name else set()) | ({"OpenPoseXL2.safetensors"} if "pose" in name else set())
 
 
 def test_mini_workflows_say_in_plain_words_that_the_model_knows_drawn_people_only() -> None:
