@@ -75,8 +75,12 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
     def execute(cls, identity: Identity, name: str) -> io.NodeOutput:
         if not _is_file_name(name):  # a name that comes over a link is not seen by validate_inputs
             raise ValueError(_BAD_NAME.format(name=name))
-        path = _free_path(identities_folder(), name.strip())
-        identity.save(path)
+        path = _new_file(identities_folder(), name.strip())
+        try:
+            identity.save(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         say(f"Saved as {path.name}")  # which the front end shows on the node; the longer text below is in the queue's history
         return io.NodeOutput(identity, path.name, ui=ui.PreviewText(f"Saved as {path.name} in {path.parent}"))
 
@@ -110,19 +114,32 @@ class FaceCLIPLoadIdentity(io.ComfyNode):
         return io.NodeOutput(Identity.load(find_file(file_name, [IDENTITIES])))
 
 
-_BAD_NAME = "The name {name!r} cannot be a file's. Use letters, digits, spaces, '-', '_' and '.', the first a letter or digit."
+_BAD_NAME = (
+    "The name {name!r} cannot be a file's. Use letters, digits, spaces, '-', '_' and '.', the first a letter or digit; "
+    "con, nul and the like are devices to Windows."
+)
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\..*)?", re.IGNORECASE)
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether `name` is one plain file name on every system: nothing that leads to another folder."""
-    return re.fullmatch(r"\w[\w .-]{0,99}", name.strip()) is not None
+    """Whether `name` is one plain file name on every system: nothing that leads to another folder, or to a device."""
+    name = name.strip()
+    return re.fullmatch(r"\w[\w .-]{0,99}", name) is not None and _WINDOWS_DEVICES.fullmatch(name) is None
 
 
-def _free_path(folder: Path, name: str) -> Path:
-    """`NAME.safetensors` in `folder`, or `NAME_2.safetensors` and so on where that exists."""
+def _new_file(folder: Path, name: str) -> Path:
+    """`NAME.safetensors` in `folder`, or `NAME_2.safetensors` and so on: a file that was not there, and now is, empty.
+
+    So two servers with one output folder do not take the same name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     name = name.removesuffix(".safetensors")
     path, number = folder / f"{name}.safetensors", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}_{number}.safetensors"
-    return path
+    while True:
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            path = folder / f"{name}_{number}.safetensors"
+        else:
+            return path

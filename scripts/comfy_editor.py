@@ -5,10 +5,8 @@ The ComfyUI is the one that `python dev.py demo` fetched, or the one at COMFYUI_
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for the demo's server and client, which are no installed package; last, since ComfyUI has a `nodes`
 
 from demo.client import ComfyClient  # noqa: E402
-from demo.link import link_pack  # noqa: E402
-from demo.server import ComfyServer  # noqa: E402
+from demo.scratch import scratch_server  # noqa: E402
 from demo.setup import CHROMIUMS  # noqa: E402
 
 SETTINGS = {
@@ -34,16 +31,10 @@ SETTINGS = {
 @contextmanager
 def comfyui() -> Iterator[tuple[str, ComfyClient]]:
     """A server with the pack in it and folders of its own; gives its address and a client."""
-    program = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".dev" / "comfyui").resolve()
-    with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        for part in ("models", "input", "output", "temp", "user"):
-            (base / part).mkdir()
-        link_pack(base / "custom_nodes")
-        with ComfyServer(program, Path(sys.executable), base / "server.log", ["--cpu", "--base-directory", name]) as server:
-            client = ComfyClient(server.address)
-            client.post("/settings", SETTINGS)
-            yield server.address, client
+    with scratch_server() as (server, _):
+        client = ComfyClient(server.address)
+        client.post("/settings", SETTINGS)
+        yield server.address, client
 
 
 @contextmanager

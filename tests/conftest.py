@@ -158,7 +158,7 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from demo.link import link_pack
     from faceclip import FaceCLIPEncoder
 
-    base = tmp_path_factory.mktemp("comfyui_server")
+    base = tmp_path_factory.mktemp("ComfyUI for Zoë")  # spaces and accents, as in the paths of many
     for folder in ("models", "input", "output", "temp", "user"):
         (base / folder).mkdir()
     offered = [(f["directory"], f["name"]) for workflow in workflow_files() for f in downloads(read_workflow(workflow))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,22 @@ def test_nothing_is_overwritten(run: Any, identity: Any, folder: Path) -> None:
     assert all((folder / name).is_file() for name in names)
 
 
-@pytest.mark.parametrize("name", ["", "../out", "a/b", "a\\b", "/etc/passwd", "C:x", ".hidden", "a\0b", "x" * 200])
+def test_names_taken_at_the_same_moment_do_not_meet(run: Any, identity: Any, folder: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: run("FaceCLIPSaveIdentity", identity=identity, name="at once")[1], range(8)))
+    assert len(set(names)) == 8
+    assert all(_equal(run("FaceCLIPLoadIdentity", file_name=name)[0], identity) for name in names)
+
+
+def test_what_cannot_be_saved_leaves_no_file(run: Any, folder: Path) -> None:
+    with pytest.raises(AttributeError):
+        run("FaceCLIPSaveIdentity", identity=None, name="nothing")
+    assert not (folder / "nothing.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../out", "a/b", "a\\b", "/etc/passwd", "C:x", ".hidden", "a\0b", "x" * 200, "nul", "Com1.old"]
+)
 def test_a_name_that_could_leave_the_folder_is_refused(name: str, run: Any, pack: dict, identity: Any) -> None:
     assert "cannot be a file's" in pack["FaceCLIPSaveIdentity"].validate_inputs(name=name)
     with pytest.raises(ValueError, match="cannot be a file's"):
