@@ -1,10 +1,13 @@
-"""The browser, and the photo in the server's input folder."""
+"""The browser, the photo in the server's input folder, and the pack as others get it."""
 
 from __future__ import annotations
 
 import io
+import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +95,27 @@ def screenshots() -> Path:
     folder = ROOT / ".dev" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack's tracked files as they are now, committed or not, and nothing else."""
+    folder = tmp_path_factory.mktemp("export") / "faceclip"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_tool("comfy", "node validate", folder)`: a command of the virtual environment, in a folder."""
+
+    def run(tool: str, arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).with_name(tool)
+        changed = {**os.environ, **environment}
+        return subprocess.run([program, *arguments.split()], cwd=folder, env=changed, capture_output=True, text=True)
+
+    return run

@@ -7,48 +7,31 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from demo.link import ROOT
-
+RunTool = Callable[..., subprocess.CompletedProcess[str]]
 LARGEST_ARCHIVE = 48 << 20
 # Read by ComfyUI where a pack has them.
 OPTIONAL_PARTS = {"locales", "subgraphs", "web"}
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pack's tracked files as they are now, committed or not, and nothing else."""
-    folder = tmp_path_factory.mktemp("export") / "faceclip"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-def run(tool: str, arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name(tool)
-    return subprocess.run([program, *arguments.split()], cwd=folder, capture_output=True, text=True)
-
-
-def test_the_registry_would_publish_the_pack(export: Path) -> None:
-    done = run("comfy", "--skip-prompt --no-enable-telemetry node validate", export)
+def test_the_registry_would_publish_the_pack(export: Path, run_tool: RunTool) -> None:
+    done = run_tool("comfy", "--skip-prompt --no-enable-telemetry node validate", export)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All validation checks passed" in done.stdout + done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()
 
 
 @pytest.fixture(scope="module")
-def archive(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(export: Path, run_tool: RunTool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the registry would hand out, as a zip file."""
     folder = shutil.copytree(export, tmp_path_factory.mktemp("archive") / "faceclip")
     for command in ("init --quiet", "add --all"):  # the packer takes what git tracks
         subprocess.run(["git", *command.split()], cwd=folder, check=True)
-    done = run("comfy", "--skip-prompt --no-enable-telemetry node pack", folder)
+    done = run_tool("comfy", "--skip-prompt --no-enable-telemetry node pack", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "node.zip"
 
@@ -103,15 +86,15 @@ def test_the_pack_in_the_archive_imports(archive: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and "a pack" in done.stdout, done.stderr
 
 
-def test_comfy_test_finds_nothing_to_complain_of(export: Path) -> None:
-    done = run("comfy-test", "lint .", export)
+def test_comfy_test_finds_nothing_to_complain_of(export: Path, run_tool: RunTool) -> None:
+    done = run_tool("comfy-test", "lint .", export)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[SYNTAX] PASSED" in done.stdout + done.stderr
 
 
-def test_comfy_test_would_see_a_raw_layer(export: Path, tmp_path: Path) -> None:
+def test_comfy_test_would_see_a_raw_layer(export: Path, run_tool: RunTool, tmp_path: Path) -> None:
     # What the test above relies on.
     broken = shutil.copytree(export, tmp_path / "broken")
     # In two halves, or this very file would be complained of.
     (broken / "nodes" / "raw.py").write_text("import torch.nn as nn\n\nlayer = nn." + "Linear(1, 1)\n")
-    assert run("comfy-test", "lint .", broken).returncode != 0
+    assert run_tool("comfy-test", "lint .", broken).returncode != 0
