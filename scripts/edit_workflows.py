@@ -129,8 +129,8 @@ _SCALE = {"upscale_method": "lanczos", "width": OFFICIAL.width, "height": OFFICI
 
 
 def _prompts(graph: Graph, encoder: Node, identity: Socket, words: str, x: int) -> tuple[Socket, Socket]:
-    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 250), OFFICIAL, identity, "Prompt, with the face")
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 340, 480, 250), OFFICIAL, None, "Negative prompt, no face")
+    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 310), OFFICIAL, identity, "Prompt, with the face")
+    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 400, 480, 310), OFFICIAL, None, "Negative prompt, no face")
     graph.group("Prompts", GREEN, [positive, negative])
     return positive["conditioning"], negative["conditioning"]
 

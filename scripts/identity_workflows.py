@@ -148,7 +148,7 @@ def timestep_range(graph: Graph) -> None:
     ):
         text = prompts.add(
             "FaceCLIPTextEncode",
-            250,
+            310,
             title,
             encoder=encoder["encoder"],
             identity=who,
@@ -157,14 +157,14 @@ def timestep_range(graph: Graph) -> None:
             height=OFFICIAL.height,
         )
         parts.append(
-            ranges.add("ConditioningSetTimestepRange", 250, conditioning=text["conditioning"], start=start, end=end)[
+            ranges.add("ConditioningSetTimestepRange", 310, conditioning=text["conditioning"], start=start, end=end)[
                 "CONDITIONING"
             ]
         )
     both = ranges.add("ConditioningCombine", 60, conditioning_1=parts[0], conditioning_2=parts[1])
     negative = prompts.add(
         "FaceCLIPTextEncode",
-        250,
+        310,
         "Negative prompt, no face",
         encoder=encoder["encoder"],
         prompt=NEGATIVE_PROMPT,
@@ -202,8 +202,8 @@ def folder(graph: Graph) -> None:
 def _picture(graph: Graph, models: tuple[Node, Node, Node], identity: Socket, words: str, x: int) -> None:
     """Prompts, sampler and the saved picture, from `x` to the right."""
     encoder, unet, vae = models
-    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 250), OFFICIAL, identity, "Prompt, with the face")
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 310, 480, 250), OFFICIAL, None, "Negative prompt, no face")
+    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 310), OFFICIAL, identity, "Prompt, with the face")
+    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 370, 480, 310), OFFICIAL, None, "Negative prompt, no face")
     graph.group("3. Prompts", GREEN, [positive, negative])
     sampling = sample(graph, (unet, vae), (positive["conditioning"], negative["conditioning"]), OFFICIAL, x + 560, 0)
     saved = graph.add("SaveImage", Place(x + 920, 0, 480, 580), images=sampling[-1]["IMAGE"], filename_prefix="FaceCLIP/identity")

@@ -54,7 +54,7 @@ was not trained with. **dlib** may be used commercially; **insightface** is stri
 def mini_demo(graph: Graph) -> None:
     prompt = "a close-up of a person on a sandy beach by the sea, wearing a red hoodie"
     _, sampling = portrait(graph, MINI, MINI_SAMPLING, prompt)
-    save(graph, sampling, Place(1480, 640, 480, 580), "mini", 3)
+    save(graph, sampling, Place(1480, 640, 320, 300), "mini", 3)
     graph.note(MINI_NOTE, Place(-520, 0, 460, 300), "Start here")
 
 
@@ -69,14 +69,14 @@ def sdxl_rank(graph: Graph) -> None:
     settings = Settings(OFFICIAL.width, OFFICIAL.height, OFFICIAL.steps, batch=4)
     photo, sampling = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
     ranking = graph.add(
-        "FaceCLIPFaceSimilarity", Place(1880, 0, 320, 120), images=sampling[-1]["IMAGE"], reference=photo["IMAGE"]
+        "FaceCLIPFaceSimilarity", Place(1880, 0, 320, 380), images=sampling[-1]["IMAGE"], reference=photo["IMAGE"]
     )
     graph.group("3. Pictures", PURPLE, sampling)
-    scores = graph.add("PreviewAny", Place(1880, 170, 320, 220), title="Scores", source=ranking["scores"])
-    best = graph.add("PreviewImage", Place(1880, 440, 320, 480), title="The likest", images=ranking["best"])
+    scores = graph.add("PreviewAny", Place(1880, 440, 320, 180), title="Scores", source=ranking["scores"])
+    best = graph.add("PreviewImage", Place(1880, 680, 320, 360), title="The likest", images=ranking["best"])
     saved = graph.add(
         "SaveImage",
-        Place(2240, 0, 620, 920),
+        Place(2240, 0, 620, 1040),
         title="All, likest first",
         images=ranking["ranked images"],
         filename_prefix="FaceCLIP/ranked",

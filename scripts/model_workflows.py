@@ -62,8 +62,8 @@ def transplant(graph: Graph) -> None:
 def _picture(graph: Graph, models: tuple[Node, Socket, Node], identity: Socket, words: str, x: int, prefix: str) -> None:
     """Prompts, sampler and picture of one identity."""
     encoder, model, vae = models
-    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 250), OFFICIAL, identity, "Prompt, with the face")
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 340, 480, 250), OFFICIAL, None, "Negative prompt, no face")
+    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 310), OFFICIAL, identity, "Prompt, with the face")
+    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 400, 480, 310), OFFICIAL, None, "Negative prompt, no face")
     graph.group("4. Prompts", GREEN, [positive, negative])
     prompts = positive["conditioning"], negative["conditioning"]
     sampling = sample(graph, (model, vae), prompts, OFFICIAL, x + 560, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from workflow_format import Graph, Place, Socket
 from workflow_parts import (
     BLUE,
     GREEN,
     MINI,
+    MINI_SAMPLING,
     PHOTO,
     PURPLE,
     SDXL,
@@ -32,7 +34,8 @@ Identity lives in the conditioning, so core nodes place it: each person's condit
 _MINI = """
 This one runs on the **mini** model, which knows drawn people only (two are in the pack's folder `models/people`). For portraits
 choose `face_clip_encoder.pt`, `unet.pt` and `sdxl_vae.safetensors` in the three loaders; in KSampler 50 steps, CFG 5 and
-*ddim_uniform*; and
+*ddim_uniform*; in the *Set Mask* nodes *default*, which looks at the whole picture, while *mask bounds* paints each part by
+itself; and
 """
 TWO_PEOPLE_NOTE = (
     f"## Two people in one picture\n{_MASKS}{_MINI}1152 x 864 in latent, prompts and masks (half of that: 576 x 864)."
@@ -64,22 +67,21 @@ Change pictures of people only where they agree to it.
 
 
 def two_people(graph: Graph) -> None:
-    texts = (
-        "a woman in a red coat on the left of a street in the rain",
-        "a man in a grey suit on the right of a street in the rain",
-    )
-    _people(graph, texts, Settings(width=384, height=256, steps=20), ("Left half", "Right half"), "two_people")
+    texts = [f"a portrait of a person on a sandy beach by the sea, wearing a {clothes}" for clothes in ("red coat", "grey suit")]
+    _people(graph, texts, _wide(2), ("Left half", "Right half"), "two_people")
     graph.note(TWO_PEOPLE_NOTE, Place(-520, 0, 460, 280), "Start here")
 
 
 def three_people(graph: Graph) -> None:
-    texts = (
-        "a woman in a yellow dress on the left of a beach by the sea",
-        "a man in a white shirt in the middle of a beach by the sea",
-        "a woman in a blue jacket on the right of a beach by the sea",
-    )
-    _people(graph, texts, Settings(width=384, height=192, steps=20), ("Left", "Middle", "Right"), "three_people")
+    clothes = ("yellow sweater", "white shirt", "blue hoodie")
+    texts = [f"a portrait of a person in front of snowy mountains, wearing a {what}" for what in clothes]
+    _people(graph, texts, _wide(3), ("Left", "Middle", "Right"), "three_people")
     graph.note(THREE_PEOPLE_NOTE, Place(-520, 0, 460, 280), "Start here")
+
+
+def _wide(people: int) -> Settings:
+    """As many of the mini model's pictures as people, side by side."""
+    return replace(MINI_SAMPLING, width=people * MINI_SAMPLING.width)
 
 
 def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequence[str], prefix: str) -> None:
@@ -87,7 +89,7 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
     count, step = len(texts), 480
     detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 410 * count, 320, 120))
     rows = [photo_to_face(graph, detector, 410 * place) for place in range(count)]
-    graph.group(f"1. {count} photos", BLUE, [*(node for row in rows for node in row[0]), detector])
+    graph.group("1. Photos", BLUE, [*(node for row in rows for node in row[0]), detector])
     encoder, unet, vae = load_models(graph, MINI, 1500, 0)
     graph.group("2. Models", GREEN, [encoder, unet, vae])
 
@@ -116,7 +118,7 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
         identities.append(
             graph.add("FaceCLIPEncodeIdentity", Place(1980, y, 400, 90), encoder=encoder["encoder"], faces=faces["faces"])
         )
-        at = Place(1980, y + 140, 400, 260)
+        at = Place(1980, y + 140, 400, 300)
         encoded.append(write_prompt(graph, encoder, text, at, settings, identities[-1]["identity"], f"Person {place + 1}"))
         conditioning = encoded[-1]["conditioning"]
         placed.append(
@@ -125,7 +127,7 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
                 Place(2420, y + 140, 300, 120),
                 conditioning=conditioning,
                 mask=mask["MASK"],
-                set_cond_area="default",
+                set_cond_area="mask bounds",
             )
         )
     joined, joints = placed[0], []
@@ -137,7 +139,7 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
             conditioning_2=placed[place]["CONDITIONING"],
         )
         joints.append(joined)
-    below = Place(1980, step * count, 400, 260)
+    below = Place(1980, step * count, 400, 310)
     negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, below, settings, None, "Negative prompt, no face")
     graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, *joints, negative])
     prompts = joined["CONDITIONING"], negative["conditioning"]
@@ -188,11 +190,11 @@ def group_photo(graph: Graph) -> None:
         ("Negative prompt, no face", NEGATIVE_PROMPT, None),
     )
     scene, left, right, negative = (
-        write_prompt(graph, encoder, words, Place(3040, 310 * place, 400, 240), GROUP, who, title)
+        write_prompt(graph, encoder, words, Place(3040, 360 * place, 400, 310), GROUP, who, title)
         for place, (title, words, who) in enumerate(texts)
     )
-    placed = Column(graph, 3480, 300, y=310, gap=190)
-    joined, joints = scene["conditioning"], Column(graph, 3820, 300, y=310, gap=250)
+    placed = Column(graph, 3480, 300, y=360, gap=240)
+    joined, joints = scene["conditioning"], Column(graph, 3820, 300, y=360, gap=300)
     for person, mask in zip((left, right), masks, strict=True):
         here = placed.add(
             "ConditioningSetMask",

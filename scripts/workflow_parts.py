@@ -188,10 +188,10 @@ def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tup
     encoder, unet, vae = load_models(graph, files, 0, 660)
     identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 660, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
     positive = write_prompt(
-        graph, encoder, prompt, Place(800, 660, 600, 250), settings, identity["identity"], "Prompt, with the face"
+        graph, encoder, prompt, Place(800, 660, 600, 310), settings, identity["identity"], "Prompt, with the face"
     )
     negative = write_prompt(
-        graph, encoder, NEGATIVE_PROMPT, Place(800, 970, 600, 250), settings, None, "Negative prompt, no face"
+        graph, encoder, NEGATIVE_PROMPT, Place(800, 1030, 600, 310), settings, None, "Negative prompt, no face"
     )
     graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
     prompts = positive["conditioning"], negative["conditioning"]
