@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceclip import Identity
+from ..faceclip.hub import size_text
 from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer
 from .encoder_model import ENCODER_DTYPES, EncoderModel
@@ -17,6 +19,7 @@ from .types import EncoderType, IdentityType
 
 COMBINE = ("first", "average", "batch")
 _MAX_RESOLUTION = 16384
+_LARGE_FILE = 1_000_000_000  # bytes
 
 
 class FaceCLIPEncoderLoader(io.ComfyNode):
@@ -48,7 +51,11 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name: str, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(EncoderModel.from_file(find_file(encoder_name, [MODELS]), ENCODER_DTYPES[dtype]))
+        path = find_file(encoder_name, [MODELS])
+        model = EncoderModel.from_file(path, ENCODER_DTYPES[dtype])
+        if offer := offered(path, model.values):
+            say(offer)
+        return io.NodeOutput(model)
 
 
 class FaceCLIPEncodeIdentity(io.ComfyNode):
@@ -156,6 +163,17 @@ class FaceCLIPTextEncode(io.ComfyNode):
         say(told(result.prompts[0]))
         size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
         return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]])
+
+
+def offered(path: Path, values: int) -> str:
+    """What to do about a large file that could be half as large; nothing is converted unasked. "" where there is no such file."""
+    size, converted = path.stat().st_size, 2 * values
+    if size < max(_LARGE_FILE, 1.5 * converted):
+        return ""
+    return (
+        f"{size_text(size)}, read from the disk each time. Once, in a terminal in its folder: faceclip convert {path.name} "
+        f"{path.stem}_bf16.safetensors --dtype bf16. Then choose that file: {size_text(converted)}."
+    )
 
 
 def told(prompt: TokenizedPrompt) -> str:

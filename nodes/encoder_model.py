@@ -73,6 +73,11 @@ class EncoderModel:
         """What the weights are kept in."""
         return next(self._encoder.parameters()).dtype
 
+    @property
+    def values(self) -> int:
+        """How many weights it has; a face tower that both branches share counts once."""
+        return sum(t.numel() for t in self._encoder.parameters())
+
     def encode_faces(self, images: Tensor) -> Identity:
         """Aligned crops as ComfyUI's IMAGE [B, 448, 448, 3], float in [0, 1] -> Identity of B people.
 

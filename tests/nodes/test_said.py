@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 
 @pytest.fixture
@@ -43,6 +45,28 @@ def test_detect_faces_and_save_identity_say_what_they_report(run: Any, identity:
     *_, report = run("FaceCLIPDetectFaces", image=torch.rand(1, 448, 448, 3))
     _, name = run("FaceCLIPSaveIdentity", identity=identity, name="said")
     assert [text for text, *_ in heard] == [report, f"Saved as {name}"]
+
+
+def test_the_loader_offers_to_convert_a_large_file_and_converts_nothing_itself(
+    run: Any, pack_module: Any, model_folder: Any, heard: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    mini = "faceclip_mini_encoder.safetensors"
+    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.encode"], "_LARGE_FILE", 1_000_000)
+    run("FaceCLIPEncoderLoader", encoder_name=mini)
+    assert heard == []  # it is in bf16 already
+    folder = model_folder("faceclip")
+    weights = load_file(Path(__file__).parents[2] / "models" / "faceclip" / mini)
+    tower = "face_clip_l.face_encoder."
+    copied = {name.replace(tower, "face_clip_g.face_encoder."): t for name, t in weights.items() if name.startswith(tower)}
+    torch.save(
+        {name: t.float() if t.is_floating_point() else t for name, t in {**weights, **copied}.items()}, folder / "large.pt"
+    )
+    run("FaceCLIPEncoderLoader", encoder_name="large.pt")
+    ((offer, *_),) = heard
+    assert "faceclip convert large.pt large_bf16.safetensors --dtype bf16" in offer and "11.4 MB" in offer
+    assert [path.name for path in folder.iterdir()] == ["large.pt"]
 
 
 def test_a_comfyui_without_such_texts_is_left_alone(heard: list, run: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
