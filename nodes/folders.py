@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+
+from ..faceclip import hub
 
 MODELS = "faceclip"
 IDENTITIES = "faceclip_identities"
@@ -47,12 +50,18 @@ def list_files(folders: Sequence[str]) -> list[str]:
 
 
 def find_file(name: str, folders: Sequence[str]) -> Path:
-    """The first file of that name in these folders. Raises FileNotFoundError that says where it was looked for."""
-    for folder in folders:
-        if path := folder_paths.get_full_path(folder, name):
-            return Path(path)
+    """The first file of that name in these folders; a subfolder may be written as Windows or as others do.
+
+    Raises FileNotFoundError that says where it was looked for, and where to get it.
+    """
+    for spelled in dict.fromkeys((name, name.replace("\\", os.sep), name.replace("/", os.sep))):
+        for folder in folders:
+            if path := folder_paths.get_full_path(folder, spelled):
+                return Path(path)
     searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
-    raise FileNotFoundError(f"There is no file {name} any more. Put it in one of these folders: {searched}.")
+    known = hub.find(name)
+    where = f" Download it from {known.url} ({known.size_told}), or run `faceclip download {name}`." if known else ""
+    raise FileNotFoundError(f"There is no file {name} any more. Put it in one of these folders: {searched}.{where}")
 
 
 def likely(names: Sequence[str], word: str) -> Any:

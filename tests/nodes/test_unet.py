@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,20 @@ def test_a_unet_that_lacks_tensors_is_refused(unet_files: dict, run: Any, model_
 def test_a_file_removed_since_the_list_was_made_is_reported_with_its_folders(run: Any) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file gone.pt any more. Put it in one of these folders: .*diffusion_models"):
         run("FaceCLIPUNetLoader", unet_name="gone.pt")
+
+
+def test_a_released_file_that_is_missing_is_told_with_its_address_and_size(run: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=r"models/faceclip.*https://huggingface.co/ByteDance/FaceCLIP/.*unet.pt \(.*GB"):
+        run("FaceCLIPUNetLoader", unet_name="unet.pt")
+
+
+def test_a_file_in_a_subfolder_is_found_however_its_name_is_spelled(unet_files: dict, run: Any, model_folder: Any) -> None:
+    folder = model_folder("diffusion_models") / "sdxl" / "faceclip"
+    folder.mkdir(parents=True)
+    source = next(path for path in unet_files.values() if path.suffix == ".safetensors")
+    shutil.copy(source, folder / "own.safetensors")
+    for name in ("sdxl/faceclip/own.safetensors", "sdxl\\faceclip\\own.safetensors"):  # a workflow saved on Windows
+        assert run("FaceCLIPUNetLoader", unet_name=name)[0] is not None
 
 
 @pytest.mark.full_size
