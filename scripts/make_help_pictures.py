@@ -102,7 +102,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     scores = graph.add("PreviewAny", Place(720, 1020, 300, 200), title="Scores", source=rank["scores"])
     best = graph.add("PreviewImage", Place(1070, 1020, 230, 260), title="The likest", images=rank["best"])
     made = graph.add(
-        "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, not trained)", images=decoded["IMAGE"]
+        "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, which knows drawings)", images=decoded["IMAGE"]
     )
     return {
         "FaceCLIPFaceDetectorLoader": [detector, faces],
