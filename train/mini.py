@@ -63,19 +63,18 @@ class Settings:
     )
     """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
     refine: tuple[str, ...] = (
-        "--steps=6400",
-        "--batch-size=32",
-        "--lr=4e-4",
+        "--steps=6500",
+        "--batch-size=16",
+        "--lr=1e-3",
         "--warmup=200",
-        "--cooldown=3200",
+        "--cooldown=4500",
         "--clip-grad=0.3",
         "--weight-decay=0",
-        "--dtype=bf16",
         "--ema=0.998",
         "--prediction=v",
         "--zero-terminal-snr",
         "--remember-conditions",
-        "--save-every=500",
+        "--save-every=250",
     )
     """After the first run a few rows in a hundred had gradients a hundred times as large as the rest, and clipping at 1 let every
     other step be theirs."""
@@ -91,8 +90,6 @@ class Recipe:
     shop: Workshop
     threads: int = 1
     settings: Settings = field(default_factory=Settings)
-    refined: bool = False
-    """Whether the UNet is trained on, for longer than all else takes together. The files that the pack ships are not."""
 
     @property
     def out(self) -> Path:
@@ -101,10 +98,6 @@ class Recipe:
     @cached_property
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Name -> what does it; its return value is noted."""
-        refinement: dict[str, Callable[[], Any]] = {
-            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
-            "refine": self.refine,
-        }
         return {
             **{f"world {world}": lambda world=world: make_world(self.shop, world, self.threads) for world in ("main", "judges")},
             **{
@@ -117,7 +110,8 @@ class Recipe:
             "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
             "latents": lambda: self.cache_latents(self.finetune_data, self.out / "latents"),
             "finetune": self.finetune,
-            **(refinement if self.refined else {}),
+            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
+            "refine": self.refine,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
             "export": lambda: write_mini(self.shop, self.out, self.encoder, self.unet),
             "measure": self.measure,
@@ -126,7 +120,7 @@ class Recipe:
     @property
     def unet(self) -> Path:
         """The run whose UNet is the model's."""
-        return self.out / ("refine" if self.refined else "finetune")
+        return self.out / "refine"
 
     @property
     def encoder(self) -> Path:
@@ -185,7 +179,7 @@ class Recipe:
         self._train_unet("finetune", start, ("--data", self.finetune_data, *caches, *self.settings.finetune))
 
     def refine(self) -> None:
-        """Go on with all people, in bf16, to a learning rate of zero. The face tower is one: its features serve both branches."""
+        """Go on with all people, to a learning rate of nearly zero. The face tower is one: its features serve both branches."""
         caches = ("--latents", self.out / "latents_all", "--features", self.out / "features_l")
         self._train_unet("refine", self.out / "finetune" / "unet", ("--data", self.all_people, *caches, *self.settings.refine))
 
@@ -236,8 +230,6 @@ class _Command:
     """Stages to do, by name; what they need must be there. All by default."""
     threads: int = 2
     """Of torch."""
-    refine: bool = False
-    """Train the UNet on, with all people. The files that the pack ships were made without."""
     install: bool = False
     """Afterwards, copy the finished files into the pack; fails while a stage is missing."""
 
@@ -246,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
-    recipe = Recipe(Workshop(command.out, FULL), command.threads, refined=command.refine)
+    recipe = Recipe(Workshop(command.out, FULL), command.threads)
     if unknown := sorted(set(command.only) - set(recipe.stages)):
         print(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.", file=sys.stderr)
         return 1

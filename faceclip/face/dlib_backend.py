@@ -23,7 +23,7 @@ HOG_SIZES = (1024, 2048, 512)
 # While it looks, the whole process stands still: so it looks for large faces first, and then, at twice the size, for those it has
 # missed, in parts, each of which takes less than a second and overlaps the next by more than such a face.
 CNN_SIZES = (320, 640)
-PART, PART_OVERLAP = 384, 176
+PART, PART_OVERLAP = 320, 176
 # Between the parts other threads get their turn: a server hears of Cancel then, and not one part later.
 BREATH = 0.02  # s
 # Faces cut by the edge of the picture are found once the picture goes on a little.

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from faceclip import FaceCLIPEncoder
 from train import finetune_sdxl, pretrain
 from train.mini import Recipe, Settings, main
-from train.miniature.mini_export import write_mini
 from train.miniature.workshop import ProofError, Workshop
 
 SETTINGS = Settings(
@@ -22,7 +21,7 @@ SETTINGS = Settings(
     shards="shard-*0[0].tar",
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
-    refine=("--steps=1", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr", "--dtype=bf16"),
+    refine=("--steps=1", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
     scenes=1,
     sampler_steps=2,
 )
@@ -32,7 +31,7 @@ PACK = Path(__file__).resolve().parents[3] / "models"
 
 @pytest.fixture(scope="module")
 def recipe(shop: Workshop) -> Recipe:
-    made = Recipe(shop, settings=SETTINGS, refined=True)
+    made = Recipe(shop, settings=SETTINGS)
     made.make()
     return made
 
@@ -95,7 +94,7 @@ def test_a_part_of_the_recipe_is_not_called_the_model(tmp_path: Path, capsys: py
 def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (pretrain, finetune_sdxl):
         monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
-    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS, refined=True)
+    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
     for stage in ("pretrain l", "finetune", "refine"):
         with pytest.raises(ProofError, match="was stopped; the same command goes on"):
             stopped.make([stage])
@@ -109,11 +108,8 @@ def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_refinement_the_model_has_the_first_runs_unet(recipe: Recipe, tmp_path: Path) -> None:
-    plain = replace(recipe, refined=False)
-    assert set(recipe.stages) - set(plain.stages) == {"latents of all", "refine"}
-    write_mini(plain.shop, tmp_path, plain.encoder, plain.unet)
-    trained = load_file(plain.out / "finetune" / "unet" / "diffusion_pytorch_model.safetensors")
-    for folder, equal in ((tmp_path, True), (recipe.out, False)):
-        made = load_file(folder / "models" / f"{MODELS[1]}.safetensors")
+def test_the_model_has_the_refined_unet(recipe: Recipe) -> None:
+    made = load_file(recipe.out / "models" / f"{MODELS[1]}.safetensors")
+    for run, equal in (("finetune", False), ("refine", True)):
+        trained = load_file(recipe.out / run / "unet" / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items()) is equal
