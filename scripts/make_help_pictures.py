@@ -2,7 +2,8 @@
 
     python scripts/make_help_pictures.py PHOTO [FOLDER]       (default folder: web/docs/images)
 
-The graph has every node of the pack, on the mini model; PHOTO should show one face. Needs what `comfy_editor` does.
+The graph has every node of the pack, on the mini model; PHOTO should show one face, as models/people/ada.jpg does. Needs
+what `comfy_editor` does.
 """
 
 from __future__ import annotations
@@ -23,22 +24,25 @@ from demo.graph import to_prompt
 
 WIDTH, HEIGHT, MARGIN, TITLE = 1500, 900, 26, 30
 QUALITY = 80
-SIZE: Mapping[str, Any] = {"width": 256, "height": 256}
-PROMPT = "an astronaut reading a letter on a beach at sunset, film photograph"
+SIZE: Mapping[str, Any] = {"width": 128, "height": 128}
+PROMPT = "a close-up of a person on a sandy beach by the sea, wearing a red hoodie"
 _FRAMED = """(ids) => {
     const { graph, canvas } = window.app
+    for (const node of graph.nodes) {  // the others out of sight, with the texts that lie on them
+        node.home ??= [...node.pos]
+        node.pos = ids.includes(node.id) ? [...node.home] : [node.home[0] + 100_000, node.home[1]]
+    }
     const boxes = graph.nodes.filter((node) => ids.includes(node.id)).map((node) => [...node.pos, ...node.size])
     const left = Math.min(...boxes.map((b) => b[0])) - MARGIN
     const top = Math.min(...boxes.map((b) => b[1])) - MARGIN - TITLE
     const right = Math.max(...boxes.map((b) => b[0] + b[2])) + MARGIN
     const bottom = Math.max(...boxes.map((b) => b[1] + b[3])) + MARGIN
-    if (!canvas.framed) {  // once: only these nodes, and the wires between them
-        const { renderLink, drawNode } = canvas
+    if (!canvas.framed) {  // once: only the wires between these nodes
+        const { renderLink } = canvas
         canvas.renderLink = (context, from, to, link, ...rest) => {
             if (link && canvas.framed.includes(link.origin_id) && canvas.framed.includes(link.target_id))
                 renderLink.call(canvas, context, from, to, link, ...rest)
         }
-        canvas.drawNode = (node, context) => { if (canvas.framed.includes(node.id)) drawNode.call(canvas, node, context) }
     }
     canvas.framed = ids
     canvas.ds.scale = 1
@@ -64,7 +68,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     unet = graph.add("FaceCLIPUNetLoader", Place(0, 2000, 360, 90), unet_name="faceclip_mini_unet.safetensors")
     vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="faceclip_mini_vae.safetensors")
     person = graph.add("FaceCLIPEncodeIdentity", Place(720, 340, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
-    saved = graph.add("FaceCLIPSaveIdentity", Place(1090, 340, 300, 90), identity=person["identity"], name="astronaut")
+    saved = graph.add("FaceCLIPSaveIdentity", Place(1090, 340, 300, 90), identity=person["identity"], name="ada")
     loaded = graph.add("FaceCLIPLoadIdentity", Place(720, 500, 320, 60), file_name="friend.safetensors")
     blend = graph.add(
         "FaceCLIPBlendIdentities", Place(1090, 500, 300, 90), first=person["identity"], second=loaded["identity"], ratio=0.3
@@ -90,10 +94,10 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
         negative=negative["conditioning"],
         latent_image=latent["LATENT"],
         seed=42,
-        steps=12,
-        cfg=5.0,
+        steps=20,
+        cfg=2.0,
         sampler_name="euler",
-        scheduler="ddim_uniform",
+        scheduler="normal",
         denoise=1.0,
     )
     decoded = graph.add("VAEDecode", Place(420, 2330, 300, 50), samples=sampler["LATENT"], vae=vae["VAE"])
