@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.model_management
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from ..faceclip import Conditioning, FaceCLIPEncoder, Identity
 from ..faceclip.checkpoint import load_encoder
 from ..faceclip.prompt import LongPrompts
+from .watch import Watch, watched
 
 ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
     "default": None,
@@ -25,7 +24,6 @@ ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
     "bf16": torch.bfloat16,
 }
 _FACES_AT_ONCE = 8  # through the face tower
-_SECONDS_BETWEEN = 0.1  # two messages to the editor
 
 
 class _Weights(nn.Module):
@@ -64,7 +62,7 @@ class EncoderModel:
             dtype or comfy.model_management.text_encoder_dtype(load_device),
             compute_dtype=torch.float32,
             operations=comfy.ops.manual_cast,
-            progress=_Watch(),
+            progress=Watch(),
         )
         return EncoderModel(encoder, load_device, offload_device)
 
@@ -86,7 +84,7 @@ class EncoderModel:
         comfy.model_management.load_models_gpu([self.patcher])
         faces = images.movedim(-1, 1)
         parts = faces.split(_FACES_AT_ONCE) or (faces,)
-        with _watched(self._encoder.face_layers, len(parts)):
+        with watched(self._encoder.face_layers, len(parts)):
             parts = [self._encoder.encode_faces(part) for part in parts]
         return Identity.cat(parts).to(comfy.model_management.intermediate_device(), torch.float32)
 
@@ -95,46 +93,10 @@ class EncoderModel:
     ) -> Conditioning:
         """One prompt, with each person of `identity` -> conditioning of as many rows (one without). Raises ValueError."""
         comfy.model_management.load_models_gpu([self.patcher])
-        with _watched(self._encoder.joint_layers):
+        with watched(self._encoder.joint_layers):
             result = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
         device = comfy.model_management.intermediate_device()
         return Conditioning(result.embeddings.to(device), result.pooled.to(device), result.prompts)
-
-
-class _Watch:
-    """Told of progress, however often, it heeds the Cancel button each time and moves the bar ten times a second."""
-
-    def __init__(self):
-        self._bar = comfy.utils.ProgressBar(1)
-        self._shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if done == total or time.monotonic() - self._shown > _SECONDS_BETWEEN:
-            self._shown = time.monotonic()
-            self._bar.update_absolute(done, total)
-
-
-@contextmanager
-def _watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
-    """Look at the Cancel button, and move the progress bar, at every layer: a CPU spends seconds on one prompt.
-
-    `passes` is how often each layer is to run. Weighted words, and a strength between 0 and 1, take more: the bar is full early.
-    """
-    watch, done = _Watch(), 0
-
-    def before(layer: nn.Module, inputs: object) -> None:
-        nonlocal done
-        done += 1
-        watch(done, passes * len(layers))
-
-    # Taken off again: what a hook holds would keep a large encoder in memory that nothing else wants.
-    handles = [layer.register_forward_pre_hook(before) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _bytes_of(encoder: nn.Module) -> int:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..faceclip.recognize import SDXL_CHECKPOINT, SDXL_UNET, recognize
-from ..faceclip.tensor_file import CheckpointError, open_tensor_file
+from ..faceclip.tensor_file import CheckpointError, TensorFile, open_tensor_file
+from .watch import Watch, watched_building
 
 WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
     "default": None,
@@ -35,27 +36,44 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
 
     `dtype` is what the weights are kept in; None leaves that to ComfyUI. A file that says that its UNet predicts v, as those do
     that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for anything that is not SDXL, saying
-    what it looks like and which loader wants it.
+    what it looks like and which loader wants it. Moves the progress bar and heeds the Cancel button.
     """
-    kind = recognize(open_tensor_file(path).entries)
+    file = open_tensor_file(path)
+    kind = recognize(file.entries)
     if kind.name not in (SDXL_UNET, SDXL_CHECKPOINT):
         raise CheckpointError(f"{path} has no SDXL UNet in it: it looks like this: {kind}")
-    weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    watch, count = Watch(), len(file.entries)
+    steps = 2 * count + 1  # of the bar: each tensor is read, and goes into a layer; and the end
+    weights, metadata = _read(file, watch, steps)
     prefix = _CHECKPOINT_PREFIX if kind.name == SDXL_CHECKPOINT else ""
-    markers = _prediction_markers(weights, metadata or {})
+    markers = _prediction_markers(weights, metadata)
     weights = comfy.utils.state_dict_prefix_replace(weights, {prefix: ""}, filter_keys=True)
     if markers:  # the core looks for them beside its own names only
         weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
-    if _core_knows(weights):
-        patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype}, metadata=metadata)
-    else:
-        patcher = _load_other_size(path, weights, dtype)
+    with watched_building(watch, count, steps):
+        if _core_knows(weights):
+            patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype}, metadata=metadata)
+        else:
+            patcher = _load_other_size(path, weights, dtype)
     if patcher is None or not isinstance(patcher.model, comfy.model_base.SDXL):
         raise CheckpointError(
             f"{path} is no SDXL base UNet (ComfyUI reads it as {type(patcher and patcher.model).__name__}). FaceCLIP conditions "
             "SDXL base only: choose FaceCLIP's unet.pt."
         )
     return patcher
+
+
+def _read(file: TensorFile, watch: Watch, steps: int) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The file's tensors and its metadata. Of safetensors the core maps into memory what it can: that takes no time yet."""
+    if file.path.suffix.lower() in (".safetensors", ".sft"):
+        weights, metadata = comfy.utils.load_torch_file(str(file.path), safe_load=True, return_metadata=True)
+        watch(len(file.entries), steps)
+        return weights, metadata or {}
+    weights = {}
+    for done, (name, entry) in enumerate(file.entries.items(), 1):
+        weights[name] = entry.read()
+        watch(done, steps)
+    return weights, file.metadata
 
 
 def _prediction_markers(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:

@@ -105,3 +105,30 @@ def model_folder(comfy: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def as_image(picture: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] -> ComfyUI's IMAGE [1, H, W, 3]."""
     return torch.from_numpy(picture).float()[None] / 255
+
+
+class Bar:
+    """ComfyUI's hook of the progress bar; at the message `cancel_at`, the user presses Cancel."""
+
+    def __init__(self, cancel_at: int = 0):
+        self.shown: list[tuple[int, int]] = []
+        self.cancel_at = cancel_at
+
+    def __call__(self, value: int, total: int, preview: object = None, node_id: object = None) -> None:
+        import comfy.model_management as management
+
+        self.shown.append((value, total))
+        if len(self.shown) == self.cancel_at:
+            management.interrupt_current_processing(True)
+
+
+@pytest.fixture
+def bar(pack_module: Any, comfy: Any, monkeypatch: pytest.MonkeyPatch) -> Bar:
+    """What the progress bar is told, each time that there is something to tell."""
+    import sys
+
+    import comfy.utils
+
+    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.watch"], "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", shown := Bar())
+    return shown

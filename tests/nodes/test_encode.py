@@ -123,33 +123,6 @@ def test_a_black_crop_in_a_batch_is_text_alone(run: Any, encoder: Any, crops: to
     assert not torch.allclose(rows[0], rows[1], atol=1e-2)
 
 
-class _Bar:
-    """ComfyUI's hook of the progress bar; at the message `cancel_at`, the user presses Cancel."""
-
-    def __init__(self, cancel_at: int = 0):
-        self.shown: list[tuple[int, int]] = []
-        self.cancel_at = cancel_at
-
-    def __call__(self, value: int, total: int, preview: object = None, node_id: object = None) -> None:
-        import comfy.model_management as management
-
-        self.shown.append((value, total))
-        if len(self.shown) == self.cancel_at:
-            management.interrupt_current_processing(True)
-
-
-@pytest.fixture
-def bar(pack_module: Any, comfy: Any, monkeypatch: pytest.MonkeyPatch) -> _Bar:
-    """What the progress bar is told, each time that there is something to tell."""
-    import sys
-
-    import comfy.utils
-
-    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.encoder_model"], "_SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", shown := _Bar())
-    return shown
-
-
 def _work(what: str, run: Any, encoder: Any, crops: torch.Tensor) -> None:
     if what == "load":
         run("FaceCLIPEncoderLoader", encoder_name=MINI.name)
@@ -161,7 +134,7 @@ def _work(what: str, run: Any, encoder: Any, crops: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("what", ["load", "faces", "text"])
 def test_the_bar_moves_from_layer_to_layer_and_is_full_at_the_end(
-    what: str, bar: _Bar, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
+    what: str, bar: Any, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
 ) -> None:
     prompt("so that the blank face is there")
     bar.shown.clear()
@@ -172,7 +145,7 @@ def test_the_bar_moves_from_layer_to_layer_and_is_full_at_the_end(
 
 @pytest.mark.parametrize("what", ["load", "faces", "text"])
 def test_cancel_stops_at_the_next_layer_and_leaves_the_encoder_as_it_was(
-    what: str, bar: _Bar, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
+    what: str, bar: Any, run: Any, encoder: Any, crops: torch.Tensor, prompt: Any
 ) -> None:
     import comfy.model_management as management
 

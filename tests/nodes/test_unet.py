@@ -278,6 +278,35 @@ def test_a_file_in_a_subfolder_is_found_however_its_name_is_spelled(unet_files: 
         assert run("FaceCLIPUNetLoader", unet_name=name)[0] is not None
 
 
+@pytest.mark.parametrize("name", ["unet.pt", "unet.safetensors"])
+def test_the_bar_moves_while_a_unet_is_read_and_built(name: str, bar: Any, unet_files: dict, run: Any, model_folder: Any) -> None:
+    model = _load(run, model_folder, unet_files[name]).model.diffusion_model
+    done = [value / total for value, total in bar.shown]
+    assert done == sorted(done) and done[-1] == 1 and 1 not in done[:-1]
+    read = sum(value <= 0.5 for value in set(done))
+    assert read > 100 if name == "unet.pt" else read <= 2
+    assert len(set(done)) - read > 100
+    assert not any(layer._load_state_dict_pre_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize("part", [0.1, 0.51, 0.9])
+def test_cancel_stops_the_loading_of_a_unet_and_the_next_one_is_whole(
+    part: float, bar: Any, unet_files: dict, run: Any, model_folder: Any
+) -> None:
+    import comfy.model_management as management
+
+    whole = _load(run, model_folder, unet_files["unet.pt"]).model.state_dict()
+    bar.cancel_at = 1 + int(part * len(bar.shown))
+    bar.shown.clear()
+    with pytest.raises(management.InterruptProcessingException):
+        run("FaceCLIPUNetLoader", unet_name="unet.pt")
+    assert len(bar.shown) == bar.cancel_at
+    assert not torch.nn.modules.module._global_module_registration_hooks
+    bar.cancel_at = 0
+    again = run("FaceCLIPUNetLoader", unet_name="unet.pt")[0].model.state_dict()
+    assert whole.keys() == again.keys() and all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
 @pytest.mark.full_size
 def test_a_full_size_diffusers_unet_goes_through_the_core(run: Any, model_folder: Any) -> None:
     """SDXL's real shape, 2.6 GB of zeros in fp8: the core's own detection must take it."""
