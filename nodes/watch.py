@@ -62,7 +62,7 @@ def watched_building(watch: Watch, done: int, total: int) -> Iterator[None]:
 
     def made(parent: nn.Module, name: str, layer: nn.Module | None) -> None:
         watch(done, total)
-        if layer is not None and id(layer) not in handles:
+        if layer is not None and id(layer) not in handles:  # torch before 2.5 has the hook under the private name only
             handles[id(layer)] = layer._register_load_state_dict_pre_hook(weighted, with_module=True)
 
     def weighted(layer: nn.Module, *others: object) -> None:
