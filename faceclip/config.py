@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 Activation = Literal["quick_gelu", "gelu"]
-FaceAttention = Literal["deformable", "plain"]
+FaceAttention = Literal["deformable", "plain", "own value"]
 
 METADATA_KEY = "faceclip_config"
 
@@ -48,7 +48,8 @@ class FaceTowerConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The fusion module (paper, Fig. 1c). `face_attention="plain"` is the paper's figure, `"deformable"` the release."""
+    """The fusion module (paper, Fig. 1c). `face_attention="plain"` is the paper's figure, `"deformable"` FaceCLIP-SDXL's release,
+    `"own value"` FaceT5-FLUX's."""
 
     layers: int = 6
     cross_width: int = 1024

@@ -21,6 +21,7 @@ class Identity:
     """A batch of B people as the face tower sees them.
 
     class_token: [B, F, 512] and patch_tokens: [B, F, 144, 768] with F = 1 when the branches share one face tower, else 2.
+    The class token has width 0 where a FaceT5 without a class head made the identity: FaceCLIP needs it, FaceT5 does not.
     present: [B] bool, False where the crop was black: that row conditions like text alone.
     signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion module.
     """
@@ -74,7 +75,7 @@ class Identity:
         if not (first.present.all() and second.present.all()):
             raise ValueError("One of the identities to blend has no face (its crop was black). Connect crops that show a face.")
         pairs = torch.tensor([1 - ratio, ratio])
-        class_tokens = torch.stack([first.class_token, second.class_token])
+        class_tokens = torch.stack(_matching_class_tokens([first, second]))
         weights = pairs.to(class_tokens).view(2, 1, 1, 1)
         return Identity(
             _with_mean_length(class_tokens, weights)[0],
@@ -91,7 +92,7 @@ class Identity:
         for other in identities[1:]:
             identities[0].require_tower(other.signature)
         return Identity(
-            torch.cat([identity.class_token for identity in identities]),
+            torch.cat(_matching_class_tokens(identities)),
             torch.cat([identity.patch_tokens for identity in identities]),
             torch.cat([identity.present for identity in identities]),
             identities[0].signature,
@@ -107,13 +108,25 @@ class Identity:
 
     def require_tower(self, signature: Tensor) -> None:
         """Raise ValueError unless these features were made by the face tower with this signature."""
-        mine, theirs = self.signature.float().cpu(), signature.float().cpu()
-        if mine.shape == theirs.shape and (mine - theirs).norm() <= SAME_TOWER * mine.norm():
-            return
-        raise ValueError(
-            "This identity was made by another encoder: its face features do not fit the one it is used with. "
-            "Encode the face again with the encoder that is loaded now (Encode Identity), or load the encoder it was saved with."
-        )
+        if not _same(self.signature, signature):
+            raise ValueError(_OTHER_TOWER)
+
+    def for_tower(self, signature: Tensor) -> Identity:
+        """Of an identity of one or more towers, the features of the one with this signature [1, 64]. Raises ValueError."""
+        for tower in range(len(self.signature)):
+            rows = slice(tower, tower + 1)
+            if _same(self.signature[rows], signature):
+                return Identity(self.class_token[:, rows], self.patch_tokens[:, rows], self.present, self.signature[rows])
+        raise ValueError(_OTHER_TOWER)
+
+    def require_class_token(self) -> None:
+        """Raise ValueError for an identity that a FaceT5 without a class head made: FaceCLIP-SDXL needs the class token."""
+        if not self.class_token.shape[-1]:
+            raise ValueError(
+                "This identity was made by a FaceT5 file without a class head, so it lacks the class token that FaceCLIP needs. "
+                "Encode the face again with the FaceCLIP encoder, with face_t5_encoder.pt itself, or with what "
+                "`faceclip convert --class-head` makes of it."
+            )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; no photo is in it. The file appears whole or not at all."""
@@ -127,6 +140,23 @@ class Identity:
         if file.metadata.get("format") != FORMAT or file.entries.keys() != {field.name for field in fields(Identity)}:
             raise CheckpointError(f"{path} is not a saved FaceCLIP identity. It looks like this: {recognize(file.entries)}")
         return Identity(**{name: entry.read() for name, entry in file.entries.items()})
+
+
+_OTHER_TOWER = (
+    "This identity was made by another encoder: its face features do not fit the one it is used with. "
+    "Encode the face again with the encoder that is loaded now (Encode Identity), or load the encoder it was saved with."
+)
+
+
+def _same(mine: Tensor, theirs: Tensor) -> bool:
+    mine, theirs = mine.float().cpu(), theirs.float().cpu()
+    return mine.shape == theirs.shape and bool((mine - theirs).norm() <= SAME_TOWER * mine.norm())
+
+
+def _matching_class_tokens(identities: Sequence[Identity]) -> list[Tensor]:
+    """Their class tokens; where one has none, none of them has."""
+    width = min(identity.class_token.shape[-1] for identity in identities)
+    return [identity.class_token[..., :width] for identity in identities]
 
 
 def _with_mean_length(class_tokens: Tensor, weights: Tensor | None = None) -> Tensor:

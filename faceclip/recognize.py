@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-ENCODER, SDXL_UNET, SDXL_CHECKPOINT, SD_UNET = (
+ENCODER, FACET5, FLUX, SDXL_UNET, SDXL_CHECKPOINT, SD_UNET = (
     "FaceCLIP encoder",
+    "FaceT5 encoder",
+    "FLUX transformer",
     "SDXL UNet",
     "SDXL checkpoint",
     "Stable Diffusion 1.x or 2.x UNet",
@@ -40,9 +42,17 @@ def _kind(
     return Kind(name, advice), signature, excluded
 
 
+_FLUX_ADVICE = (
+    "The core node Load Diffusion Model reads it, and FaceT5 (Load FaceT5, FaceT5 Text Encode) conditions it; "
+    "FaceCLIP's own encoder conditions SDXL only."
+)
+
 # First match wins, so the more particular comes first. A signature is a set of substrings that must all occur.
 _SIGNATURES = (
     _kind(ENCODER, "Load it with Load FaceCLIP Encoder.", ["face_clip_", "fuser.encoder."]),
+    _kind(FACET5, "Load it with Load FaceT5.", ["face_patch_proj.", "fuser.encoder."]),
+    _kind(FACET5, "Load it with Load FaceT5.", ["encoder_2.t5_encoder."]),
+    _kind(FACET5, "Load it with Load FaceT5.", ["encoder_2.fuser."]),
     _kind("saved FaceCLIP identity", "Load it with Load Identity.", ["class_token", "patch_tokens", "signature"]),
     _kind("LoRA", "Load it with the core node Load LoRA, after Load FaceCLIP UNet.", ["lora_"]),
     _kind("LyCORIS or LoRA", "Load it with the core node Load LoRA, after Load FaceCLIP UNet.", ["hada_w1_a"]),
@@ -68,11 +78,8 @@ _SIGNATURES = (
     _kind(
         SD_UNET, "FaceCLIP conditions SDXL only: choose FaceCLIP's unet.pt or an SDXL file.", ["input_blocks.", "output_blocks."]
     ),
-    _kind(
-        "Flux model",
-        "FaceCLIP conditions SDXL only. The core node Load Diffusion Model reads it.",
-        ["double_blocks.", "single_blocks."],
-    ),
+    _kind(FLUX, _FLUX_ADVICE, ["double_blocks.", "single_blocks."]),
+    _kind(FLUX, _FLUX_ADVICE, ["transformer_blocks.", "context_embedder.", "x_embedder."], ["pos_embed."]),
     _kind(
         "Stable Diffusion 3 model",
         "FaceCLIP conditions SDXL only. The core node Load Diffusion Model reads it.",
@@ -81,6 +88,11 @@ _SIGNATURES = (
     _kind("tiny autoencoder (TAESD)", "Load it with the core node Load VAE.", ["taesd_"]),
     _kind("VAE", "Load it with the core node Load VAE.", ["decoder.", "encoder.", "post_quant_conv."]),
     _kind("CLIP vision model", "Load it with the core node Load CLIP Vision.", ["vision_model.encoder."], ["text_model."]),
+    _kind(
+        "T5 text encoder",
+        "Load it with the core node DualCLIPLoader, type flux, beside clip_l.",
+        ["encoder.block.", "SelfAttention.", "layer_norm."],
+    ),
     _kind(
         "CLIP text encoder", "Load it with the core node Load CLIP; FaceCLIP needs none beside its own.", ["text_model.encoder."]
     ),

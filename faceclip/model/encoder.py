@@ -16,11 +16,9 @@ from ..identity import Identity
 from ..prompt import CONTEXT, LongPrompts, TokenizedPrompt, tokenize
 from .branch import BranchOutput, FaceCLIPBranch
 from .face_tower import FaceTower
+from .identity_encoder import IdentityEncoder
 
 logger = logging.getLogger(__name__)
-
-FACE_SIZE = 448
-_SIGNATURE_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,15 @@ class Conditioning:
     prompts: tuple[TokenizedPrompt, ...]
 
 
-class FaceCLIPEncoder(nn.Module):
+class FaceCLIPEncoder(IdentityEncoder):
     """Both FaceCLIP branches. `state_dict()` has the released file's names and shapes.
 
     With `share_face_tower` the branches hold one face tower, under both its names; it runs once per face.
-    Computes in `compute_dtype`, whatever `operations` keep the weights in, and on `compute_device`: by default, where they are.
     """
 
     def __init__(self, config: FaceCLIPConfig, operations: Any = nn, share_face_tower: bool = True):
         super().__init__()
         self.config = config
-        self.compute_dtype = torch.float32
-        self.compute_device: torch.device | None = None  # where to compute when the weights may live elsewhere
-        self._blank: Identity | None = None
         tower: FaceTower | None = None
         for name, branch in config.branches.items():
             if tower is None or not share_face_tower:
@@ -77,39 +71,9 @@ class FaceCLIPEncoder(nn.Module):
         return list({id(branch.face_encoder): branch.face_encoder for branch in self.branches.values()}.values())
 
     @property
-    def face_layers(self) -> list[nn.Module]:
-        """The layers that run once per batch of faces, for whoever wants to look up in between (see `joint_layers`)."""
-        return [block for tower in self.face_towers for block in tower.blocks]
-
-    @property
     def joint_layers(self) -> list[nn.Module]:
         """The layers that run once per batch of prompts, nearly in order."""
         return [layer for branch in self.branches.values() for layer in branch.layers]
-
-    @property
-    def device(self) -> torch.device:
-        return self.compute_device or next(self.parameters()).device
-
-    def signature(self) -> Tensor:
-        """[F, 64] fp32: evenly spaced samples of each face tower's weights; tells identities of different encoders apart."""
-        weights = [tower.get_parameter("blocks.0.attn.qkv.weight").detach().flatten() for tower in self.face_towers]
-        return torch.stack([w[:: len(w) // _SIGNATURE_SAMPLES][:_SIGNATURE_SAMPLES].float().cpu() for w in weights])
-
-    @torch.no_grad()
-    def encode_faces(self, faces: Tensor) -> Identity:
-        """`faces` [B, 3, 448, 448], RGB in [0, 1], aligned to ArcFace's template -> Identity of B people.
-
-        A black crop means "no face": its row will condition like text alone. Raises ValueError for other shapes or ranges.
-        """
-        _check_faces(faces)
-        faces = faces.to(self.device, self.compute_dtype)
-        class_tokens, patch_tokens = zip(*(tower(faces) for tower in self.face_towers), strict=True)
-        return Identity(
-            class_token=torch.stack(class_tokens, dim=1),
-            patch_tokens=torch.stack(patch_tokens, dim=1),
-            present=faces.flatten(1).any(dim=1),
-            signature=self.signature(),
-        )
 
     @torch.no_grad()
     def encode(
@@ -130,6 +94,7 @@ class FaceCLIPEncoder(nn.Module):
         if identity is None or strength == 0:
             return self._encode(prompts, None, long_prompts)
         identity.require_tower(self.signature())
+        identity.require_class_token()
         with_face = self._encode(prompts, identity, long_prompts)
         if strength == 1:
             return with_face
@@ -175,13 +140,6 @@ class FaceCLIPEncoder(nn.Module):
             outputs[name] = branch(input_ids, identity.class_token[:, tower], identity.patch_tokens[:, tower], identity.present)
         return outputs
 
-    def blank_face(self) -> Identity:
-        """The identity of a black crop, which stands for "no face"; the tower runs once for it, not per prompt."""
-        blank = self._blank
-        if blank is None or blank.patch_tokens.dtype != self.compute_dtype or not torch.equal(blank.signature, self.signature()):
-            blank = self._blank = self.encode_faces(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)).to("cpu")
-        return blank
-
 
 def _broadcast(prompts: Sequence[str], identity: Identity | None) -> tuple[list[str], Identity | None]:
     if isinstance(prompts, str):
@@ -201,20 +159,3 @@ def _broadcast(prompts: Sequence[str], identity: Identity | None) -> tuple[list[
             "use one prompt, one identity, or as many of each."
         )
     return prompts, identity
-
-
-def _check_faces(faces: Tensor) -> None:
-    if faces.ndim != 4 or faces.shape[1:] != (3, FACE_SIZE, FACE_SIZE):
-        raise ValueError(
-            f"Faces must be aligned crops of shape [B, 3, 448, 448]; found {list(faces.shape)}. "
-            "Detect and align the photo first; resizing it to 448 x 448 is not enough for a likeness."
-        )
-    if len(faces) == 0:
-        raise ValueError(
-            "There is no face to encode: the batch is empty. If Detect Faces skipped every photo, look at its preview: "
-            "use a larger, sharper photo from the front, lower min_confidence or index, or set on_no_face to 'text only'."
-        )
-    if not faces.is_floating_point() or faces.min() < -1e-3 or faces.max() > 1 + 1e-3:
-        raise ValueError(
-            f"Faces must be RGB in [0, 1] as floating point; found {faces.dtype} in [{faces.min():.3g}, {faces.max():.3g}]."
-        )

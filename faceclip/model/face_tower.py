@@ -14,22 +14,30 @@ from ..ops import FrozenBatchNorm, cast
 
 
 class FaceTower(nn.Module):
-    """Aligned crops -> (class token, patch tokens). Frozen in training; `mask_token` is ArcFace's own, kept for its file."""
+    """Aligned crops -> (class token, patch tokens). Frozen in training; `mask_token` is ArcFace's own, kept for its file.
 
-    def __init__(self, config: FaceTowerConfig, operations=nn):
+    Without `class_head` it is a tower for patch tokens alone, and its class token has width 0.
+    """
+
+    def __init__(self, config: FaceTowerConfig, operations=nn, class_head: bool = True):
         super().__init__()
         patches = config.grid**2
         self.image = config.image
         self.patch_embed = _PatchEmbedding(config, operations)
         self.pos_embed = nn.Parameter(torch.randn(1, patches, config.width) * 0.02)
-        self.mask_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
+        if class_head:
+            self.mask_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
         self.blocks = nn.ModuleList(_Block(config, operations) for _ in range(config.layers))
         self.norm = operations.LayerNorm(config.width)
-        self.feature = nn.Sequential(
-            operations.Linear(patches * config.width, config.width, bias=False),
-            FrozenBatchNorm(config.width),
-            operations.Linear(config.width, config.classes, bias=False),
-            FrozenBatchNorm(config.classes),
+        self.feature = (
+            nn.Sequential(
+                operations.Linear(patches * config.width, config.width, bias=False),
+                FrozenBatchNorm(config.width),
+                operations.Linear(config.width, config.classes, bias=False),
+                FrozenBatchNorm(config.classes),
+            )
+            if class_head
+            else None
         )
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +49,8 @@ class FaceTower(nn.Module):
         for block in self.blocks:
             x = block(x)
         patch_tokens = self.norm(x)
-        return self.feature(patch_tokens.flatten(1)), patch_tokens
+        class_token = patch_tokens.new_empty(len(faces), 0) if self.feature is None else self.feature(patch_tokens.flatten(1))
+        return class_token, patch_tokens
 
 
 class _PatchEmbedding(nn.Module):

@@ -1,7 +1,7 @@
 """The fusion module: text and face streams that attend to each other (paper, section 3.2, Fig. 1c).
 
-B batch, T = 77 text tokens, P = 144 face patches (12 x 12), d = width of both streams (L: 768, bigG: 1280).
-There are no masks: padding tokens take part.
+B batch, T text tokens (CLIP: 77, T5: 512), P = 144 face patches (12 x 12), d = width of both streams (L: 768, bigG: 1280,
+T5-XXL: 4096). There are no masks: padding tokens take part.
 """
 
 from __future__ import annotations
@@ -18,51 +18,63 @@ from .text_tower import SelfAttention, split_heads
 
 
 class Fuser(nn.Module):
-    """Holds the fusion blocks. `enc_output*` are in the released file and take no part in what it computes."""
+    """Holds the fusion blocks.
 
-    def __init__(self, width: int, grid: int, config: FusionConfig, operations=nn):
+    e is the text stream, so what the last block would do to the face nobody reads; nor is `enc_output*` ever used. With
+    `unused_weights` the module has all of these all the same, as the released file of FaceCLIP-SDXL does.
+    """
+
+    def __init__(self, width: int, grid: int, config: FusionConfig, operations=nn, unused_weights: bool = True):
         super().__init__()
-        self.encoder = _FusionEncoder(width, grid, config, operations)
-        self.enc_output = operations.Linear(width, width)
-        self.enc_output_norm = operations.LayerNorm(width)
+        self.encoder = _FusionEncoder(width, grid, config, operations, unused_weights)
+        if unused_weights:
+            self.enc_output = operations.Linear(width, width)
+            self.enc_output_norm = operations.LayerNorm(width)
 
     @property
     def layers(self) -> list[nn.Module]:
         """The layers that run; the last block's face layer is none of them."""
         encoder = self.encoder
-        return [*encoder.fusion_layers, *encoder.text_layers, *encoder.layers[:-1]]
+        return [*encoder.fusion_layers, *encoder.text_layers, *encoder.layers[: len(encoder.text_layers) - 1]]
 
-    def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor) -> Tensor:
-        """Text [B, T, d] and face [B, P, d] streams with their positions ([T, d], [P, d]) -> joint representation e [B, T, d]."""
+    def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor | None) -> Tensor:
+        """Text [B, T, d] and face [B, P, d] streams with their positions ([T, d], [P, d]) -> joint representation e [B, T, d].
+
+        `face_positions` is None for a fusion module that has none (FaceT5's).
+        """
         return self.encoder(text, text_positions, face, face_positions)
 
 
 class _FusionEncoder(nn.Module):
-    def __init__(self, width: int, grid: int, config: FusionConfig, operations):
+    def __init__(self, width: int, grid: int, config: FusionConfig, operations, unused_weights: bool):
         super().__init__()
-        self.layers = nn.ModuleList(FaceLayer(width, grid, config, operations) for _ in range(config.layers))
+        last = config.layers - 1
+        self.layers = nn.ModuleList(FaceLayer(width, grid, config, operations) for _ in range(last + unused_weights))
         self.text_layers = nn.ModuleList(TextLayer(width, config, operations) for _ in range(config.layers))
-        self.fusion_layers = nn.ModuleList(DualCrossAttention(width, config, operations) for _ in range(config.layers))
+        self.fusion_layers = nn.ModuleList(
+            DualCrossAttention(width, config, operations, to_face=unused_weights or i < last) for i in range(config.layers)
+        )
 
-    def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor) -> Tensor:
-        last = len(self.layers) - 1
-        for i, (cross, text_layer, face_layer) in enumerate(zip(self.fusion_layers, self.text_layers, self.layers, strict=True)):
+    def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor | None) -> Tensor:
+        last = len(self.text_layers) - 1
+        for i, (cross, text_layer) in enumerate(zip(self.fusion_layers, self.text_layers, strict=True)):
             face, text = cross(face, text, face_is_needed=i < last)
             text = text_layer(text, text_positions)
-            if i < last:  # e is the text stream: what the last block would do to the face, nobody reads
-                face = face_layer(face, face_positions)
+            if i < last:
+                face = self.layers[i](face, face_positions)
         return text
 
 
 class DualCrossAttention(nn.Module):
     """Text attends to face and face to text through one logit matrix per head. Residuals add to the *normalised* streams."""
 
-    def __init__(self, width: int, config: FusionConfig, operations):
+    def __init__(self, width: int, config: FusionConfig, operations, to_face: bool = True):
         super().__init__()
         self.layer_norm_v = operations.LayerNorm(width)
         self.layer_norm_l = operations.LayerNorm(width)
-        self.attn = _CrossProjections(width, config, operations)
-        self.gamma_v = nn.Parameter(torch.full((width,), 1e-4))
+        self.attn = _CrossProjections(width, config, operations, to_face)
+        if to_face:
+            self.gamma_v = nn.Parameter(torch.full((width,), 1e-4))
         self.gamma_l = nn.Parameter(torch.full((width,), 1e-4))
 
     def forward(self, face: Tensor, text: Tensor, face_is_needed: bool = True) -> tuple[Tensor, Tensor]:
@@ -73,7 +85,7 @@ class DualCrossAttention(nn.Module):
 
 
 class _CrossProjections(nn.Module):
-    def __init__(self, width: int, config: FusionConfig, operations):
+    def __init__(self, width: int, config: FusionConfig, operations, to_face: bool):
         super().__init__()
         inner = config.cross_width
         self.heads = config.cross_heads
@@ -81,8 +93,9 @@ class _CrossProjections(nn.Module):
         self.v_proj = operations.Linear(width, inner)
         self.l_proj = operations.Linear(width, inner)
         self.values_v_proj = operations.Linear(width, inner)
-        self.values_l_proj = operations.Linear(width, inner)
-        self.out_v_proj = operations.Linear(inner, width)
+        if to_face:
+            self.values_l_proj = operations.Linear(width, inner)
+            self.out_v_proj = operations.Linear(inner, width)
         self.out_l_proj = operations.Linear(inner, width)
 
     def forward(self, face: Tensor, text: Tensor, face_is_needed: bool) -> tuple[Tensor | None, Tensor]:
@@ -110,8 +123,9 @@ class _PostNormLayer(nn.Module):
         self.norm2 = operations.LayerNorm(width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        x = self.norm1(x + self._drop(self.self_attn(x + positions, x)))
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        query = x if positions is None else x + positions
+        x = self.norm1(x + self._drop(self.self_attn(query, x)))
         return self.norm2(x + self._drop(self.linear2(self._drop(F.relu(self.linear1(x))))))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -127,14 +141,35 @@ class TextLayer(_PostNormLayer):
 
 
 class FaceLayer(_PostNormLayer):
-    """Self-attention of the face stream: deformable in the release, plain in the paper's figure. No dropout."""
+    """The face stream by itself: deformable self-attention in FaceCLIP's release, each patch alone in FaceT5's (`OwnValue`),
+    plain self-attention in the paper's figure. No dropout."""
 
     def __init__(self, width: int, grid: int, config: FusionConfig, operations):
         if config.face_attention == "deformable":
             attention = DeformableAttention(width, grid, config, operations)
+        elif config.face_attention == "own value":
+            attention = OwnValue(width, operations)
         else:
             attention = SelfAttention(width, config.face_heads, operations)
         super().__init__(attention, width, config.face_feedforward, 0.0, operations)
+
+
+class OwnValue(nn.Module):
+    """Attention whose only key is the token itself, so that its softmax is 1: what FaceT5's face layers come to.
+
+    The release hands its attention layer [B, P, d] where [P, B, d] is wanted: a patch attends to the same patch of the other
+    images of the batch, which mixes people. With one image, as the release's script runs it, only the value projection is left,
+    and this is that, per image, for any batch.
+    """
+
+    def __init__(self, width: int, operations):
+        super().__init__()
+        self.value_proj = operations.Linear(width, width)
+        self.out_proj = operations.Linear(width, width)
+
+    def forward(self, query: Tensor, value: Tensor) -> Tensor:
+        """[B, P, d], which has no effect, and [B, P, d] -> [B, P, d]."""
+        return self.out_proj(self.value_proj(value))
 
 
 class DeformableAttention(nn.Module):

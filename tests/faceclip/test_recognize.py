@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faceclip.recognize import ENCODER, SD_UNET, SDXL_CHECKPOINT, SDXL_UNET, recognize
+from faceclip.recognize import ENCODER, FACET5, FLUX, SD_UNET, SDXL_CHECKPOINT, SDXL_UNET, recognize
 
 
 def tiny_unet(**options):
@@ -34,6 +34,31 @@ def test_controlnet_and_vae_of_diffusers():
     assert recognize(AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).state_dict()).name == "VAE"
 
 
+def test_flux_of_diffusers():
+    from diffusers import FluxTransformer2DModel
+
+    model = FluxTransformer2DModel(
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )
+    kind = recognize(model.state_dict())
+    assert kind.name == FLUX and "Load Diffusion Model" in kind.advice
+
+
+def test_t5_of_transformers():
+    from transformers import T5Config, T5EncoderModel
+
+    t5 = T5EncoderModel(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=32))
+    kind = recognize(t5.state_dict())
+    assert kind.name == "T5 text encoder" and "DualCLIPLoader" in kind.advice
+
+
 def test_clips_of_transformers():
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -50,6 +75,8 @@ def test_clips_of_transformers():
     ("names", "kind"),
     [
         (["model.face_clip_g.fuser.encoder.layers.0.norm1.weight"], ENCODER),
+        (["encoder_2.fuser.encoder.layers.0.norm1.weight"], FACET5),
+        (["face_patch_proj.weight", "fuser.encoder.text_layers.0.norm1.weight"], FACET5),
         (["model.diffusion_model.label_emb.0.0.weight", "model.diffusion_model.input_blocks.0.0.weight"], SDXL_CHECKPOINT),
         (["model.diffusion_model.input_blocks.0.0.weight"], "Stable Diffusion 1.x or 2.x checkpoint"),
         (["input_blocks.0.0.weight", "output_blocks.0.0.weight", "label_emb.0.0.weight"], SDXL_UNET),
@@ -57,7 +84,7 @@ def test_clips_of_transformers():
         (["unet.down_blocks.0.attn2.to_k.lora_A.weight"], "LoRA"),
         (["image_proj.latents", "ip_adapter.1.to_k_ip.weight"], "InstantID face adapter"),
         (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "IP-Adapter"),
-        (["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"], "Flux model"),
+        (["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"], FLUX),
         (["class_token", "patch_tokens", "present", "signature"], "saved FaceCLIP identity"),
         (["patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "feature.0.weight"], "ArcFace face tower alone"),
     ],

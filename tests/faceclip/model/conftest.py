@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
+
+from ...golden import stand_in_weights
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "golden"
 
@@ -62,29 +62,3 @@ def full_golden() -> Golden:
 @pytest.fixture
 def tiny_encoder(tiny_golden: Golden) -> FaceCLIPEncoder:
     return tiny_golden.encoder()
-
-
-def stand_in_weights(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """The golden models' weights: each tensor a pure function of its name and shape."""
-    return {name: _stand_in(name, shape) for name, shape in shapes.items()}
-
-
-def _stand_in(name: str, shape: list[int]) -> Tensor:
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf == "num_batches_tracked":
-        return torch.zeros(shape, dtype=torch.int64)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(f"0:{name}".encode())))
-    if leaf == "running_var":
-        return 0.5 + noise.abs()
-    if leaf in ("gamma_v", "gamma_l"):
-        return 0.5 * noise
-    if leaf in ("running_mean", "positional_embedding", "pos_embed", "mask_token") or "token_embedding" in name:
-        return 0.1 * noise
-    if leaf in ("logit_scale", "logit_bias"):
-        return 1 + 0.1 * noise
-    if name.endswith("sampling_offsets.bias"):
-        return noise
-    if len(shape) == 1:
-        return 1 + 0.1 * noise if leaf == "weight" else 0.02 * noise
-    fan_in = shape[0] if leaf == "text_projection" else math.prod(shape[1:])
-    return noise * fan_in**-0.5

@@ -1,0 +1,89 @@
+"""What reads faces, in FaceCLIP as in FaceT5: aligned crops to an `Identity`, by one or more face towers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..identity import Identity
+from .face_tower import FaceTower
+
+FACE_SIZE = 448
+_SIGNATURE_SAMPLES = 64
+
+
+class IdentityEncoder(nn.Module):
+    """An encoder with face towers.
+
+    Computes in `compute_dtype`, whatever dtype the weights are kept in, and on `compute_device`: by default, where they are.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.compute_dtype = torch.float32
+        self.compute_device: torch.device | None = None  # where to compute when the weights may live elsewhere
+        self._blank: Identity | None = None
+
+    @property
+    def face_towers(self) -> list[FaceTower]:
+        """The distinct face towers."""
+        raise NotImplementedError
+
+    @property
+    def joint_layers(self) -> list[nn.Module]:
+        """The layers that run once per batch of prompts, nearly in order."""
+        raise NotImplementedError
+
+    @property
+    def face_layers(self) -> list[nn.Module]:
+        """The layers that run once per batch of faces, for whoever wants to look up in between (see `joint_layers`)."""
+        return [block for tower in self.face_towers for block in tower.blocks]
+
+    @property
+    def device(self) -> torch.device:
+        return self.compute_device or next(self.parameters()).device
+
+    def signature(self) -> Tensor:
+        """[F, 64] fp32: evenly spaced samples of each face tower's weights; tells identities of different encoders apart."""
+        weights = [tower.get_parameter("blocks.0.attn.qkv.weight").detach().flatten() for tower in self.face_towers]
+        return torch.stack([w[:: len(w) // _SIGNATURE_SAMPLES][:_SIGNATURE_SAMPLES].float().cpu() for w in weights])
+
+    @torch.no_grad()
+    def encode_faces(self, faces: Tensor) -> Identity:
+        """`faces` [B, 3, 448, 448], RGB in [0, 1], aligned to ArcFace's template -> Identity of B people.
+
+        A black crop means "no face": its row will condition like text alone. Raises ValueError for other shapes or ranges.
+        """
+        _check_faces(faces)
+        faces = faces.to(self.device, self.compute_dtype)
+        class_tokens, patch_tokens = zip(*(tower(faces) for tower in self.face_towers), strict=True)
+        return Identity(
+            class_token=torch.stack(class_tokens, dim=1),
+            patch_tokens=torch.stack(patch_tokens, dim=1),
+            present=faces.flatten(1).any(dim=1),
+            signature=self.signature(),
+        )
+
+    def blank_face(self) -> Identity:
+        """The identity of a black crop, which stands for "no face"; the tower runs once for it, not per prompt."""
+        blank = self._blank
+        if blank is None or blank.patch_tokens.dtype != self.compute_dtype or not torch.equal(blank.signature, self.signature()):
+            blank = self._blank = self.encode_faces(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)).to("cpu")
+        return blank
+
+
+def _check_faces(faces: Tensor) -> None:
+    if faces.ndim != 4 or faces.shape[1:] != (3, FACE_SIZE, FACE_SIZE):
+        raise ValueError(
+            f"Faces must be aligned crops of shape [B, 3, 448, 448]; found {list(faces.shape)}. "
+            "Detect and align the photo first; resizing it to 448 x 448 is not enough for a likeness."
+        )
+    if len(faces) == 0:
+        raise ValueError(
+            "There is no face to encode: the batch is empty. If Detect Faces skipped every photo, look at its preview: "
+            "use a larger, sharper photo from the front, lower min_confidence or index, or set on_no_face to 'text only'."
+        )
+    if not faces.is_floating_point() or faces.min() < -1e-3 or faces.max() > 1 + 1e-3:
+        raise ValueError(
+            f"Faces must be RGB in [0, 1] as floating point; found {faces.dtype} in [{faces.min():.3g}, {faces.max():.3g}]."
+        )
