@@ -26,10 +26,11 @@ from skimage import data
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for the demo's server and client; last, since ComfyUI has a `nodes`
 
+from flops import SDXL  # noqa: E402
+
 from demo.client import ComfyClient, GraphError, Prompt  # noqa: E402
 from demo.scratch import scratch_server  # noqa: E402
 from faceclip.checkpoint import save_encoder  # noqa: E402
-from train.flops import SDXL  # noqa: E402
 
 FACES = 8
 LARGE = (4000, 3000)

@@ -29,7 +29,7 @@ from demo.client import ComfyClient, GraphRun, Prompt  # noqa: E402
 from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo, with_words  # noqa: E402
 from demo.scratch import scratch_server  # noqa: E402
 from faceclip.face import load_detector  # noqa: E402
-from train.synthetic import World  # noqa: E402
+from train.synthetic.portrait import World  # noqa: E402
 
 WORKFLOW = ROOT / "workflows" / "faceclip_mini_demo.json"
 PEOPLE = 10

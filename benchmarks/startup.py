@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.miniature.results import Estimate
+from train.proof.report.results import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY = "NODE_CLASS_MAPPINGS = {}\n"

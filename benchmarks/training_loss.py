@@ -16,7 +16,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from training_common import Clock, PeakMemory, Timing, machine, megabytes, ratios, spread, table
 
-from train.losses import frozen_key_info_nce
+from train.pretrain.contrastive import frozen_key_info_nce
 
 WIDTH = 768  # CLIP-L's
 SCALE = 50.0

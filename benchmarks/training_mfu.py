@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flops import pretraining_flops
 from training_common import Step, machine, matmul_peak, megabytes, spread, table, take_turns
 
-from train.config import DTYPES, PretrainConfig
-from train.distributed import Ranks
-from train.flops import pretraining_flops
-from train.initialise import new_encoder
-from train.loop import train_step
-from train.pretrain_data import Features, with_blank
-from train.pretrain_step import PretrainTask
-from train.tokens import caption_ids
+from train.data.captions import caption_ids
+from train.frozen.faces import with_blank
+from train.frozen.towers import new_encoder
+from train.pretrain.config import PretrainConfig
+from train.pretrain.features import Features
+from train.pretrain.task import PretrainTask
+from train.run.config import DTYPES
+from train.run.loop import train_step
+from train.run.ranks import Ranks
 
 GUIDED = 10  # every tenth row shows no face
 

@@ -1,4 +1,4 @@
-"""The full SDXL step of `train/finetune_step.py` against plain code in the manner of diffusers' text-to-image example."""
+"""The full SDXL step of `train/finetune_sdxl/task.py` against plain code in the manner of diffusers' text-to-image example."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from flops import SDXL, SDXL_VAE, flops, unet_flops
 from torch import Tensor
 from torch.amp import autocast_mode
 from training_common import Step, Timing, machine, matmul_peak, megabytes, ratios, spread, table, take_turns
 from training_mfu import peak_note
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder, Identity
-from train.config import DTYPES, PRESETS, FinetuneConfig
-from train.distributed import Ranks
-from train.finetune_data import Draws, Rows
-from train.finetune_step import FinetuneTask
-from train.flops import SDXL, SDXL_VAE, flops, unet_flops
-from train.loop import train_step
+from train.finetune_sdxl.config import FinetuneConfig
+from train.finetune_sdxl.rows import Draws, Rows
+from train.finetune_sdxl.task import FinetuneTask
+from train.run.command_line import PRESETS
+from train.run.config import DTYPES
+from train.run.loop import train_step
+from train.run.ranks import Ranks
 
 SCALING = 0.13025
 PIXELS = {"mini": 128, "sdxl": 1024}

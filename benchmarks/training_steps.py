@@ -17,14 +17,14 @@ from open_clip.loss import ClipLoss
 from PIL import Image
 from training_common import machine, ratios, spread, table, take_steps_in_turn, take_turns
 
-from train import cache
-from train.config import PretrainConfig
-from train.distributed import Ranks
-from train.loop import seed_step, train_step
-from train.pretrain import build
-from train.pretrain_step import PretrainTask
-from train.shards import Sample, write_shard
-from train.tokens import token_ids
+from train.cache import command as cache
+from train.data.captions import token_ids
+from train.data.shards import Sample, write_shard
+from train.pretrain.command import build
+from train.pretrain.config import PretrainConfig
+from train.pretrain.task import PretrainTask
+from train.run.loop import seed_step, train_step
+from train.run.ranks import Ranks
 
 TEACHERS = {"l": "ViT-L-14-quickgelu", "g": "ViT-bigG-14"}
 AHEAD = 3  # steps after which a step waits for its data if reading is what limits it

@@ -35,7 +35,7 @@ def likeness(people: Sequence[Path], pictures: Sequence[Path], python: Path) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
-    from train.miniature.judge import load_judge
+    from train.proof.teachers.judge import load_judge
 
     parser = argparse.ArgumentParser(prog="demo.judging", description="Print how much pictures look like people.")
     parser.add_argument("people", nargs="+", type=Path, help="a picture of each person")

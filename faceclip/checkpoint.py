@@ -12,11 +12,10 @@ from . import ops
 from .config import METADATA_KEY, FaceCLIPConfig
 from .model.encoder import FaceCLIPEncoder
 from .recognize import ENCODER, recognize
-from .tensor_file import CheckpointError, Entry, TensorFile, digest, open_tensor_file, write_safetensors, write_tensor_file
+from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors
 
 __all__ = [
     "CheckpointError",
-    "convert",
     "load_encoder",
     "open_encoder_file",
     "read_state_dict",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 _PREFIX = "model."
-_TOWER, _SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
+TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
 
 
 def load_encoder(
@@ -43,7 +42,7 @@ def load_encoder(
     read. Raises CheckpointError.
     """
     file = open_encoder_file(path)
-    config = _config_of(file)
+    config = config_of(file)
     tensors = {}
     for done, (name, entry) in enumerate(file.entries.items(), 1):
         tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
@@ -54,7 +53,7 @@ def load_encoder(
     operations = operations or (nn if compute_dtype == dtype else ops.casting)
     with torch.device("meta"):
         encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
-    _require_exact(file, encoder, tensors)
+    require_exact(file, encoder, tensors)
     encoder.load_state_dict(tensors, assign=True)
     encoder.compute_dtype = compute_dtype
     return encoder.eval().requires_grad_(False)
@@ -64,38 +63,8 @@ def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[s
     """Write our format: safetensors, configuration in the metadata, a shared face tower once. Whole or not at all."""
     tensors = encoder.state_dict()
     if len(encoder.face_towers) < len(encoder.branches):
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_TOWER)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
     write_safetensors(path, tensors, {"format": "faceclip_encoder", METADATA_KEY: encoder.config.to_json(), **(metadata or {})})
-
-
-def convert(
-    source: str | Path, target: str | Path, dtype: torch.dtype, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Convert any accepted encoder file to ours, tensor by tensor: memory never holds two tensors of the file at once.
-
-    The target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is read twice, to
-    write and to verify. Raises CheckpointError, also for values that `dtype` cannot hold.
-    """
-    file = open_encoder_file(source)
-    config = _config_of(file)
-    entries = dict(file.entries)
-    if "l" in config.branches and "g" in config.branches and _towers_are_equal(entries):
-        entries = {name: entry for name, entry in entries.items() if not name.startswith(_TOWER)}
-    _require_exact(file, _skeleton(config), entries, shared="face_clip_g.face_encoder.pos_embed" not in entries)
-    done = 0
-
-    def converted(name: str, entry: Entry) -> Entry:
-        def read() -> Tensor:
-            nonlocal done
-            done += 1
-            if progress:
-                progress(done, 2 * len(entries))
-            return convert_tensor(name, entry.read(), dtype)
-
-        return Entry(dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape, read)
-
-    metadata = {"format": "faceclip_encoder", METADATA_KEY: config.to_json()}
-    write_tensor_file(target, {name: converted(name, entry) for name, entry in entries.items()}, metadata)
 
 
 def open_encoder_file(path: str | Path) -> TensorFile:
@@ -122,7 +91,7 @@ def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def _config_of(file: TensorFile) -> FaceCLIPConfig:
+def config_of(file: TensorFile) -> FaceCLIPConfig:
     try:
         if METADATA_KEY in file.metadata:
             return FaceCLIPConfig.from_json(file.metadata[METADATA_KEY])
@@ -135,33 +104,23 @@ def _share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> boo
     """Whether both branches have the same face tower; if so, both names then stand for the same memory."""
     if not {"l", "g"} <= set(config.branches):
         return False
-    own = [name for name in tensors if name.startswith(_TOWER)]
-    if not all(torch.equal(tensors[name], tensors[_twin(name)]) for name in own if _twin(name) in tensors):
+    own = [name for name in tensors if name.startswith(TOWER)]
+    if not all(torch.equal(tensors[name], tensors[twin(name)]) for name in own if twin(name) in tensors):
         return False
-    for name in [name for name in tensors if name.startswith(_SAME_TOWER)]:
-        tensors[_TOWER + name.removeprefix(_SAME_TOWER)] = tensors[name]
+    for name in [name for name in tensors if name.startswith(SAME_TOWER)]:
+        tensors[TOWER + name.removeprefix(SAME_TOWER)] = tensors[name]
     return True
 
 
-def _towers_are_equal(entries: Mapping[str, Entry]) -> bool:
-    own = [name for name in entries if name.startswith(_TOWER)]
-    return all(_twin(name) in entries and digest(entries[name]) == digest(entries[_twin(name)]) for name in own)
+def twin(name: str) -> str:
+    return SAME_TOWER + name.removeprefix(TOWER)
 
 
-def _twin(name: str) -> str:
-    return _SAME_TOWER + name.removeprefix(_TOWER)
-
-
-def _skeleton(config: FaceCLIPConfig) -> FaceCLIPEncoder:
-    with torch.device("meta"):
-        return FaceCLIPEncoder(config)
-
-
-def _require_exact(
+def require_exact(
     file: TensorFile, encoder: FaceCLIPEncoder, tensors: Mapping[str, Tensor | Entry], shared: bool = False
 ) -> None:
     """Raise CheckpointError unless the file has every tensor of the encoder, in its shape, and no other."""
-    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not (shared and n.startswith(_TOWER))}
+    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not (shared and n.startswith(TOWER))}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for what, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
         if names:

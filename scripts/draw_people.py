@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from train.miniature.plan import FULL
-from train.synthetic import Portrait, World
+from train.proof.plan import FULL
+from train.synthetic.portrait import Portrait, World
 
 SIZE = 512
 PEOPLE = {"ada": 4, "ben": 5}
@@ -25,7 +25,7 @@ STEADY = 0.25
 
 def photo_of(number: int) -> Portrait:
     """A held-out person in the first of their scenes that a passport office might accept, without anything on the head."""
-    world = World(0, SIZE)  # the main world of `train.miniature`
+    world = World(0, SIZE)  # the main world of `train.proof`
     person = FULL.people + number
     scenes = (world.scene(world.scene_number(person, k)) for k in range(100))
     scene = next(scene for scene in scenes if scene.framing == "close-up" and abs(scene.yaw) < STEADY)

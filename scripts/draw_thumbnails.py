@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from train.synthetic import World
-from train.world.features import Expression
-from train.world.people import LATENTS, Person
-from train.world.scenes import Scene
+from train.synthetic.features import Expression
+from train.synthetic.people import LATENTS, Person
+from train.synthetic.portrait import World
+from train.synthetic.scenes import Scene
 
 SIZE, RADIUS, MIDDLE = 400, 14, 138
 BACK, LINE, TEXT, GOOD = (29, 33, 42), (112, 124, 148), (214, 220, 232), (64, 220, 120)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 # Beside this file, where Python looks first for a script's imports.
-from workflow_format import WIDGET_TYPES, Graph, Node, Place, Socket
-from workflow_parts import OFFICIAL, SDXL, load_models
+from workflows.format import WIDGET_TYPES, Graph, Node, Place, Socket
+from workflows.parts import OFFICIAL, SDXL, load_models
 
 from faceclip.pipeline import NEGATIVE_PROMPT
 

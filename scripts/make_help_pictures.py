@@ -18,7 +18,7 @@ from typing import Any
 # Beside this file, where Python looks first for a script's imports.
 from comfy_editor import ROOT, comfyui, editor
 from PIL import Image
-from workflow_format import Graph, Node, Place
+from workflows.format import Graph, Node, Place
 
 from demo.graph import to_prompt
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Beside this file, where Python looks first for a script's imports.
-from edit_workflows import EDITS
-from identity_workflows import IDENTITIES
-from model_workflows import MODELS
-from people_workflows import PEOPLE
-from workflow_format import Graph, Place
-from workflow_parts import (
+from workflows.edits import EDITS
+from workflows.format import Graph, Place
+from workflows.identity import IDENTITIES
+from workflows.models import MODELS
+from workflows.parts import (
     BLUE,
     MINI,
     MINI_SAMPLING,
@@ -31,6 +30,7 @@ from workflow_parts import (
     portrait,
     save,
 )
+from workflows.people import PEOPLE
 
 MINI_NOTE = """
 ## FaceCLIP, the whole pipeline in small

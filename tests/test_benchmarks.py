@@ -11,10 +11,16 @@ from types import ModuleType
 import pytest
 import torch
 
-from train.config import PretrainConfig
-from train.flops import pretraining_flops
+from train.pretrain.config import PretrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def flop_counts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`benchmarks/flops.py`."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("flops")
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +79,10 @@ def test_sdxl_compares_our_step_with_plain_code(benchmark: Callable[[list[str]],
     assert found[0][3] == "1" and all(number(row[2]) > 0 for row in found)
 
 
-def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs() -> None:
+def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs(flop_counts: ModuleType) -> None:
     def count(checkpointing: bool):
         shared = {"out": Path(), "steps": 1, "batch_size": 1, "data": "", "size": "tiny", "teacher": "mini"}
-        return pretraining_flops(PretrainConfig(**shared, activation_checkpointing=checkpointing))
+        return flop_counts.pretraining_flops(PretrainConfig(**shared, activation_checkpointing=checkpointing))
 
     plain, saving = count(False), count(True)
     assert (plain.forward, plain.backward) == (saving.forward, saving.backward)
@@ -84,11 +90,9 @@ def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs() -> N
     assert saving.executed(passes=2) == 2 * saving.forward + saving.backward + saving.recomputed
 
 
-def test_flops_of_a_known_product() -> None:
-    from train.flops import flops
-
+def test_flops_of_a_known_product(flop_counts: ModuleType) -> None:
     a, b = torch.zeros(3, 5, device="meta"), torch.zeros(5, 7, device="meta")
-    assert flops(lambda: a @ b) == 2 * 3 * 5 * 7
+    assert flop_counts.flops(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
 @pytest.fixture

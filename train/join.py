@@ -13,7 +13,7 @@ from pathlib import Path
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
-from .initialise import join
+from .frozen.towers import join
 
 
 def main(argv: Sequence[str] | None = None) -> int:

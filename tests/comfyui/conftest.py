@@ -19,7 +19,7 @@ from demo.client import ComfyClient
 from demo.link import ROOT
 from demo.server import ComfyServer
 from demo.setup import CHROMIUMS
-from train.synthetic import World
+from train.synthetic.portrait import World
 
 _FLAGS = [
     "--no-sandbox",

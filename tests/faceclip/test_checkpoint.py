@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import CheckpointError, convert, load_encoder, save_encoder
+from faceclip.checkpoint import CheckpointError, load_encoder, save_encoder
+from faceclip.convert import convert
 
 
 def make(share: bool, preset: str = "tiny") -> FaceCLIPEncoder:

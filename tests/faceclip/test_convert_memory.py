@@ -19,7 +19,8 @@ def test_converting_a_large_file_takes_little_memory(suffix, tmp_path):
         from pathlib import Path
         import torch
         from faceclip import FaceCLIPConfig, FaceCLIPEncoder, config
-        from faceclip.checkpoint import convert, read_state_dict, save_encoder
+        from faceclip.checkpoint import read_state_dict, save_encoder
+        from faceclip.convert import convert
         from faceclip.config import BranchConfig, FaceTowerConfig, FusionConfig, TextTowerConfig
 
         def encoder(width, layers):

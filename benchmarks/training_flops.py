@@ -1,0 +1,73 @@
+"""Count what a training step computes, from the real classes on the meta device: the numbers that docs/scaling.md starts from.
+
+    python benchmarks/training_flops.py
+
+Floating-point operations of matrix products, convolutions and attention, of one sample; no weights are needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from flops import SDXL, SDXL_VAE, flops, pretraining_flops, unet_flops
+from torch import nn
+
+from faceclip import FaceCLIPConfig, FaceCLIPEncoder
+from train.pretrain.config import PretrainConfig
+from train.pretrain.model import PretrainModel, freeze
+
+TEACHERS = {"l": "ViT-L-14-quickgelu", "g": "ViT-bigG-14"}
+
+
+def millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def pretraining(branch: str) -> str:
+    """One line about a branch's step and one about its teacher."""
+    config = PretrainConfig(
+        out=Path(), steps=1, batch_size=1, data="", branch=branch, teacher=TEACHERS[branch], activation_checkpointing=True
+    )
+    step = pretraining_flops(config)
+    with torch.device("meta"):
+        model = PretrainModel(FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl").only(branch)))
+        trained = sum(parameter.numel() for parameter in freeze(model.branch).values()) / 1e6
+        face = flops(lambda: model.branch.face_encoder(torch.zeros(1, 3, 448, 448)))
+        text = flops(lambda: model.branch.encode_tokens(torch.zeros(1, 77, model.encoder.config.width)))
+        teacher = open_clip.get_model_config(TEACHERS[branch])
+        assert teacher
+        tower = {"width": 64, "heads": 4, "layers": 1}
+        visual = open_clip.CLIP(teacher["embed_dim"], teacher["vision_cfg"], tower).visual  # type: ignore[arg-type]
+        vision = flops(lambda: visual(torch.zeros(1, 3, 224, 224)))
+    return (
+        f"FaceCLIP-{branch}: {millions(model.encoder):.1f} M, trained {trained:.1f} M and heads {millions(model.heads):.1f} M; "
+        f"forward {step.forward / 1e9:.1f} GF, backward {step.backward / 1e9:.1f} GF, "
+        f"recomputed with checkpointing {step.recomputed / 1e9:.1f} GF, a two-pass step {step.executed(passes=2) / 1e9:.0f} GF; "
+        f"face tower {face / 1e9:.1f} GF, text tower {text / 1e9:.1f} GF, teacher {millions(visual):.0f} M, {vision / 1e9:.0f} GF"
+    )
+
+
+def finetuning() -> str:
+    """One line about SDXL at 1024 x 1024."""
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**SDXL), AutoencoderKL(**SDXL_VAE)
+        encode = flops(lambda: vae.encoder(torch.zeros(1, 3, 1024, 1024)))
+    step = unet_flops(unet, (1024, 1024), checkpointing=True)
+    return (
+        f"SDXL: UNet {millions(unet):.1f} M, forward {step.forward / 1e12:.2f} TF, backward {step.backward / 1e12:.2f} TF, "
+        f"recomputed with checkpointing {step.recomputed / 1e12:.2f} TF, a step {step.executed() / 1e12:.2f} TF; "
+        f"VAE encoder {encode / 1e12:.2f} TF"
+    )
+
+
+def main() -> None:
+    for branch in TEACHERS:
+        print(pretraining(branch))
+    print(finetuning())
+
+
+if __name__ == "__main__":
+    main()

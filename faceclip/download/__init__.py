@@ -1,0 +1,1 @@
+"""Fetching the released weights; nothing here is imported by the nodes."""

@@ -1,0 +1,116 @@
+"""The recipe of the mini model: from worlds to files that the pack's loaders take, at a scale that says nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from faceclip import FaceCLIPEncoder
+from train.finetune_sdxl import command as finetune_sdxl
+from train.mini.command import Recipe, Settings, main
+from train.pretrain import command as pretrain
+from train.proof.workshop import ProofError, Workshop
+
+SETTINGS = Settings(
+    size=64,
+    shards="shard-*0[0].tar",
+    pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
+    finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
+    refine=("--steps=1", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
+    scenes=1,
+    sampler_steps=2,
+)
+MODELS = ("faceclip/faceclip_mini_encoder", "faceclip/faceclip_mini_unet", "vae/faceclip_mini_vae")
+PACK = Path(__file__).resolve().parents[3] / "models"
+
+
+@pytest.fixture(scope="module")
+def recipe(shop: Workshop) -> Recipe:
+    made = Recipe(shop, settings=SETTINGS)
+    made.make()
+    return made
+
+
+def header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]], set[torch.dtype]]:
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+        return file.metadata(), {key: tuple(t.shape) for key, t in tensors.items()}, {t.dtype for t in tensors.values()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_made_is_trained_and_has_the_shapes_of_the_packs_files(recipe: Recipe, name: str) -> None:
+    made, ships = (header(folder / f"{name}.safetensors") for folder in (recipe.out / "models", PACK))
+    assert made[0]["trained"] == "true" and made[0]["license"] == "Apache-2.0"
+    assert made[1] == ships[1]
+    assert made[2] <= {torch.bfloat16, torch.int64}
+
+
+def test_the_unets_file_says_what_it_predicts(recipe: Recipe) -> None:
+    metadata, *_ = header(recipe.out / "models" / f"{MODELS[1]}.safetensors")
+    assert (metadata["prediction"], metadata["zero_terminal_snr"]) == ("v", "true")
+
+
+def test_every_stage_tells_its_time_and_what_it_found(recipe: Recipe) -> None:
+    found = {path.stem: json.loads(path.read_text()) for path in (recipe.out / "stages").glob("*.json")}
+    assert set(found) == {name.replace(" ", "_") for name in recipe.stages}
+    assert all(stage["seconds"] >= 0 and "torch" in stage["machine"] for stage in found.values())
+    measured = found["measure"]["found"]
+    assert set(measured) >= {"person", "shuffled", "real", "autoencoder", "knn", "face_of_ceiling", "clip_t_of_real"}
+    assert measured["face_above_shuffled"] == pytest.approx(measured["person"]["face"] - measured["shuffled"]["face"])
+
+
+def test_both_branches_are_the_pretrained_ones(recipe: Recipe) -> None:
+    joined = FaceCLIPEncoder.from_file(recipe.encoder)
+    for branch in ("l", "g"):
+        alone = FaceCLIPEncoder.from_file(recipe.run(branch) / "encoder.safetensors")
+        for name, tensor in alone.branches[branch].state_dict().items():
+            torch.testing.assert_close(joined.branches[branch].state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_finished_stage_is_not_done_again(recipe: Recipe) -> None:
+    weights = recipe.out / "models" / f"{MODELS[1]}.safetensors"
+    before = weights.stat().st_mtime_ns
+    replace(recipe).make()
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_part_of_the_recipe_is_not_called_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mini" / "stages").mkdir(parents=True)
+    (tmp_path / "mini" / "stages" / "join.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in PACK.rglob("*.safetensors")}
+    assert main(["--out", str(tmp_path), "--only", "join"]) == 0
+    assert main(["--out", str(tmp_path), "--only", "join", "--install"]) == 1
+    said = capsys.readouterr().out
+    assert "Still to do: world main," in said and "finetune" in said and "join," not in said and "mini model is in" not in said
+    assert {path: path.stat().st_mtime_ns for path in PACK.rglob("*.safetensors")} == before
+
+
+def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (pretrain, finetune_sdxl):
+        monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
+    stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
+    for stage in ("pretrain l", "finetune", "refine"):
+        with pytest.raises(ProofError, match="was stopped; the same command goes on"):
+            stopped.make([stage])
+        assert not stopped.note(stage).exists()
+
+
+def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path), "--only", "finetun"]) == 1
+    said = capsys.readouterr().err
+    assert "no stage finetun" in said and "finetune" in said and "teacher clip g" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_has_the_refined_unet(recipe: Recipe) -> None:
+    made = load_file(recipe.out / "models" / f"{MODELS[1]}.safetensors")
+    for run, equal in (("finetune", False), ("refine", True)):
+        trained = load_file(recipe.out / run / "unet" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items()) is equal

@@ -1,0 +1,282 @@
+"""The blind study: pairs, order, votes that survive a crash, the result, and the page in a real Chromium."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from demo.setup import CHROMIUMS
+from train.evaluate.protocol import ProtocolError
+from train.study.command import main
+from train.study.votes import COLUMNS, QUESTIONS, Pair, Vote, VoteFile, find_pairs, order_for, preferences, read_votes
+
+ROOT = Path(__file__).resolve().parents[3]
+A_COLOUR, B_COLOUR = (200, 60, 40), (40, 60, 200)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((320, 240, 3), colour, np.uint8)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Red pictures in `a`, blue ones in `b`, a green reference; a table with a prompt for each."""
+    lines = ["image,reference,prompt"]
+    for number in range(4):
+        paint(tmp_path / "a" / "x" / f"{number}.png", A_COLOUR)
+        paint(tmp_path / "b" / "x" / f"{number}.jpg", B_COLOUR)
+        lines.append(f"x/{number}.png,{'' if number == 3 else 'ref.png'},a person in place {number}")
+    paint(tmp_path / "ref.png", (40, 200, 60))
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def vote(voter: str, pair: int | str, choice: str, question: str = "quality", left: str = "A") -> Vote:
+    return Vote("2030-01-01T00:00:00+00:00", voter, str(pair), question, left, choice)  # type: ignore[arg-type]
+
+
+def test_pairs_have_one_name_in_any_format_and_know_what_to_ask(folders: Path) -> None:
+    pairs = find_pairs(folders / "a", folders / "b", str(folders / "p.csv"))
+    assert [pair.name for pair in pairs] == ["x/0", "x/1", "x/2", "x/3"]
+    assert (pairs[0].prompt, pairs[0].reference) == ("a person in place 0", folders / "ref.png")
+    assert pairs[0].questions == ["identity", "text", "quality"]
+    assert pairs[3].questions == ["text", "quality"]
+    assert find_pairs(folders / "a", folders / "b")[0].questions == ["quality"]
+
+
+def test_folders_that_do_not_pair_are_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folders / "b" / "x" / "2.jpg").unlink()
+    paint(folders / "b" / "x" / "9.png", B_COLOUR)
+    with pytest.raises(ProtocolError, match=r"same file names: only .*a has x/2; only .*b has x/9\."):
+        find_pairs(folders / "a", folders / "b")
+    paint(folders / "a" / "x" / "0.jpg", A_COLOUR)
+    with pytest.raises(ProtocolError, match="two pictures called x/0: 0.jpg and 0.png"):
+        find_pairs(folders / "a", folders / "b")
+    (folders / "a" / "x" / "0.jpg").unlink()
+    (folders / "empty").mkdir()
+    with pytest.raises(ProtocolError, match="empty has no picture"):
+        find_pairs(folders / "a", folders / "empty")
+    (folders / "short.csv").write_text("image,reference,prompt\nx/0.png,,x\n")
+    with pytest.raises(ProtocolError, match="short.csv has no row for x/1, x/2, x/3"):
+        find_pairs(folders / "a", folders / "a", str(folders / "short.csv"))
+    assert main([str(folders / "a"), str(folders / "nowhere")]) == 1
+    assert "no folder of pictures" in capsys.readouterr().err
+
+
+def test_every_voter_has_an_order_and_sides_of_their_own_and_keeps_them() -> None:
+    pairs = [Pair(str(number), Path("a"), Path("b")) for number in range(40)]
+    ann, again, bob = order_for("ann", pairs), order_for("ann", pairs), order_for("bob", pairs)
+    assert ann == again != bob
+    for order in (ann, bob):
+        assert sorted(pair.name for pair, _ in order) == sorted(pair.name for pair in pairs)
+        assert [side for _, side in order].count("A") == 20
+    sides = [{pair.name: side for pair, side in order_for(f"voter {i}", pairs)} for i in range(200)]
+    assert 70 <= sum(found["0"] == "A" for found in sides) <= 130, "each pair is on either side for half of the voters"
+
+
+def test_votes_are_on_the_disk_at_once_and_go_on_in_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "votes.csv"
+    VoteFile(path).add([vote("ann, the first", 'a "b"', "A"), vote("ann, the first", "c", "same", "text")])
+    VoteFile(path).add([vote("bob", "c", "B")])
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert [v.voter for v in read_votes(path)] == ["ann, the first", "ann, the first", "bob"]
+    assert VoteFile(path).done("ann, the first") == {('a "b"', "quality"), ("c", "text")}
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped_and_the_file_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    VoteFile(path).add([vote("ann", 1, "A"), vote("ann", 2, "B")])
+    whole = path.read_bytes()
+    for cut in range(len(whole) - 20, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert len(read_votes(path)) == 1
+        file = VoteFile(path)
+        assert file.done("ann") == {("1", "quality")}
+        file.add([vote("ann", 2, "B")])
+        assert path.read_bytes() == whole
+
+
+def test_the_last_answer_to_a_question_counts(tmp_path: Path) -> None:
+    file = VoteFile(tmp_path / "votes.csv")
+    file.add([vote("ann", 1, "A")])
+    file.add([vote("ann", 1, "B")])
+    assert [v.choice for v in read_votes(file.path)] == ["B"]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "budget.csv"
+    path.write_text("month,euros\nmay,7\n")
+    with pytest.raises(ProtocolError, match="budget.csv holds no votes"):
+        VoteFile(path)
+    assert path.read_text() == "month,euros\nmay,7\n"
+    path.write_text(",".join(COLUMNS) + "\nt,ann,1,quality,A,C\n")
+    with pytest.raises(ProtocolError, match="line 2, is no vote"):
+        read_votes(path)
+
+
+def test_a_clear_preference_and_none() -> None:
+    clear = [vote(f"v{i}", p, "A" if (i + p) % 10 else "same", left="AB"[p % 2]) for i in range(10) for p in range(10)]
+    (found,) = preferences(clear)
+    assert (found.a, found.b, found.same, found.verdict) == (90, 0, 10, "A")
+    assert found.left == 45
+    assert found.independent.mean == found.over_pairs.mean == found.over_voters.mean == 1
+    even = [vote(f"v{i}", p, "AB"[(i + p) % 2]) for i in range(10) for p in range(10)]
+    assert preferences(even)[0].verdict == "no difference"
+    other = [replace(v, choice="B") for v in clear if v.choice == "A"]
+    assert preferences(other)[0].verdict == "B"
+    assert preferences([]) == []
+
+
+def test_one_picture_that_everyone_likes_is_no_preference() -> None:
+    # 60 votes for A, but all differences lie in three of six pairs: other pictures might say otherwise.
+    votes = [vote(f"v{i}", p, "A" if p < 4 else "B") for i in range(20) for p in range(6)]
+    (found,) = preferences(votes)
+    assert found.independent.low > 0.5
+    assert found.over_pairs.low < 0.5
+    assert found.verdict == "no difference"
+
+
+def test_the_report_says_what_was_voted(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folders / "votes.csv"
+    command = [str(folders / "a"), str(folders / "b"), "--votes", str(path), "--report"]
+    assert main(command) == 1
+    assert "no votes at" in capsys.readouterr().err
+    file = VoteFile(path)
+    assert main(command) == 1
+    assert "Nobody has voted yet" in capsys.readouterr().err
+    file.add([vote(f"v{i}", p, "B" if i or p else "A", left="AB"[p % 2]) for i in range(6) for p in range(5)])
+    file.add([vote("v0", p, "same", "identity") for p in range(5)])
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "35 votes of 6 voters on 5 pairs" in told
+    assert f"| {QUESTIONS['quality']} | 1 | 29 | 0 | 3% [" in told
+    assert f"| {QUESTIONS['identity']} | 0 | 0 | 5 | - | - | - | - | no difference |" in told
+    assert "| B |" in told
+
+
+def test_gradio_is_asked_for_by_name(folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("faceclip.metrics.errors.find_spec", lambda name: None)
+    assert main([str(folders / "a"), str(folders / "b"), "--votes", str(folders / "votes.csv")]) == 1
+    assert "pip install gradio`" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main([str(folders / "a"), str(folders / "b"), "--votes", str(folders / "votes.csv"), "--port", port]) == 1
+    assert f"port {port}: choose another with --port" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")  # not longer: Playwright keeps an event loop, and then nobody else can run one
+def browser() -> Iterator[Browser]:
+    system = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=system, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def address(folders: Path) -> Iterator[str]:
+    """The page, served for three questions."""
+    from train.study.page import launch
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pairs = find_pairs(folders / "a", folders / "b", str(folders / "p.csv"))
+    page = launch(pairs, VoteFile(folders / "votes.csv"), port, block=False)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+def colour_of(page: Page, side: str) -> tuple[int, ...]:
+    """The middle pixel of a picture as it is on the screen."""
+    import io
+
+    shot = page.locator(f"#{side} img").screenshot()
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    pixel = picture.getpixel((picture.width // 2, picture.height // 2))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+@pytest.mark.browser
+def test_a_voter_clicks_through_comes_back_and_finishes(browser: Browser, folders: Path, address: str) -> None:
+    screenshots = ROOT / ".dev" / "screenshots"
+    screenshots.mkdir(parents=True, exist_ok=True)
+    asked: list[str] = []
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def enter() -> Page:
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.locator("#start").click()
+        expect(page.get_by_text("Please enter a name first")).to_be_visible(timeout=30_000)
+        page.locator("#voter textarea, #voter input").fill("ann")
+        page.locator("#start").click()
+        return page
+
+    def answer(page: Page) -> None:
+        """Choose the left one wherever a question is asked."""
+        page.wait_for_timeout(500)
+        prompt = page.locator("#prompt textarea, #prompt input").input_value()
+        expect(page.locator("#left img")).to_be_visible()
+        page.wait_for_function("() => [...document.querySelectorAll('.pair img')].every((i) => i.naturalWidth > 0)")
+        seen[prompt.split()[-1]] = colour_of(page, "left")
+        for question in QUESTIONS:
+            if page.locator(f"#{question}").is_visible():
+                page.locator(f"#{question}").get_by_label("Left", exact=True).check()
+        if page.locator("#reference").is_visible():
+            page.screenshot(path=screenshots / "study_pair.png")
+        page.locator("#save").click()
+
+    page = enter()
+    expect(page.locator("#progress")).to_contain_text("Pair 1 of 4", timeout=30_000)
+    page.locator("#save").click()
+    expect(page.get_by_text("Please answer every question")).to_be_visible()
+    answer(page)
+    expect(page.locator("#progress")).to_contain_text("Pair 2 of 4")
+    page.close()
+
+    page = enter()
+    for number in (2, 3, 4):
+        expect(page.locator("#progress")).to_contain_text(f"Pair {number} of 4", timeout=30_000)
+        answer(page)
+    expect(page.locator("#progress")).to_contain_text("all 4 pairs are done")
+    page.screenshot(path=screenshots / "study_end.png")
+    page.close()
+
+    rows = list(csv.DictReader((folders / "votes.csv").open()))
+    assert len(rows) == 3 * 3 + 2, "the pair without a reference has no question about the person"
+    assert {row["voter"] for row in rows} == {"ann"}
+    assert all(row["choice"] == row["left"] for row in rows), "the left one was chosen"
+    for row in rows:
+        shown = np.array(seen[row["pair"].removeprefix("x/")])
+        expected = A_COLOUR if row["left"] == "A" else B_COLOUR
+        assert np.abs(shown - expected).max() < 12, "what was recorded as left was on the left"
+    assert {row["left"] for row in rows} == {"A", "B"}
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == [], "nothing comes from elsewhere"
+    assert not any("/a/" in url or "/b/" in url or ".png" in url.split("/")[-1] for url in asked if "/file=" in url)

@@ -1,0 +1,177 @@
+"""A folder of memory-mapped arrays, one row per sample, filled by many processes in any order and resumable after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.shards import ShardSource
+from ..data.storage import publish
+
+DESCRIPTION = "cache.json"
+DONE = "done"
+
+
+class CacheError(ValueError):
+    """A cache that cannot be used: what is wrong, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a store: its whole shape, and its type as numpy writes it (`float16`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class RowStore:
+    """Arrays by name, and `done`: bool [rows], which rows are filled. `description` says what they were made from."""
+
+    def __init__(self, path: Path, description: dict[str, Any], arrays: dict[str, np.ndarray]):
+        self.path, self.description = path, description
+        self.done = arrays.pop(DONE)
+        self.arrays = arrays
+
+    @staticmethod
+    def create(path: str | Path, rows: int, columns: Mapping[str, Column], description: dict[str, Any]) -> RowStore:
+        """Make a store, or open the one that is there and go on with it. Several processes may do so at once.
+
+        Raises:
+            CacheError: there is one made from something else, or the disk has no room for it.
+        """
+        path = Path(path)
+        layout = {name: [list(column.shape), column.dtype] for name, column in columns.items()}
+        description = json.loads(json.dumps({**description, "rows": rows, "columns": layout}))
+        if (path / DESCRIPTION).exists():
+            _require_same(path, _read_description(path), description)
+        path.mkdir(parents=True, exist_ok=True)
+        for name, column in {**columns, DONE: Column((rows,), "bool")}.items():
+            _allocate(path / f"{name}.npy", column)
+        publish(str(path / DESCRIPTION), json.dumps(description, indent=1).encode())
+        return RowStore(path, description, _map(path, description, "r+"))
+
+    @staticmethod
+    def open(path: str | Path, kind: str, source: ShardSource) -> RowStore:
+        """Open a store of some `kind`, made from the shards of `source`, for reading.
+
+        Raises:
+            CacheError: there is none, it is of another kind, of other shards, damaged, or not all of its rows are filled.
+        """
+        path = Path(path)
+        description = _read_description(path)
+        if description.get("kind") != kind:
+            raise CacheError(f"{path} is a cache of {description.get('kind')}, where one of {kind} is expected.")
+        if description["source"] != source.fingerprint:
+            raise CacheError(
+                f"The cache {path} was made from other shards ({description['rows']:,} samples; yours hold {len(source):,}). "
+                "Name the shards it was made from, in the same order, or make a cache for yours."
+            )
+        store = RowStore(path, description, _map(path, description, "r"))
+        filled = int(store.done.sum())
+        if filled < len(store.done):
+            raise CacheError(
+                f"The cache {path} is not finished: {filled:,} of {len(store.done):,} rows are there. "
+                "Run the command that makes it again; it goes on where it stopped."
+            )
+        return store
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What the rows were made by, as the store's maker described it."""
+        return self.description["made_by"]
+
+    def to_do(self, part: int, parts: int) -> np.ndarray:
+        """The row numbers that process `part` of `parts` has yet to fill: one stretch each, to read shards from end to end."""
+        first, after = (len(self.done) * place // parts for place in (part, part + 1))
+        return first + np.flatnonzero(~self.done[first:after])
+
+    def fill(self, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Write some rows of every array that has one per sample, then mark them as done."""
+        for name, value in values.items():
+            self.arrays[name][rows] = value
+        self.finish(rows, list(values))
+
+    def finish(self, rows: np.ndarray, names: list[str]) -> None:
+        """Mark rows as done once their values, in the arrays called `names`, are on the disk."""
+        for name in names:
+            flush = getattr(self.arrays[name], "flush", None)
+            if flush is not None:
+                flush()
+        self.done[rows] = True
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / DESCRIPTION).read_text())
+    except FileNotFoundError as error:
+        raise CacheError(f"There is no cache at {path}: it has no {DESCRIPTION}. Make one with python -m train.cache.") from error
+    except ValueError as error:
+        raise CacheError(
+            f"The cache {path} is damaged: its {DESCRIPTION} cannot be read. Delete the folder and make it again."
+        ) from error
+
+
+def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        if found.get(name) != wanted.get(name):
+            raise CacheError(
+                f"{path} holds a cache made with another {name} ({found.get(name)}, now {wanted.get(name)}). "
+                "Choose another folder, or delete this one."
+            )
+
+
+def _allocate(file: Path, column: Column) -> None:
+    """Make an array of zeros, its room on the disk reserved: a full disk must be an error now, not a crash in the middle."""
+    if file.exists():
+        for left in file.parent.glob(f".{file.name}.*.partial"):  # of runs that were killed, as large as the array
+            left.unlink(missing_ok=True)
+        return
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=column.dtype, shape=column.shape)
+        needed = array.nbytes
+        del array
+        if needed and hasattr(os, "posix_fallocate"):
+            with partial.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, partial.stat().st_size)
+        # Another process may have been first: its file is then the one that all fill.
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, file)
+    except OSError as error:
+        if file.exists():  # another process made it, and swept this one's away
+            return
+        size, free = np.prod(column.shape, dtype=float) * np.dtype(column.dtype).itemsize, shutil.disk_usage(file.parent).free
+        raise CacheError(
+            f"{file} cannot be made ({error}): it needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free. "
+            "Choose a folder on a larger disk, or leave patch tokens out."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _map(path: Path, description: dict[str, Any], mode: Any) -> dict[str, np.ndarray]:
+    columns = {**description["columns"], DONE: [[description["rows"]], "bool"]}
+    arrays = {}
+    for name, (shape, dtype) in columns.items():
+        file = path / f"{name}.npy"
+        try:
+            array = np.load(file, mmap_mode=None if 0 in shape else mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise CacheError(
+                f"The cache {path} is damaged: {file.name} cannot be read ({error}). Delete the folder and make it again."
+            ) from error
+        if list(array.shape) != shape or array.dtype != np.dtype(dtype):
+            raise CacheError(
+                f"The cache {path} is damaged: {file.name} is {array.dtype} {list(array.shape)}, "
+                f"its description says {dtype} {shape}. Delete the folder and make it again."
+            )
+        arrays[name] = array
+    return arrays

@@ -1,0 +1,1 @@
+"""Measure folders of generated images: `python -m train.evaluate --protocol P --images DIR [DIR ...]`."""

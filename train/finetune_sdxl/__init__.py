@@ -1,0 +1,1 @@
+"""Finetune SDXL's UNet on the joint condition: `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`."""

@@ -1,0 +1,75 @@
+"""Finetune SDXL's UNet on the joint condition: `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
+
+    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out RUN
+    torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ...
+    accelerate launch --multi_gpu --num_processes 8 -m train.finetune_sdxl ...   (--multi_gpu on machines without a GPU, too)
+
+The same command goes on with an interrupted run. RUN/unet is the finished UNet in diffusers' format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from faceclip import FaceCLIPEncoder
+from faceclip.sdxl_files import load_unet
+
+from ..cache.features import FeatureCache
+from ..cache.latents import LatentCache
+from ..cache.row_store import CacheError
+from ..data.shards import Member, ShardSource
+from ..frozen.vae import load_vae
+from ..run.config import DTYPES
+from ..run.launch import train
+from ..run.ranks import Ranks
+from .conditions import CachedIdentities, IdentitySource, LiveIdentities
+from .config import FinetuneConfig
+from .latents import CachedLatents, Latents, LiveLatents
+from .reader import RowReader
+from .task import FinetuneTask
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
+    return train(FinetuneConfig, build, argv)
+
+
+def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
+    """Everything that finetuning needs, from files. Raises ValueError (of many kinds) for what cannot be used."""
+    dtype = DTYPES[config.dtype]
+    source = ShardSource(config.data, read=_reads(config))
+    encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
+    unet = load_unet(config.unet, config.unet_config or config.unet / "config.json", dtype)
+    latents = _latents(config, ranks, source)
+    identities: IdentitySource = LiveIdentities(encoder)
+    if config.features:
+        identities = CachedIdentities(encoder, FeatureCache(config.features, source))
+    reader = RowReader(config, ranks, source, latents, faces=config.features is None)
+    return FinetuneTask(config, ranks, unet, encoder, identities, latents, reader)
+
+
+def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
+    """The members of a sample that are not replaced by cached features."""
+    image: tuple[Member, ...] = () if config.latents else ("image",)
+    face: tuple[Member, ...] = () if config.features else ("face",)
+    return (*image, *face, "caption", "meta")
+
+
+def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> Latents:
+    if config.latents:
+        cache = LatentCache(config.latents, source)
+        _require_resolution(cache, config.resolution)
+        return CachedLatents(cache)
+    assert config.vae
+    return LiveLatents(source, load_vae(config.vae, DTYPES[config.dtype]), config.resolution, ranks.device)
+
+
+def _require_resolution(cache: LatentCache, resolution: int) -> None:
+    """Raise CacheError unless the cache's buckets are those of the resolution, of whatever steps."""
+    side = math.isqrt(max(height * width for height, width in cache.buckets))
+    if side != resolution:
+        raise CacheError(
+            f"The cached latents were made for --resolution {side}, the run's is {resolution}. Give --resolution {side}, or "
+            f"cache them again: python -m train.cache latents --resolution {resolution} ..."
+        )

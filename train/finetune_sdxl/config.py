@@ -1,0 +1,74 @@
+"""The settings of finetuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ..run.config import ConfigError, RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(RunConfig):
+    """Stage 2: SDXL's whole UNet learns to follow the joint representation (paper, section 3.4)."""
+
+    command: ClassVar[str] = "train.finetune_sdxl"
+
+    data: str
+    """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
+    encoder: Path
+    """FaceCLIP encoder file with the branches that the UNet takes (both, for SDXL). Frozen."""
+    unet: Path
+    """UNet to start from: a diffusers folder, or a file of weights in diffusers' naming with --unet-config."""
+    unet_config: Path | None = None
+    """The UNet's config.json, where --unet is a file."""
+    vae: Path | None = None
+    """VAE in diffusers' format (a folder), to encode pictures at every step when there is no latent cache."""
+    latents: Path | None = None
+    """Cache of latents written by `python -m train.cache latents`."""
+    features: Path | None = None
+    """Cache of face features written by `python -m train.cache pretrain`; without it the face tower runs at every step."""
+    remember_conditions: bool = False
+    """Keep every computed condition in memory, so that the encoder runs once per sample and not once per epoch; what is read from
+    caches is kept, too. For small data: a sample's condition takes 318 KB for SDXL in bf16, and up to four are kept of it, with
+    and without what is dropped."""
+    cuda_graph: bool = False
+    """Replay the UNet's kernels from a CUDA graph. For small UNets, which a GPU finishes sooner than Python can ask for: one GPU,
+    no micro-batches, nothing recomputed."""
+    resolution: int = 1024
+    """Side in pixels of the square bucket; the others have about its area. With --latents, that of the cache."""
+    drop_text: float = 0.05
+    """Chance that a row is trained with an empty caption, drawn anew at every step."""
+    drop_face: float = 0.05
+    """Chance that a row is trained with no face."""
+    drop_both: float = 0.1
+    """Chance that a row is trained with neither (release: condition dropout 0.1)."""
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    """What the UNet predicts (paper: the noise)."""
+    min_snr: float = 0.0
+    """Gamma of min-SNR loss weights; 0 weighs all timesteps alike, as the paper does. Not with zero_terminal_snr."""
+    zero_terminal_snr: bool = False
+    """Rescale the noise schedule so that its last step is pure noise; needs v-prediction."""
+    ema: float = 0.9999
+    """Decay of the fp32 moving average of the weights; 0 keeps none. Update n decays by n / (9 + n) at most, so that short
+    runs forget their start, too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chances = (self.drop_text, self.drop_face, self.drop_both)
+        if min(chances) < 0 or sum(chances) > 1:
+            raise ConfigError(f"drop_text, drop_face and drop_both are {chances}; each is a chance, and they sum to at most 1.")
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ConfigError("zero_terminal_snr needs --prediction v: pure noise tells an epsilon-prediction nothing.")
+        if self.zero_terminal_snr and self.min_snr:
+            raise ConfigError(
+                f"min_snr is {self.min_snr:g} with zero_terminal_snr: the step of pure noise has no signal, so min-SNR gives it "
+                "a weight of 0, and the step that zero_terminal_snr adds would never be trained. Choose one of them."
+            )
+        if (self.vae is None) == (self.latents is None):
+            raise ConfigError("Give either --latents (a cache) or --vae (a folder), to encode pictures at every step.")
+        if self.cuda_graph and (self.micro_batch or self.activation_checkpointing or self.compile):
+            raise ConfigError("cuda_graph does not go with micro_batch, activation_checkpointing or compile: leave it out.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema is {self.ema}; a decay lies in [0, 1).")

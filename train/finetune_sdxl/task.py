@@ -1,0 +1,176 @@
+"""One step of stage 2 (paper, section 3.4): SDXL's whole UNet on noise prediction with the joint condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from faceclip import FaceCLIPEncoder
+from faceclip.checkpoint import CheckpointError, write_safetensors
+from faceclip.sdxl_files import require_fit
+
+from ..data.captions import token_ids
+from ..frozen.faces import with_blank
+from ..run.blocks import compile_blocks
+from ..run.checkpointing import SavedState, State, model_state, optimizer_state
+from ..run.config import DTYPES, ConfigError
+from ..run.ema import MovingAverage
+from ..run.gradient_sum import GradientSum
+from ..run.loop import make_optimizer
+from ..run.ranks import Ranks, wrap
+from .conditions import IdentitySource, RememberedConditions
+from .config import FinetuneConfig
+from .cuda_graph import GraphedUNet
+from .diffusion import NoiseSchedule
+from .latents import Latents
+from .reader import Prefetch, RowReader
+from .rows import Rows
+
+
+class FinetuneTask:
+    """SDXL finetuning as the loop sees it (`train.run.loop.Task`)."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        ranks: Ranks,
+        unet: Any,
+        encoder: FaceCLIPEncoder,
+        identities: IdentitySource,
+        latents: Latents,
+        reader: RowReader,
+    ):
+        _require_fit(encoder, unet)
+        if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world > 1):
+            raise ConfigError(
+                f"cuda_graph is for one GPU; this run has {ranks.world} ranks on {ranks.device.type}. Leave it out."
+            )
+        self.config = config
+        self.ranks = ranks
+        self.encoder = encoder
+        self.identities = identities
+        self.latents = latents
+        self.schedule = NoiseSchedule.sdxl(config.prediction, config.min_snr, config.zero_terminal_snr)
+        self.unet = unet.to(ranks.device).train().requires_grad_(True)
+        if config.activation_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        if config.compile:
+            compile_blocks(m for m in self.unet.modules() if type(m).__name__ in self.unet._repeated_blocks)
+        self.names: dict[str, nn.Parameter] = dict(self.unet.named_parameters())
+        self.optimizer = make_optimizer(config, self.names, ranks)
+        self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
+        self.wrapped = wrap(self.unet, ranks)
+        self._rows = Prefetch(reader)
+        self._row_losses: list[float] = []
+        self._conditions = RememberedConditions(self._condition, reader) if config.remember_conditions else self._condition
+        self._graphed = GraphedUNet(self.unet) if config.cuda_graph else None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.names.values())
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        return {"rows": self._rows[step]}
+
+    def suspects(self, batch: Mapping[str, Any]) -> list[str]:
+        keys: list[str] = batch["rows"].key
+        found = [key for key, good in zip(keys, torch.tensor(self._row_losses).isfinite().tolist(), strict=True) if not good]
+        if any(self.ranks.any(bool(found))):
+            return found or ["none of its rows"]  # they are another rank's
+        return keys  # every loss is finite: the gradient is not, and does not tell by whom
+
+    def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
+        rows: Rows = batch["rows"]
+        count = len(rows.key)
+        size = self.config.micro_batch or count
+        losses = []
+        gathered = GradientSum(self.parameters)
+        for start in range(0, count, size):
+            last = start + size >= count
+            if last:
+                gathered.give()  # before the last backward pass, which sends it to the other ranks
+            waits = isinstance(self.wrapped, DistributedDataParallel) and not last
+            with self.wrapped.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
+                found = self._losses(rows.part(slice(start, start + size)))
+                (found.sum() / count).backward()
+            if not last:
+                gathered.take()
+            losses.append(found.detach())
+        self._row_losses = torch.cat(losses).tolist()
+        return {"loss": sum(self._row_losses) / len(self._row_losses)}
+
+    def after_step(self, step: int) -> None:
+        if self.average:
+            self.average.update(self.optimizer)
+
+    def state(self) -> State:
+        average = model_state("ema", self.average.shadow) if self.average else {}
+        return {**model_state("unet", self.names), **optimizer_state(self.optimizer), **average}
+
+    def load_state(self, saved: SavedState, step: int) -> None:
+        saved.read_into(self.state(), whole="unet")
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {}
+
+    def export(self) -> None:
+        """`unet/`, a diffusers folder: the moving average where there is one. `unet_last/` then holds the weights as they are.
+
+        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads; `scheduler/` is for diffusers.
+        """
+        dtype = DTYPES[self.config.dtype]
+        average = self.optimizer.shards.collect(self.average.shadow, dtype) if self.average else None
+        if not self.ranks.is_main:
+            return
+        self.schedule.write_scheduler(self.config.out / "scheduler")
+        self._write("unet", self.names if average is None else average)
+        if average is not None:
+            self._write("unet_last", self.names)
+
+    def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        folder = self.config.out / name
+        self.unet.save_config(folder)
+        tensors = {**self.unet.state_dict(), **{n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items()}}
+        metadata = {"format": "pt", "steps": str(self.config.steps), **self.schedule.metadata}
+        write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, metadata)
+
+    @torch.no_grad()
+    def _condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The joint condition, after what each row drops of it: embeddings [b, 77, 2048], pooled [b, 1280]."""
+        identity = self.identities(rows)
+        kept = ~torch.tensor([draw.drop_face for draw in rows.draws], device=identity.present.device)
+        identity = with_blank(identity.class_token, identity.patch_tokens, identity.present & kept, self.encoder)
+        captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
+        return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
+
+    def _losses(self, rows: Rows) -> Tensor:
+        """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
+        device, dtype = self.ranks.device, DTYPES[self.config.dtype]
+        latents = self.latents.encode(rows.pictures, rows.draws).to(device)
+        embeddings, pooled = (condition.to(device, dtype) for condition in self._conditions(rows))
+        # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
+        generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in rows.draws]
+        noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)
+        timesteps = torch.tensor([draw.timestep for draw in rows.draws], device=device)
+        noisy = self.schedule.add_noise(latents.float(), noise, timesteps).to(dtype)
+        # Sizes stay in fp32, where their sinusoids are computed: bf16 would make 1024 of 1023.
+        time_ids = rows.time_ids.to(device, torch.float32)
+        if self._graphed:
+            predicted = self._graphed(noisy, timesteps, embeddings, pooled, time_ids)
+        else:
+            added = {"text_embeds": pooled, "time_ids": time_ids}
+            predicted = self.wrapped(noisy, timesteps, embeddings, added_cond_kwargs=added).sample
+        return self.schedule.losses(predicted, latents.float(), noise, timesteps)
+
+
+def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
+    try:
+        require_fit(encoder, unet)
+    except CheckpointError as error:
+        advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
+        raise CheckpointError(f"{error} {advice}") from None

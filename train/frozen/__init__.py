@@ -1,0 +1,1 @@
+"""What training starts from and never moves: face and text towers, the teacher, the VAE."""

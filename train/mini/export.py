@@ -1,0 +1,105 @@
+"""The mini model's files: an untrained UNet to start from, what the pack ships, and what it is worth on held-out people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceclip import FaceCLIPEncoder
+from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
+from faceclip.metrics import measure_identity_map
+from faceclip.pipeline import FaceCLIPPipeline, best_device
+from faceclip.sdxl_files import load_unet
+from faceclip.tensor_file import open_tensor_file
+
+from ..frozen.vae import load_vae
+from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
+from ..proof.arms.measures import joint_representation, read_people
+from ..proof.teachers.autoencoder import to_comfyui
+from ..proof.teachers.quality import NEIGHBOURS, held_out, reconstruct
+from ..proof.workshop import Workshop
+from ..run.command_line import PRESETS
+
+UNET_CONFIG = PRESETS / "mini_unet.json"
+METADATA = {
+    "trained": "true",
+    "preset": "mini",
+    "note": "Trained on drawn portraits by `python -m train.mini`; see models/README.md.",
+    "license": "Apache-2.0",
+}
+
+
+def new_mini_unet(folder: Path) -> None:
+    """Write the untrained UNet as a diffusers folder, always the same."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet: Any = UNet2DConditionModel.from_config(json.loads(UNET_CONFIG.read_text()))
+    unet.save_pretrained(folder)
+
+
+def write_mini(shop: Workshop, work: Path, encoder: Path, unet_run: Path) -> dict[str, float]:
+    """Write the three files below `work`/models in bf16, laid out as the pack's, and `work`/judge.safetensors.
+
+    The UNet is that of the training run in `unet_run`. Returns their sizes in MiB.
+    """
+    models = work / "models"
+    paths = [models / f"faceclip/faceclip_mini_{name}.safetensors" for name in ("encoder", "unet")]
+    paths.append(models / "vae/faceclip_mini_vae.safetensors")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
+    unet = unet_run / "unet" / "diffusion_pytorch_model.safetensors"
+    # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
+    write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
+    to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
+    paths.append(work / "judge.safetensors")
+    write_safetensors(paths[-1], _halved(shop.teacher("judge")), {**METADATA, "format": "judge"})
+    return {path.name: path.stat().st_size / 2**20 for path in paths}
+
+
+def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
+    """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
+
+    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
+    before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
+    """
+    encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
+    unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
+    sdxl = sdxl_pipeline(unet, unet_run / "scheduler", shop.teacher("autoencoder"))
+    pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
+    people = held_out(shop)
+    casting = Casting.of(people, shop.plan.scenes)
+    captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))
+    real = people.images[casting.scenes.flatten()]
+    made = {
+        "person": picture_scenes(pipeline, identity, people, casting, shop.plan),
+        "shuffled": picture_scenes(pipeline, identity, people, casting, shop.plan, casting.reference.roll(1)),
+        "real": real,
+        "autoencoder": reconstruct(shop, real)[1],
+    }
+    for name, pictures in made.items():
+        np.save(work / f"{name}.npy", pictures.numpy())
+    found: dict[str, Any] = {name: judge_pictures(shop, pictures, people, casting) for name, pictures in made.items()}
+    joint = joint_representation(encoder, captions, identity)
+    found["knn"] = measure_identity_map(joint, numbers, NEIGHBOURS).purity
+    ceiling, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
+    found["face_of_ceiling"] = own / ceiling
+    found["face_above_shuffled"] = own - other
+    found["clip_t_of_real"] = found["person"]["clip_t"] / found["real"]["clip_t"]
+    return found
+
+
+def _halved(path: Path) -> dict[str, Tensor]:
+    """A file's tensors, in bf16 where they are floats."""
+    return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(path).items()}
+
+
+def _autoencoder(shop: Workshop) -> Any:
+    return load_vae(shop.teacher("autoencoder"), torch.float32).vae

@@ -1,0 +1,1 @@
+"""Photographs with captions become shards: `python -m train.prepare SOURCE OUT`."""

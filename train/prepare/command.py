@@ -1,0 +1,160 @@
+"""Photographs with captions become shards: `python -m train.prepare SOURCE OUT`.
+
+SOURCE is a folder of pictures with `.txt` captions beside, a .csv, .tsv or .parquet of paths and captions, or webdataset
+tars. OUT gets `shard-000000.tar`, ..., report.json, dropped.jsonl and report.png. Every unit of the source becomes one shard
+or none, on its own; the same command goes on where a killed run stopped, and does nothing once all is done.
+
+Of what a source says beside picture and caption, shards keep who it is (`identity`) and what it shows (`class`, the word that
+zero-shot classification on held-out shards has to find): columns of a table, or keys of the `.json` beside a picture or in a
+tar. Other keys stay behind, since they may tell where or by whom a picture was taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from faceclip.face import DetectorUnavailableError
+
+from ..data.storage import is_local, join, list_files, publish, read_bytes
+from ..data.workers import Engine, EngineError, run
+from .histograms import draw
+from .report import Report
+from .sources import Unit, find_units
+from .unit import UNITS, Options, Work, unit_report
+
+logger = logging.getLogger(__name__)
+
+PLAN = "prepare.json"
+
+
+class PrepareError(ValueError):
+    """Preparing cannot go on: what is wrong, what was found, and what to do."""
+
+
+def prepare(
+    source: str,
+    out: str,
+    options: Options | None = None,
+    *,
+    engine: Engine = "processes",
+    workers: int = 1,
+    progress: Callable[[Report], None] | None = None,
+) -> Report:
+    """Make shards of a source; only units that are not done yet are worked on.
+
+    Args:
+        source, out: local paths or fsspec URLs; a folder of pictures must be local.
+        workers: processes of this machine, or workers of the Ray cluster.
+        progress: called with each unit's report as it is done.
+
+    Raises:
+        SourceError: the source cannot be read.
+        PrepareError: `out` holds shards of another source or made with other options.
+        EngineError: workers died, or Ray is not installed.
+        DetectorUnavailableError: no face detector is installed.
+    """
+    options = options or Options()
+    source = str(Path(source).resolve()) if is_local(source) else source
+    if is_local(source) and is_local(out) and Path(source) in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise PrepareError(
+            f"{out} lies within the source, whose pictures would then change. Choose a folder outside of {source}."
+        )
+    units = find_units(source, options.shard_size, options.columns)
+    _claim(out, source, units, options)
+    done = {Path(path).stem for path in list_files(join(out, UNITS))}
+    jobs = [(number, unit) for number, unit in enumerate(units) if Path(unit_report(out, number)).stem not in done]
+    if jobs:
+        logger.info("%d of %d units to do", len(jobs), len(units))
+    for data in run(engine, Work(out, options), jobs, workers):
+        if progress is not None:
+            progress(Report.from_json(data))
+    report = Report.total(Report.from_json(read_bytes(unit_report(out, number))) for number in range(len(units)))
+    _write_report(out, report, options)
+    return report
+
+
+def _claim(out: str, source: str, units: Sequence[Unit], options: Options) -> None:
+    """Note in `out` what it is made from, or check that it is made from the same."""
+    digest = hashlib.sha256()
+    for unit in units:
+        digest.update(f"{unit!r}\n".encode())
+    plan = {"source": source, "units": len(units), "records": digest.hexdigest(), "options": asdict(options)}
+    try:
+        found = json.loads(read_bytes(join(out, PLAN)))
+    except FileNotFoundError:
+        publish(join(out, PLAN), json.dumps(plan, indent=1).encode())
+        return
+    changed = _differences(found, json.loads(json.dumps(plan)))
+    if changed:
+        raise PrepareError(f"{out} holds shards made with other {'; '.join(changed)}. Choose another folder, or delete this one.")
+
+
+def _differences(found: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    changed = []
+    for name, value in now.items():
+        before = found.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            changed += _differences(before, value)
+        elif value != before:
+            changed.append("pictures in the source" if name == "records" else f"{name} ({before}, now {value})")
+    return changed
+
+
+def _write_report(out: str, report: Report, options: Options) -> None:
+    publish(join(out, "report.json"), report.to_json().encode())
+    publish(join(out, "dropped.jsonl"), "".join(json.dumps(line) + "\n" for line in report.lines).encode())
+    publish(join(out, "report.png"), draw(report, options.filters.limits))
+    if is_local(out):
+        for left in Path(out).rglob(".*.partial"):  # of runs that were killed
+            left.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Photographs with captions become shards for training. The same command goes on where a killed run stopped."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of pictures with .txt captions, a .csv, .tsv or .parquet of paths and captions, or webdataset tars."""
+    out: tyro.conf.Positional[str]
+    """Folder (or URL) for the shards and the report."""
+    options: Options = field(default_factory=Options)
+    engine: Engine = "processes"
+    """`processes` of this machine, or `ray` for a Ray cluster (set RAY_ADDRESS to join one)."""
+    workers: int = max(1, (os.cpu_count() or 2) - 1)
+    """How many work at once."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    command = tyro.cli(tyro.conf.OmitArgPrefixes[_Command], args=argv, prog="python -m train.prepare")
+    try:
+        with tqdm(desc="prepare", unit=" records") as bar:
+
+            def advance(report: Report) -> None:
+                bar.update(report.seen)
+
+            report = prepare(
+                command.source,
+                command.out,
+                command.options,
+                engine=command.engine,
+                workers=command.workers,
+                progress=advance,
+            )
+    except (ValueError, EngineError, DetectorUnavailableError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(f"{report.summary()}\nReport: {join(command.out, 'report.png')}, {join(command.out, 'dropped.jsonl')}")
+    return 0

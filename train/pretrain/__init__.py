@@ -1,0 +1,1 @@
+"""Pretrain FaceCLIP: `python -m train.pretrain`, or under torchrun or `accelerate launch`."""

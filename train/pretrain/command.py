@@ -1,0 +1,97 @@
+"""Pretrain FaceCLIP: `python -m train.pretrain`, or `torchrun ... -m train.pretrain`, or `accelerate launch -m train.pretrain`.
+
+    python -m train.pretrain --config faceclip_l --data SHARDS --init-clip CLIP --init-face ARCFACE --out RUN
+    torchrun --standalone --nproc-per-node 8 -m train.pretrain ...
+    accelerate launch --multi_gpu --num_processes 8 -m train.pretrain ...   (--multi_gpu on machines without a GPU, too)
+
+The same command goes on with an interrupted run. RUN/encoder.safetensors is the finished encoder of one branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from faceclip import FaceCLIPEncoder
+
+from ..cache.features import FeatureCache
+from ..data.batches import ReadOptions, TrainingData
+from ..data.decode import DecodeSample
+from ..data.shards import MEMBERS, Member, ShardSource
+from ..frozen.teacher import load_teacher
+from ..frozen.towers import new_encoder
+from ..run.config import DTYPES, ConfigError
+from ..run.launch import train
+from ..run.ranks import Ranks
+from .config import PretrainConfig
+from .features import CachedFeatures, FeatureSource, LiveFeatures
+from .held_out import HeldOut
+from .task import PretrainTask
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
+    return train(PretrainConfig, build, argv)
+
+
+def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None = None) -> PretrainTask:
+    """Everything that pretraining needs, from files, around `encoder` or else the one that the configuration starts from.
+
+    Raises ValueError (of many kinds) for what cannot be used.
+    """
+    encoder = encoder or new_encoder(config)
+    reads = _reads(config)
+    source = ShardSource(config.data, read=reads)
+    guided = ShardSource(config.guided, read=reads) if config.guided else None
+    features, transform = _features(config, encoder, ranks, source, guided)
+    data = TrainingData(
+        main=source,
+        guided=guided,
+        guided_fraction=config.guided_fraction if guided else 0.0,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        transform=transform,
+        reading=ReadOptions(threads=config.workers),
+    )
+    return PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
+
+
+def _reads(config: PretrainConfig) -> tuple[Member, ...]:
+    """The members of a sample that are not replaced by cached features."""
+    return ("caption", "meta") if config.features and _caches_faces(config) else MEMBERS
+
+
+def _caches_faces(config: PretrainConfig) -> bool:
+    return bool(config.features) and (config.features / "patch_tokens.npy").is_file()
+
+
+def _features(
+    config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks, source: ShardSource, guided: ShardSource | None
+) -> tuple[FeatureSource, DecodeSample]:
+    """From the cache if there is one, else by the towers themselves; and what has to be decoded for it."""
+    if config.features is None:
+        return _live(config, encoder, ranks)
+    main = FeatureCache(config.features, source)
+    pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
+    cached = CachedFeatures(encoder, main, pairs, config.teacher, config.init_clip)
+    return cached, DecodeSample(faces=not cached.has_faces)
+
+
+def _live(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> tuple[LiveFeatures, DecodeSample]:
+    teacher = load_teacher(config.teacher, config.init_clip, encoder.config.width).to(ranks.device, DTYPES[config.dtype])
+    return LiveFeatures(encoder, teacher), DecodeSample(teacher.size)
+
+
+def _held_out(
+    config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks, features: FeatureSource, transform: DecodeSample
+) -> HeldOut | None:
+    """Measurements on every rank, by the towers that train; beside a cache they are loaded for it."""
+    if not config.held_out:
+        return None
+    if not isinstance(features, LiveFeatures):
+        if not config.teacher:
+            raise ConfigError("Measuring on held-out shards needs the image teacher: name it with --teacher.")
+        features, transform = _live(config, encoder, ranks)
+    rows = config.micro_batch or config.batch_size // ranks.world
+    return HeldOut(ShardSource(config.held_out), transform, features, rows)

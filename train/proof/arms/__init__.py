@@ -1,0 +1,1 @@
+"""What the proof compares: its arms, how they are trained, and what is measured of them."""

@@ -1,0 +1,158 @@
+"""Pictures of held-out people in held-out scenes, and what the judges say of them: Face Sim and CLIP-T."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from faceclip import Identity
+from faceclip.metrics import likeness, own_scores, paired_cosine
+from faceclip.pipeline import FaceCLIPPipeline, best_device
+
+from ..plan import Arm, Plan
+from ..teachers.judge import Judge, load_judge
+from ..teachers.pictures import Pictures
+from ..teachers.quality import clip_images, clip_texts, held_out, load_mini_clip, reconstruct
+from ..workshop import Workshop
+from .measures import read_people
+from .training import trained_encoder
+
+AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Casting:
+    """Who is shown where. Rows of the held-out pictures: of each person the first is the reference, some are scenes to
+    generate, the rest is what the judge compares with.
+
+    reference: [P]. scenes: [P, S]. gallery: [P, G].
+    """
+
+    reference: Tensor
+    scenes: Tensor
+    gallery: Tensor
+
+    @staticmethod
+    def of(people: Pictures, scenes: int) -> Casting:
+        rows = torch.stack([torch.nonzero(people.identity == person)[:, 0] for person in people.identity.unique()])
+        return Casting(rows[:, 0], rows[:, 1 : 1 + scenes], rows[:, 1 + scenes :])
+
+    @property
+    def person(self) -> list[int]:
+        """[P S]: the place among P of who is shown in each scene."""
+        return [person for person in range(len(self.scenes)) for _ in range(self.scenes.shape[1])]
+
+
+def generate(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
+    """Make an arm's pictures, keep them, and judge them."""
+    people = held_out(shop)
+    casting = Casting.of(people, shop.plan.scenes)
+    pipeline = _pipeline(shop, arm, seed)
+    _, _, identity = read_people(pipeline.encoder, shop.shards("main", "held_out"))
+    pictures = picture_scenes(pipeline, identity, people, casting, shop.plan)
+    path = shop.run(arm, seed, "generate") / "pictures.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, pictures.numpy())
+    return judge_pictures(shop, pictures, people, casting)
+
+
+def measure_bounds(shop: Workshop) -> dict[str, Any]:
+    """What real pictures of the same scenes score, and real pictures after the autoencoder: the rows to compare with."""
+    people = held_out(shop)
+    casting = Casting.of(people, shop.plan.scenes)
+    real = people.images[casting.scenes.flatten()]
+    bounds = {"real": judge_pictures(shop, real, people, casting)}
+    bounds["autoencoder"] = judge_pictures(shop, reconstruct(shop, real)[1], people, casting)
+    return {f"{name}_{measure}": value for name, found in bounds.items() for measure, value in found.items()}
+
+
+def judge_pictures(shop: Workshop, pictures: Tensor, people: Pictures, casting: Casting) -> dict[str, float]:
+    """`face`: the judge's mean cosine with other pictures of the person; `shuffled`: with pictures of all other people;
+    `clip_t`: the judge CLIP's cosine with the prompt; `clip_t_shuffled`: with the prompt of another picture.
+
+    Args:
+        pictures: uint8 [P S, 3, H, W], in the order of `casting.scenes`.
+    """
+    judge = load_judge(shop.teacher("judge"))
+    scores = _face_scores(judge, pictures, people, casting)
+    own = own_scores(scores, casting.person)
+    others = (scores.sum(1) - own) / (scores.shape[1] - 1)
+    clip = load_mini_clip(shop.teacher("judge_clip"), "g")
+    prompts = clip_texts(clip, [people.captions[row] for row in casting.scenes.flatten().tolist()])
+    images = clip_images(clip, pictures)
+    return {
+        "face": float(own.mean()),
+        "shuffled": float(others.mean()),
+        "clip_t": float(paired_cosine(images, prompts).mean()),
+        "clip_t_shuffled": float(paired_cosine(images, prompts.roll(casting.scenes.shape[1] + 1, 0)).mean()),
+    }
+
+
+def _face_scores(judge: Judge, pictures: Tensor, people: Pictures, casting: Casting) -> np.ndarray:
+    """[N, P]: each picture's mean cosine with each person's gallery."""
+    gallery = judge.embed(people.images[casting.gallery.flatten()]).unflatten(0, casting.gallery.shape)
+    return likeness([row[None] for row in judge.embed(pictures).numpy()], gallery.mean(1).numpy())
+
+
+def picture_scenes(
+    pipeline: FaceCLIPPipeline,
+    identity: Identity,
+    people: Pictures,
+    casting: Casting,
+    plan: Plan,
+    references: Tensor | None = None,
+) -> Tensor:
+    """Make the picture of each scene, of the person it shows: uint8 [P S, 3, H, W]. `identity` has a row for each of `people`.
+
+    `references` [P] are other rows to take identities from.
+    """
+    rows, size = casting.scenes.flatten().tolist(), plan.size
+    chosen = casting.reference if references is None else references
+    faces = chosen[torch.tensor(casting.person)].tolist()
+    made: list[np.ndarray] = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        pictures = pipeline(
+            [people.captions[row].replace("(", r"\(").replace(")", r"\)") for row in rows[part]],
+            identity[faces[part]],
+            negative_prompt="",
+            width=size,
+            height=size,
+            steps=plan.sampler_steps,
+            guidance=plan.guidance,
+            seed=start,
+        )
+        made += [np.asarray(picture) for picture in pictures]
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+
+
+def sdxl_pipeline(unet: Any, scheduler: Path, vae: Path) -> Any:
+    """diffusers' SDXL pipeline around a small UNet, with a scheduler's and an autoencoder's folder."""
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionXLPipeline(  # pyright: ignore[reportPrivateImportUsage]
+        vae=diffusers.AutoencoderTiny.from_pretrained(vae),  # pyright: ignore
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(scheduler),  # pyright: ignore
+        text_encoder=None,  # pyright: ignore
+        text_encoder_2=None,  # pyright: ignore
+        tokenizer=None,  # pyright: ignore
+        tokenizer_2=None,  # pyright: ignore
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
+    import diffusers
+
+    run = shop.run(arm, seed, "finetune")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(run / "unet")  # pyright: ignore
+    sdxl = sdxl_pipeline(unet, run / "scheduler", shop.teacher("autoencoder"))
+    return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl, best_device())

@@ -1,0 +1,1 @@
+"""What the proof found: results, predictions, tables and plots."""

@@ -1,0 +1,1 @@
+"""What the proof's training starts from, itself trained on drawn pictures."""

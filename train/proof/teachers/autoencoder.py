@@ -1,0 +1,163 @@
+"""The miniature's autoencoder: TAESD's architecture, trained on the synthetic world, for diffusers and for ComfyUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceclip.checkpoint import write_safetensors
+
+from ..fitting import Schedule, fit
+from .pictures import Pictures, shuffled
+
+SDXL_LATENT_SCALE = 0.13025  # ComfyUI hands an autoencoder latents divided by SDXL's factor
+CROP = 64  # px; of larger pictures it sees parts, which costs less and teaches as much
+CONTRAST = 4.0  # from colours, 0 to 1 with a deviation near 1/4, to latents of variance 1
+LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look past it
+
+
+def train_autoencoder(pictures: Pictures, schedule: Schedule, decoder: Schedule, out: Path, width: int) -> list[float]:
+    """Train both halves, then the decoder by a schedule of its own; write a diffusers folder `out`. Returns all losses.
+
+    Latents come out near mean 0 and variance 1, as a UNet expects. It learns on parts of the pictures and on whole ones of half
+    their side, by turns, so that it serves both sizes. `width`: channels of all layers. TAESD, and so ComfyUI, has 64 (see
+    `widen`); half of it costs a quarter.
+    """
+    vae = new_autoencoder(width, schedule.seed).train()
+
+    def loss_of(rows: Tensor) -> Tensor:
+        images = random_part(pictures.images[rows].float() / 127.5 - 1)
+        latents = vae.encoder(images)
+        mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
+        decoded = vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents))
+        return _distance(decoded, images) + 0.01 * (mean.square() + (variance - 1).square()).mean()
+
+    rows = shuffled(len(pictures), schedule.batch, schedule.steps, schedule.seed)
+    losses = fit("autoencoder", vae.parameters(), loss_of, rows, schedule)
+    losses += refine_decoder(vae, pictures, decoder)
+    vae.save_pretrained(out)
+    return losses
+
+
+def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule) -> list[float]:
+    """Teach the decoder faces, most of whose detail it has to guess: half of what it sees are faces. Latents stay as they are."""
+    people = torch.nonzero(pictures.identity >= 0)[:, 0]
+
+    def loss_of(rows: Tensor) -> Tensor:
+        images = pictures.images[people[rows]].float() / 127.5 - 1
+        part = face_part(images, pictures.landmarks[people[rows]]) if torch.rand(()) < 0.5 else random_part(images)
+        with torch.no_grad():
+            latents = vae.encoder(part)
+        return _distance(vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents)), part)
+
+    rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
+    return fit("decoder", vae.decoder.parameters(), loss_of, rows, schedule)
+
+
+def new_autoencoder(width: int, seed: int = 0) -> Any:
+    """An untrained AutoencoderTiny that is no worse than shrinking a picture to an eighth and enlarging it again.
+
+    Three latents begin as the mean colours of 8 x 8 pixels and the residual blocks as identity; the fourth latent, and all other
+    channels, begin at random. From there training only has to add detail. `width` must be at least 6.
+    """
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        channels = (width,) * 4
+        vae: Any = AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels, scaling_factor=1.0)
+    one, two = [0.0, 1.0, 0.0], [0.25, 0.5, 0.25]
+    with torch.no_grad():
+        for half in (vae.encoder, vae.decoder):
+            for block in half.layers:
+                if hasattr(block, "conv"):
+                    block.conv[-1].weight.zero_()
+                    block.conv[-1].bias.zero_()
+        first, *inner, last = _outer_layers(vae.encoder)
+        _pass_on(first, one, {c: (c, 1.0) for c in range(3)})
+        for layer in inner:
+            _pass_on(layer, [0.0, 0.5, 0.5], {c: (c, 1.0) for c in range(3)})  # the mean of 2 x 2
+        _pass_on(last, one, {c: (c, CONTRAST) for c in range(3)}, bias=-CONTRAST / 2)
+        first, *inner, last = _outer_layers(vae.decoder)
+        # What is behind a ReLU has no sign: a colour above the middle goes through one channel, below it through another.
+        _pass_on(first, one, {c: (c % 3, 1.0 if c < 3 else -1.0) for c in range(6)})
+        for layer in inner:
+            _pass_on(layer, two, {c: (c, 1.0) for c in range(6)})
+        _pass_on(last, one, {c: (c, 1 / CONTRAST) for c in range(3)}, bias=0.5)
+        for colour in range(3):
+            last.weight[colour, colour + 3, 1, 1] = -1 / CONTRAST
+    return vae
+
+
+def widen(vae: Any, width: int = 64) -> Any:
+    """The same function with `width` channels in all layers; those that it did not have are zero."""
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    channels = (width,) * 4
+    config = {name: value for name, value in vae.config.items() if name != "block_out_channels"}
+    config |= {"encoder_block_out_channels": channels, "decoder_block_out_channels": channels}
+    wide: Any = AutoencoderTiny.from_config(config)
+    narrow, padded = vae.state_dict(), wide.state_dict()
+    for name, tensor in padded.items():
+        tensor.zero_()[tuple(slice(n) for n in narrow[name].shape)] = narrow[name]
+    wide.load_state_dict(padded)
+    return wide.train(vae.training)
+
+
+def to_comfyui(vae: Any, out: Path, dtype: torch.dtype = torch.bfloat16, metadata: dict[str, str] | None = None) -> None:
+    """Write a diffusers AutoencoderTiny, of 64 channels or fewer, as ComfyUI's Load VAE reads it."""
+    tensors: dict[str, Tensor] = {"vae_scale": torch.tensor(SDXL_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
+    for name, tensor in widen(vae).state_dict().items():
+        side, _, place, rest = name.split(".", 3)
+        # ComfyUI's decoder begins with the clamp that diffusers applies outside of its layers.
+        tensors[f"taesd_{side}.{int(place) + (side == 'decoder')}.{rest}"] = tensor
+    write_safetensors(out, {name: tensor.to(dtype) for name, tensor in tensors.items()}, metadata or {})
+
+
+def random_part(images: Tensor) -> Tensor:
+    """The same random square of `CROP` px of all pictures [B, 3, S, S], or, as often, all of them halved; small ones whole."""
+    side = images.shape[-1]
+    if side <= CROP:
+        return images
+    if torch.rand(()) < 0.5:
+        return F.avg_pool2d(images, 2)
+    top, left = (int(torch.randint(0, side - CROP + 1, ())) for _ in range(2))
+    return images[..., top : top + CROP, left : left + CROP]
+
+
+def face_part(images: Tensor, landmarks: Tensor) -> Tensor:
+    """Of each picture [B, 3, S, S] a square of `CROP` px about its face, moved a little; small pictures whole.
+
+    landmarks: [B, 5, 2] in sides of the picture.
+    """
+    side = images.shape[-1]
+    if side <= CROP:
+        return images
+    corners = landmarks.mean(1) * side - CROP / 2 + 16 * torch.rand(len(images), 2) - 8
+    corners = corners.round().long().clamp(0, side - CROP).tolist()
+    return torch.stack([image[:, y : y + CROP, x : x + CROP] for image, (x, y) in zip(images, corners, strict=True)])
+
+
+def _distance(decoded: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute difference of colours and of their edges: the latter keep eyes and lips from being blurred away."""
+    edges = sum(F.l1_loss(decoded.diff(dim=dim), images.diff(dim=dim)) for dim in (-1, -2))
+    return F.l1_loss(decoded, images) + edges
+
+
+def _outer_layers(half: Any) -> list[nn.Conv2d]:
+    """The convolutions between the residual blocks, in order."""
+    return [layer for layer in half.layers if isinstance(layer, nn.Conv2d)]
+
+
+def _pass_on(layer: nn.Conv2d, kernel: list[float], channels: dict[int, tuple[int, float]], bias: float = 0.0) -> None:
+    """Make some output channels a filtered copy of one input channel each: {output: (input, factor)}."""
+    taps = torch.tensor(kernel)
+    for out, (source, factor) in channels.items():
+        layer.weight[out] = 0.0
+        layer.weight[out, source] = factor * taps[:, None] * taps
+        if layer.bias is not None:
+            layer.bias[out] = bias

@@ -1,0 +1,109 @@
+"""How the face tower that FaceCLIP conditions on and the judge are trained: by ArcFace's margin loss, on different people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from faceclip import FaceCLIPConfig
+from faceclip.checkpoint import write_safetensors
+from faceclip.model.face_tower import FaceTower
+
+from ..fitting import Schedule, fit
+from .judge import Judge
+from .pictures import Pictures, shuffled
+
+SCALE, MARGIN = 32.0, 0.3
+MOVE = 0.02
+"""How far crops are moved in training, as a share of their half side, and how much larger, smaller and turned they are: detectors
+are not exact, as the world's landmarks are."""
+JITTER = 0.02
+"""Of the judge's landmarks in training, in sides of the picture."""
+
+
+class ArcFaceHead(nn.Module):
+    """Additive angular margin (arXiv 1801.07698): the angle to a row's own person must be smaller by `MARGIN` radians."""
+
+    def __init__(self, width: int, people: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(people, width) * 0.01)
+
+    def forward(self, features: Tensor, identity: Tensor) -> Tensor:
+        """Features [B, width] of any length, identity [B] -> mean cross-entropy."""
+        cosine = (F.normalize(features, dim=-1) @ F.normalize(self.weight, dim=-1).T).clamp(-1 + 1e-6, 1 - 1e-6)
+        own = F.one_hot(identity, len(self.weight)).bool()
+        return F.cross_entropy(SCALE * torch.where(own, (cosine.acos() + MARGIN).cos(), cosine), identity)
+
+
+def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
+    """Train the mini preset's face tower on aligned crops; write it as `--init-face` reads it."""
+    people = pictures.people()
+    config = FaceCLIPConfig.preset("mini").branches["l"].face
+    torch.manual_seed(schedule.seed)
+    tower, head = FaceTower(config), ArcFaceHead(config.classes, int(people.identity.max()) + 1)
+    for place in (1, 3):  # frozen wherever FaceCLIP uses it, but here it learns; names and buffers are the same
+        tower.feature[place] = nn.BatchNorm1d(tower.feature[place].weight.shape[0], eps=2e-5)  # pyright: ignore
+    tower.train()
+
+    def loss_of(rows: Tensor) -> Tensor:
+        crops = moved(people.crops[rows].float() / 255)
+        if torch.rand(()) < 0.5:
+            crops = crops.flip(-1)
+        crops = (crops * (0.8 + 0.4 * torch.rand(len(rows), 1, 1, 1))).clamp(0, 1)
+        return head(tower(crops)[0], people.identity[rows])
+
+    rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
+    losses = fit("face tower", [*tower.parameters(), *head.parameters()], loss_of, rows, schedule)
+    write_safetensors(out, dict(tower.state_dict()), {"format": "arcface", "made_by": "train.proof.teachers.recognition"})
+    return losses
+
+
+def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
+    """Train the judge on people that no other network has seen. Needs `landmarks`.
+
+    Half of the crops follow the true landmarks, half those found; half of the pictures lose the finer half of their detail, as
+    what an autoencoder makes does.
+    """
+    people = pictures.people()
+    torch.manual_seed(schedule.seed)
+    judge = Judge().train()
+    head = ArcFaceHead(judge.norm.num_features, int(people.identity.max()) + 1)
+
+    def loss_of(rows: Tensor) -> Tensor:
+        images, landmarks = people.images[rows].float(), people.landmarks[rows]
+        if torch.rand(()) < 0.5:
+            images, landmarks = images.flip(-1), mirrored(landmarks)
+        images = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, images, blurred(images))
+        images = (images * (0.85 + 0.3 * torch.rand(len(rows), 1, 1, 1)) + 6 * torch.randn_like(images)).clamp(0, 255)
+        found = judge.find(images)
+        used = torch.where(torch.rand(len(rows), 1, 1) < 0.5, landmarks, found.detach())
+        used = used + JITTER * torch.randn(len(rows), 1, 2) + JITTER / 2 * torch.randn_like(used)
+        return head(judge.recognise(images, used), people.identity[rows]) + 20 * (found - landmarks).abs().mean()
+
+    rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
+    losses = fit("judge", [*judge.parameters(), *head.parameters()], loss_of, rows, schedule)
+    write_safetensors(out, dict(judge.state_dict()), {"format": "judge", "made_by": "train.proof.teachers.recognition"})
+    return losses
+
+
+def moved(crops: Tensor) -> Tensor:
+    """Crops [B, 3, H, W], each shifted, scaled and turned a little."""
+    turn = torch.eye(2) + MOVE * torch.tensor([[0.0, -1.0], [1.0, 0.0]]) * torch.randn(len(crops), 1, 1)
+    affine = torch.cat([turn * (1 + MOVE * torch.randn(len(crops), 1, 1)), MOVE * torch.randn(len(crops), 2, 1)], dim=-1)
+    grid = F.affine_grid(affine, list(crops.shape), align_corners=False)
+    return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def mirrored(landmarks: Tensor) -> Tensor:
+    """Landmarks of the mirrored picture: left and right change places."""
+    swapped = landmarks[:, [1, 0, 2, 4, 3]]
+    return torch.stack([1 - swapped[..., 0], swapped[..., 1]], dim=-1)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Pictures [B, 3, S, S] at half their resolution, at their size."""
+    small = F.interpolate(images, scale_factor=0.5, mode="area")
+    return F.interpolate(small, images.shape[-1], mode="bilinear", align_corners=False)

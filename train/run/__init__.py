@@ -1,0 +1,1 @@
+"""How any run lives: its loop, its processes, its checkpoints, its log."""

@@ -1,0 +1,217 @@
+"""Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
+
+torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank reads what it
+needs, straight into the tensors that it trains. Tensors are whole under their parameter's name, so the number of ranks, and
+whether they share out the optimiser's state, may change from one start of a run to the next.
+A checkpoint is written under another name and renamed when every rank is done, so a killed run leaves at most a `.part` folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from .ranks import Ranks
+from .sharding import ShardedAdamW
+
+logger = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+_META = "run.json"
+
+
+class CheckpointWriteError(RuntimeError):
+    """A checkpoint could not be written; those before it are untouched."""
+
+
+class ResumeError(ValueError):
+    """A checkpoint that does not belong to the run that found it, or cannot be read."""
+
+
+class SavedState:
+    """The tensors of one checkpoint, read when asked for; every rank for itself."""
+
+    def __init__(self, folder: Path):
+        self._reader = FileSystemReader(folder)
+        self._folder = folder
+        try:
+            described = self._reader.read_metadata().state_dict_metadata
+        except (OSError, EOFError, UnpicklingError) as error:
+            raise self._unreadable(error) from error
+        self._kinds = {n: (e.properties.dtype, e.size) for n, e in described.items() if isinstance(e, TensorStorageMetadata)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor, in CPU memory."""
+        if name not in self._kinds:
+            raise ResumeError(f"The checkpoint {self._folder} was written by a run of another kind: it has no {name}.")
+        dtype, size = self._kinds[name]
+        tensor = torch.empty(size, dtype=dtype)
+        self._read({name: tensor})
+        return tensor
+
+    def read_into(self, state: State, whole: str) -> None:
+        """Overwrite the tensors of `state`, in place, wherever they are.
+
+        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and those
+        below the prefix `whole` are all that the checkpoint has below it.
+        """
+        wrong = [name for name in self._kinds if name.startswith(whole + ".") and name not in state]
+        wrong += [name for name, tensor in state.items() if self._kinds.get(name) != (tensor.dtype, tensor.shape)]
+        if wrong:
+            raise ResumeError(
+                f"The checkpoint was written by a run of another model: {len(wrong)} tensors differ, among them {min(wrong)}. "
+                "Use the configuration of that run, or another --out."
+            )
+        self._read(state)
+
+    def _read(self, state: State) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # each rank reads without the others
+            try:
+                load({**state}, storage_reader=self._reader, no_dist=True)
+            # torch wraps what it met in a CheckpointException, which is a BaseException.
+            except (OSError, RuntimeError, CheckpointException) as error:
+                raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> ResumeError:
+        return ResumeError(
+            f"The checkpoint {self._folder} is damaged: {error}\n"
+            "Delete that folder, and the same command goes on from the one before."
+        )
+
+
+class Checkpoints:
+    """The checkpoints below `folder`, each named by the number of steps done."""
+
+    def __init__(self, folder: Path, ranks: Ranks, keep_last: int):
+        self.folder = folder
+        self.ranks = ranks
+        self.keep_last = keep_last
+        self.newest: int | None = None
+        """Step of the checkpoint that was written or found last: the same on every rank."""
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, oldest first."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if path.suffix != ".part")
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, state: State, meta: Mapping[str, Any]) -> Path:
+        """Write `state` after `step` steps; collective. Then delete all but the last N.
+
+        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes it.
+        Raises CheckpointWriteError on every rank when a rank cannot write (a full disk): older checkpoints survive.
+        """
+        final = self.path(step)
+        part = final.with_suffix(".part")
+        stages = (
+            lambda: self._begin(part, {**meta, "step": step}),
+            lambda: self._write(part, state),
+            lambda: self._finish(part),
+        )
+        for stage in stages:
+            failure = _failure_of(stage)
+            # Every rank learns of it before the next collective, in which it would wait for the one that failed.
+            if any(self.ranks.any(failure is not None)):
+                if self.ranks.is_main:
+                    shutil.rmtree(part, ignore_errors=True)
+                raise CheckpointWriteError(self._describe(step, failure)) from failure
+        self.newest = step
+        return final
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Steps done and notes of the newest whole checkpoint, or None; leftovers of a killed run are removed.
+
+        Collective: rank 0 looks, since ranks may see a shared disk differently for a while.
+        """
+        found = self.ranks.told(self._look() if self.ranks.is_main else None)
+        self.newest = found[0] if found else None
+        return found
+
+    def saved(self, step: int) -> SavedState:
+        """The tensors of a checkpoint."""
+        return SavedState(self.path(step))
+
+    def _look(self) -> tuple[int, dict[str, Any]] | None:
+        for part in self.folder.glob("step-*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+        steps = self.steps()
+        return (steps[-1], json.loads((self.path(steps[-1]) / _META).read_text())) if steps else None
+
+    def _begin(self, part: Path, meta: Mapping[str, Any]) -> None:
+        if self.ranks.is_main:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            (part / _META).write_text(json.dumps(meta))
+
+    def _write(self, part: Path, state: State) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
+            save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
+
+    def _finish(self, part: Path) -> None:
+        if self.ranks.is_main:
+            _sync(part / _META)
+            _sync(part)
+            part.replace(part.with_suffix(""))
+            _sync(self.folder)
+            for old in self.steps()[: -self.keep_last]:
+                shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def _describe(self, step: int, failure: BaseException | None) -> str:
+        kept = self.steps()
+        survivor = f"The checkpoint of step {kept[-1]} is intact" if kept else "There is no earlier checkpoint"
+        free = shutil.disk_usage(self.folder).free / 2**30
+        cause = str(failure) if failure else "another rank failed"
+        return (
+            f"The checkpoint of step {step} could not be written below {self.folder} ({free:.1f} GiB free there): {cause}\n"
+            f"{survivor}. Free some space, or lower keep_last, and start the same command again to go on from there."
+        )
+
+
+def model_state(prefix: str, parameters: Mapping[str, Tensor]) -> State:
+    """Named tensors under a prefix; they stay those of the model."""
+    return {f"{prefix}.{name}": tensor.detach() for name, tensor in parameters.items()}
+
+
+def optimizer_state(optimizer: ShardedAdamW) -> State:
+    """What this rank keeps of the optimiser, by parameter name and kind; the tensors stay the optimiser's."""
+    return {
+        f"optimizer.{name}.{kind}": tensor
+        for name, parameter in optimizer.shards.owned.items()
+        for kind, tensor in optimizer.state[parameter].items()
+    }
+
+
+def _failure_of(stage: Callable[[], None]) -> BaseException | None:
+    try:
+        stage()
+    # torch wraps what a rank met in a CheckpointException, which is a BaseException.
+    except (OSError, RuntimeError, CheckpointException) as error:
+        return error
+    return None
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""What the commands of both stages do around `build`: read the configuration, find the other ranks, run, explain what fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from .checkpointing import CheckpointWriteError
+from .command_line import Config, parse
+from .logs import require_loggers
+from .loop import NonFiniteLossError, Task, run
+from .ranks import Ranks, distributed
+
+logger = logging.getLogger(__name__)
+
+
+def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequence[str] | None) -> int:
+    """Train what `build` makes of a command line of `kind`; return the process's exit code.
+
+    0 when finished or stopped by SIGTERM, 1 for an error that it explains on stderr, on any rank.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("train").setLevel(logging.INFO)  # grain has set the root up by now, to warnings alone
+    try:
+        config = parse(kind, argv)
+        require_loggers(config)
+        with distributed() as ranks:
+            task = build(config, ranks)
+            if ranks.is_main:
+                rows = config.batch_size // ranks.world
+                logger.info("Training on %d ranks (%s), %d rows each.", ranks.world, ranks.device.type, rows)
+                _warn_of_ignored(os.environ)
+            run(task, config, ranks)
+    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _warn_of_ignored(environment: Mapping[str, str]) -> None:
+    """accelerate only starts the processes here: say so to who expects more of it."""
+    asked = [name for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM") if environment.get(f"ACCELERATE_USE_{name}") == "true"]
+    if environment.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+        asked.append("mixed precision")
+    if asked:
+        logger.warning("accelerate's %s is not used: see --dtype, --shard-optimizer and --micro-batch.", " and ".join(asked))

@@ -1,0 +1,200 @@
+"""The loop that both stages run: resume, step, guard, log, checkpoint, stop when told to."""
+
+# The _foreach functions, which torch's own optimisers are made of: one kernel for many small tensors.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .checkpointing import Checkpoints, SavedState, State
+from .command_line import as_plain, write_yaml
+from .config import RunConfig
+from .logs import RunLog
+from .ranks import Ranks
+from .sharding import ShardedAdamW, Shards
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient that is infinite or not a number; raised before the weights are touched."""
+
+
+class Task(Protocol):
+    """One stage of training, as the loop sees it. Everything random in a step follows from the seed and its number."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What updates `parameters`."""
+        ...
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        ...
+
+    def batch(self, step: int) -> Mapping[str, Any]:
+        """This rank's share of the global batch of a step."""
+        ...
+
+    def suspects(self, batch: Mapping[str, Any]) -> list[str]:
+        """Keys of the rows that may have made a loss infinite or not a number."""
+        ...
+
+    def backward(self, batch: Mapping[str, Any], step: int) -> dict[str, float]:
+        """Leave the global batch's mean gradient in the parameters; return this rank's loss (as "loss") and its parts."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """What follows an update: clamps, moving averages."""
+        ...
+
+    def state(self) -> State:
+        """Everything that a resumed run needs and this rank keeps, as tensors: those in use, not copies."""
+        ...
+
+    def load_state(self, saved: SavedState, step: int) -> None:
+        """Inverse of `state`, after which `step` is the next step. Raises ResumeError for what does not fit."""
+        ...
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Measurements due after `step` steps; empty if none are."""
+        ...
+
+    def export(self) -> None:
+        """Write the weights as files that the library reads. Called on every rank; rank 0 writes."""
+        ...
+
+
+def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
+    """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is resumed.
+
+    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written.
+    """
+    checkpoints = Checkpoints(config.out / "checkpoints", ranks, config.keep_last)
+    if ranks.is_main:
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    ranks.barrier()
+    start = _resume(task, config, checkpoints)
+    if ranks.is_main:  # only now: a run that is refused leaves the configuration that it is told to use
+        write_yaml(config, config.out / "config.yaml")
+    with _termination() as asked_to_stop, RunLog(config, ranks, start) as log:
+        if start:
+            log.note("resume", start, {"ranks": ranks.world})
+        for step in range(start, config.steps):
+            values = train_step(task, config, ranks, step)
+            done = step + 1
+            log.step(done, values)
+            (stop,) = ranks.any(asked_to_stop.is_set())
+            if done % config.save_every == 0 or done == config.steps or stop:
+                _save(task, config, checkpoints, done, log)
+            measured = task.evaluate(done)
+            if measured:
+                log.note("evaluate", done, measured)
+            # Asked again: a signal during a long save or measurement must not wait for another step.
+            if done < config.steps and any(ranks.any(stop, asked_to_stop.is_set())):
+                _save(task, config, checkpoints, done, log)
+                logger.warning("Stopped by SIGTERM after step %d; the same command goes on from there.", done)
+                return False
+    task.export()
+    ranks.barrier()
+    return True
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Linear warm-up, constant, linear cooldown: the rate of step `step`, counted from 0. No step's rate is zero."""
+    rising = (step + 1) / config.warmup if config.warmup else 1.0
+    falling = (config.steps - step) / config.cooldown if config.cooldown else 1.0
+    return config.lr * min(1.0, rising, falling)
+
+
+def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:
+    """AdamW with the paper's settings, its state dealt to the ranks. The parameters are where they will stay."""
+    shards = Shards(parameters, ranks, dealt=config.shard_optimizer)
+    return ShardedAdamW(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for one step of one rank, so that a resumed run draws what an uninterrupted one would have drawn."""
+    from numpy.random import SeedSequence
+
+    torch.manual_seed(int(SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def _save(task: Task, config: RunConfig, checkpoints: Checkpoints, done: int, log: RunLog) -> None:
+    if done == checkpoints.newest:
+        return
+    checkpoints.save(done, task.state(), {"config": as_plain(config)})
+    log.note("checkpoint", done, {"path": str(checkpoints.path(done))})
+
+
+def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
+    found = checkpoints.latest()
+    if not found:
+        return 0
+    step, meta = found
+    changed = {k: (meta["config"].get(k), v) for k, v in as_plain(config).items() if meta["config"].get(k) != v}
+    for name, (before, now) in changed.items():
+        logger.warning("Going on with another %s than the run began with: %s, was %s.", name, now, before)
+    task.load_state(checkpoints.saved(step), step)
+    logger.info("Going on from step %d.", step)
+    return step
+
+
+def train_step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, float]:
+    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
+    batch = task.batch(step)
+    seed_step(config.seed, step, ranks.rank)
+    for parameter in task.parameters:
+        parameter.grad = None
+    values = task.backward(batch, step)
+    norm = _gradient_norm(task.parameters)
+    if any(ranks.any(not math.isfinite(values["loss"]), not math.isfinite(norm))):
+        raise _non_finite(step, values["loss"], norm, task.suspects(batch), ranks)
+    if config.clip_grad and norm > config.clip_grad:
+        torch._foreach_mul_([p.grad for p in task.parameters if p.grad is not None], config.clip_grad / norm)
+    lr = learning_rate(config, step)
+    for group in task.optimizer.param_groups:
+        group["lr"] = lr
+    task.optimizer.step()
+    task.after_step(step)
+    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), "gradient_norm": norm, "lr": lr}
+
+
+def _gradient_norm(parameters: list[nn.Parameter]) -> float:
+    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None], dtype=torch.float32)
+    return float(torch.stack(norms).norm())
+
+
+def _non_finite(step: int, loss: float, norm: float, suspects: list[str], ranks: Ranks) -> NonFiniteLossError:
+    shown = ", ".join(suspects[:8]) + (f" and {len(suspects) - 8} more" if len(suspects) > 8 else "")
+    return NonFiniteLossError(
+        f"Step {step + 1} has loss {loss:g} on rank {ranks.rank} and gradient norm {norm:g}; the weights were not changed. "
+        f"The batch of rank {ranks.rank}: {shown}. Look at these samples, lower lr, or raise warmup; "
+        "the same command goes on from the last checkpoint."
+    )
+
+
+@contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, for as long as the context lasts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
