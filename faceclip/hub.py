@@ -7,7 +7,6 @@ from pathlib import Path
 
 from .tensor_file import CheckpointError
 
-# The repository's README says CC BY-NC 4.0, its model card says MIT: the stricter one is what users are told.
 FACECLIP_LICENCE = "CC BY-NC 4.0"
 INSIGHTFACE_LICENCE = "non-commercial research only"
 # Where each licence can be read before it is accepted.
@@ -33,7 +32,7 @@ class RemoteFile:
 
     name: what the file is called on disk, and in the widgets. folder: below ComfyUI's `models/`.
     size: bytes; sha256: of the whole file, lower-case hex. None where no authoritative figure was at hand: none is guessed.
-    values: how many weights it holds, where its size is unknown: the size then follows from their type.
+    about: the rounded size that the file's page shows, where the exact one was not at hand.
     members: of an archive, the files that come out of it into the folder, with their sizes in bytes; empty for a plain file.
     """
 
@@ -44,7 +43,7 @@ class RemoteFile:
     contents: str
     size: int | None = None
     sha256: str | None = None
-    values: int | None = None
+    about: str = ""
     members: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -62,10 +61,8 @@ class RemoteFile:
 
     @property
     def size_told(self) -> str:
-        """The size for people, or what it must be nearly."""
-        if self.size is None and self.values:
-            return f"{size_text(4 * self.values)} if fp32, {size_text(2 * self.values)} if fp16"
-        return size_text(self.size)
+        """The size for people."""
+        return self.about if self.size is None and self.about else size_text(self.size)
 
     @property
     def page(self) -> str:
@@ -98,14 +95,14 @@ def _pack(name: str, size: int, sha256: str, *members: tuple[str, int]) -> Remot
 
 
 FILES: tuple[RemoteFile, ...] = (
-    # Size and checksum of the first two are unknown here: the release publishes none outside the files' own pages.
     RemoteFile(
         name="face_clip_encoder.pt",
         url=_on_hugging_face("ByteDance/FaceCLIP", "model/face_clip_encoder.pt"),
         folder="faceclip",
         licence=FACECLIP_LICENCE,
-        contents="the FaceCLIP encoder: both branches, 1,573,352,072 values",
-        values=1_573_352_072,
+        contents="the FaceCLIP encoder: both branches, 1,573,352,072 values in bf16",
+        about="3.15 GB",
+        sha256="0f821204adf88a8c6888b59cc90dd8a4787db41cb0fecf3f88950b56070b237d",
     ),
     RemoteFile(
         name="unet.pt",
@@ -113,7 +110,7 @@ FILES: tuple[RemoteFile, ...] = (
         folder="faceclip",
         licence=FACECLIP_LICENCE,
         contents="the SDXL UNet fine-tuned with it, in diffusers format",
-        values=2_567_463_684,
+        about="5.1 GB",
     ),
     RemoteFile(
         name="sdxl_vae.safetensors",

@@ -126,7 +126,7 @@ def _fetch(offer: Offer, models: Path) -> None:
         print("  Neither the table nor the server has a checksum: only its size was compared.")
     if offer.file.name == hub.NEEDED[0]:
         encoder = models / offer.file.folder / offer.file.name
-        print(f"  As bf16 it takes 2.6 GB: faceclip convert {encoder} {encoder.with_name('face_clip_encoder_bf16.safetensors')}")
+        print(f"  To save 0.5 GB: faceclip convert {encoder} {encoder.with_name('face_clip_encoder_bf16.safetensors')}")
 
 
 def _show_list(files: Sequence[RemoteFile], models: Path) -> None:

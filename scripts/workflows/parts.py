@@ -57,7 +57,7 @@ Download once:
 FaceCLIP's weights are {hub.FACECLIP_LICENCE}: **not for commercial use**.
 
 Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt goes through the same
-encoder with no identity.
+encoder with no identity; its words are this pack's, not the release's.
 """
 SETTINGS_NOTE = """
 The settings are the release's: 864 x 1152, Euler, 50 steps, CFG 5. The scheduler *ddim_uniform* spaces the steps as the

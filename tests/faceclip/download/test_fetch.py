@@ -33,7 +33,7 @@ CONTENT = os.urandom(1 << 20)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The mirror that HF_ENDPOINT names; the table knows the VAE as the mirror has it, and two files without size."""
+    """The mirror that HF_ENDPOINT names; the table knows the VAE as the mirror has it, and two files without exact size."""
     content = Hub({VAE: CONTENT, ENCODER: CONTENT[:70_000], UNET: CONTENT[:90_000]})
     running = serve(content)
     monkeypatch.setenv("HF_ENDPOINT", content.address)
@@ -41,6 +41,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # Small blocks, as a slow line would bring them: what is cut off is on the disk up to then.
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
     know(monkeypatch, "sdxl_vae.safetensors", size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
+    know(monkeypatch, "face_clip_encoder.pt", sha256=hashlib.sha256(CONTENT[:70_000]).hexdigest())
     yield content
     running.shutdown()
     running.server_close()
@@ -206,7 +207,7 @@ def test_a_mirror_with_another_file_is_refused_before_anything_is_fetched(server
 def test_refusals_say_what_to_do(server, models, capsys, refusal, words):
     server.refuse[UNET] = refusal
     error = error_of(capsys, models, "unet.pt")
-    for word in (*words, server.address, "By hand", "models/faceclip", "10.27 GB if fp32"):
+    for word in (*words, server.address, "By hand", "models/faceclip", "5.1 GB"):
         assert word in error
     assert "hf_of_the_user" not in error
     assert list(models.iterdir()) == []
@@ -296,9 +297,7 @@ def test_the_list_shows_what_is_there_and_asks_nobody(server, models, capsys):
     shown = capsys.readouterr().out
     for found, place in (("there", "vae/sdxl_vae.safetensors"), ("begun", "faceclip/unet.pt")):
         assert re.search(rf"^{found} +{place}, ", shown, flags=re.MULTILINE)
-    assert re.search(
-        r"^missing +faceclip/face_clip_encoder.pt, 6.29 GB if fp32, 3.15 GB if fp16, CC BY-NC 4.0$", shown, flags=re.MULTILINE
-    )
+    assert re.search(r"^missing +faceclip/face_clip_encoder.pt, 3.15 GB, CC BY-NC 4.0$", shown, flags=re.MULTILINE)
     assert "https://huggingface.co/ByteDance/FaceCLIP/blob/main/model/unet.pt" in shown and "288.6 MB" in shown
     assert server.asked == []
 

@@ -19,11 +19,11 @@ CONTENT = os.urandom(1 << 20) * 24
 
 def test_a_killed_process_loses_nothing_that_was_on_the_disk(tmp_path: Path, monkeypatch) -> None:
     half, go_on = threading.Event(), threading.Event()
-    hub = Hub({"ByteDance/FaceCLIP/model/face_clip_encoder.pt": CONTENT})
+    hub = Hub({"ByteDance/FaceCLIP/model/unet.pt": CONTENT})
     hub.at_half = lambda: (half.set(), go_on.wait(60))
     server = serve(hub)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    command = ["download", "face_clip_encoder.pt", "--to", str(tmp_path), "--accept-licence"]
+    command = ["download", "unet.pt", "--to", str(tmp_path), "--accept-licence"]
     process = subprocess.Popen([sys.executable, "-m", "faceclip", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         assert half.wait(120)
@@ -36,11 +36,11 @@ def test_a_killed_process_loses_nothing_that_was_on_the_disk(tmp_path: Path, mon
         hub.at_half = None
         go_on.set()
     kept = bytes_kept(tmp_path)  # counted when nothing writes any more
-    assert 0 < kept < len(CONTENT) and not (tmp_path / "faceclip" / "face_clip_encoder.pt").exists()
+    assert 0 < kept < len(CONTENT) and not (tmp_path / "faceclip" / "unet.pt").exists()
 
     assert main(command) == 0
     assert hub.ranges()[-1] == f"bytes={kept}-"
-    assert (tmp_path / "faceclip" / "face_clip_encoder.pt").read_bytes() == CONTENT
+    assert (tmp_path / "faceclip" / "unet.pt").read_bytes() == CONTENT
     server.shutdown()
     server.server_close()
 
