@@ -3,6 +3,7 @@
 
     python dev.py demo [PHOTO]    faces become pictures inside a real ComfyUI; a contact sheet shows them
     python dev.py test [ARGS]     the whole test suite, browser included; ARGS go to pytest
+    python dev.py test --quick    without server, browser, proof and training runs: some minutes
 
 Everything is made below `.dev/` in this folder; delete that to start afresh. `--comfyui PATH` or the variable
 COMFYUI_PATH uses your own ComfyUI, with the Python of its virtual environment (or `--python`); nothing is installed there.
@@ -38,6 +39,9 @@ from demo.setup import (
     users_comfyui,
     users_python,
 )
+
+# Two processes share the tests, file by file in the order of `tests/conftest.py`. Arguments of the user's come later and win.
+TWO_PROCESSES = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 def main() -> int:
@@ -82,10 +86,10 @@ def test(options: argparse.Namespace) -> int:
     install_comfyui_and_pack(workshop, comfyui)
     ensure_packages(workshop, "test", ["-e", ".[test]"])
     ensure_chromium(workshop)
-    # Sleeping instead of spinning threads: ComfyUI's server and the tests share the cores.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "COMFYUI_PATH": str(comfyui)}
+    # One thread each, and sleeping instead of spinning ones: both processes and ComfyUI's servers share the cores.
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     pytest = workshop.python.with_name("pytest")  # not `python -m`: the root has to stay off sys.path
-    return hand_over([pytest, *options.pytest_arguments], environment)
+    return hand_over([pytest, *TWO_PROCESSES, *options.pytest_arguments], {**threads, **os.environ, "COMFYUI_PATH": str(comfyui)})
 
 
 def hand_over(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> int:

@@ -34,17 +34,40 @@ def _load_folder(name: str, folder: Path) -> ModuleType:
 _load_folder("demo", ROOT / "demo")
 
 
+# From the quickest kind to the slowest: in this order they run, after all others. What asks for one of these fixtures is marked
+# by that alone; a test that trains or starts a server in its own way bears the mark in its file.
+LONG_KINDS: dict[str, set[str]] = {
+    "training": {"launch", "pretrain_arguments", "finetune_command"},
+    "proof": {"shop"},
+    "server": {"server"},
+    "browser": {"browser"},
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-size", action="store_true", help="run the tests that need the full-size weights")
+    parser.addoption("--quick", action="store_true", help="leave out what takes long: training runs, proof, server, browser")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--full-size"):
-        return
     skip = pytest.mark.skip(reason="needs the full-size weights: run with --full-size")
     for item in items:
-        if "full_size" in item.keywords:
+        asks_for = set(getattr(item, "fixturenames", ()))
+        for kind, fixtures in LONG_KINDS.items():
+            if fixtures & asks_for:
+                item.add_marker(kind)
+        if "full_size" in item.keywords and not config.getoption("--full-size"):
             item.add_marker(skip)
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[item for item in items if _length(item)])
+        items[:] = [item for item in items if not _length(item)]
+    items.sort(key=_length)  # within a kind the order stays
+
+
+def _length(item: pytest.Item) -> int:
+    """0 for a test that is quick, else the place of its longest kind, from 1 on."""
+    kinds = {marker.name for marker in item.iter_markers()}  # not `item.keywords`, where folders' names are, too
+    return max((place for place, kind in enumerate(LONG_KINDS, start=1) if kind in kinds), default=0)
 
 
 OWN_FILES = (
@@ -145,6 +168,15 @@ def astronaut() -> np.ndarray:
     from skimage import data
 
     return data.astronaut()
+
+
+@pytest.fixture
+def no_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dlib without its convolutional detector, which takes ten seconds to find nothing: for tests of what is done then."""
+    importlib.import_module("faceclip.face.dlib_backend")
+    for name, module in list(sys.modules.items()):  # ComfyUI has its own copy of the library, within the pack
+        if name.endswith("faceclip.face.dlib_backend"):
+            monkeypatch.setattr(module, "CNN_SIZES", ())
 
 
 @pytest.fixture(scope="session")

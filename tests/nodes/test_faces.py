@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("no_last_resort")
+
 
 @pytest.fixture(scope="module")
 def detector(run: Any) -> Any:

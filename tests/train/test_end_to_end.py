@@ -57,6 +57,7 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.training
 def test_photographs_become_an_encoder_and_a_unet_that_comfyui_samples_with(
     photographs: Path, work: Path, vae: Path, read_log: Callable, comfy: Any, pack: dict[str, type], monkeypatch: Any
 ) -> None:

@@ -155,6 +155,7 @@ class TestDetect:
         assert sizes["largest"] == sizes["left-to-right"][::-1]
         assert sizes["largest"][0] > sizes["largest"][1]
 
+    @pytest.mark.usefixtures("no_last_resort")
     def test_a_photo_without_a_face_says_so(self, tmp_path, capsys):
         Image.new("RGB", (320, 200), "grey").save(tmp_path / "grey.png")
         error = error_of(capsys, ["detect", str(tmp_path / "grey.png"), "--out-dir", str(tmp_path / "out"), "--backend", "dlib"])
@@ -217,6 +218,7 @@ class TestEncode:
         error = error_of(capsys, [*arguments, "--face", str(photo), "--aligned"])
         assert "is 512 x 512, but an aligned crop is 448 x 448. Leave out --aligned" in error
 
+    @pytest.mark.usefixtures("no_last_resort")
     def test_a_face_number_that_is_not_there_is_refused(self, sdxl_files, photo, tmp_path, capsys):
         arguments = ["encode", "--encoder", str(sdxl_files.encoder), "--out", str(tmp_path / "c.safetensors"), "--prompt", PROMPT]
         for index in ("3", "-1"):
@@ -298,6 +300,7 @@ class TestGenerate:
 
 
 class TestSimilarity:
+    @pytest.mark.usefixtures("no_last_resort")
     def test_the_same_person_scores_high_and_pictures_are_ranked(self, photo, crop, tmp_path, capsys):
         Image.new("RGB", (200, 200), "grey").save(tmp_path / "nobody.png")
         assert main(["similarity", str(photo), str(tmp_path / "nobody.png"), str(crop), str(photo)]) == 0
@@ -307,6 +310,7 @@ class TestSimilarity:
         assert "nobody.png: no face" in third
         assert "Cosine by dlib" in legend
 
+    @pytest.mark.usefixtures("no_last_resort")
     def test_a_reference_without_a_face_is_named(self, photo, tmp_path, capsys):
         Image.new("RGB", (200, 200), "grey").save(tmp_path / "nobody.png")
         assert "nobody.png (200 x 200)" in error_of(capsys, ["similarity", str(tmp_path / "nobody.png"), str(photo)])

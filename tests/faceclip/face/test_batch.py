@@ -36,6 +36,7 @@ def test_one_photo_gives_crop_preview_mask_and_count(astronaut, dlib_detector, a
     assert 300 < changed.sum() < 6000, "the preview is the photo with a frame and a label"
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_several_faces_of_one_photo_from_an_index_on(crowd, dlib_detector, as_batch):
     choice = FaceChoice("left to right", index=1, count=5)
     found = faces_from_images(as_batch(crowd), dlib_detector, choice)
@@ -52,6 +53,7 @@ def test_it_looks_again_for_as_many_faces_as_are_asked_for(listed_faces, face_at
     assert faces_from_images(as_batch(GREY), listed_faces(*looks), FaceChoice(count=2)).count == 2
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_index_out_of_range_says_how_many_faces_there_are(crowd, dlib_detector, as_batch):
     with pytest.raises(NoFaceError, match=r"Image 0 has 3 faces, so there is no face number 3\..*lower the index") as error:
         faces_from_images(as_batch(crowd), dlib_detector, FaceChoice(index=3))

@@ -66,6 +66,7 @@ def test_of_several_faces_the_likest_counts(judge, astronaut, stranger):
     assert together == pytest.approx(alone, abs=0.03)
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_images_without_a_face_come_last_and_are_counted_apart(judge, astronaut, as_batch):
     grey = np.full_like(astronaut, 128)
     told = []
@@ -98,6 +99,7 @@ def test_a_mean_of_nothing_is_nan():
     assert SimilarityScores((0.2, math.nan, 0.9, 0.9), "dlib", 0.9).ranking == (2, 3, 0, 1), "ties keep their order"
 
 
+@pytest.mark.usefixtures("no_last_resort")
 def test_a_reference_without_a_face_is_named(judge, astronaut, as_batch):
     with pytest.raises(NoFaceError, match="No face was found in reference image 1") as error:
         rank_images(judge, as_batch(astronaut), as_batch(astronaut, np.full_like(astronaut, 128)))
