@@ -56,7 +56,7 @@ def load_encoder(
     require_exact(file, encoder, tensors)
     encoder.load_state_dict(tensors, assign=True)
     encoder.compute_dtype = compute_dtype
-    return encoder.eval().requires_grad_(False)
+    return encoder.train(False).requires_grad_(False)
 
 
 def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Activation = Literal["quick_gelu", "gelu"]
 FaceAttention = Literal["deformable", "plain", "own value"]
 
 METADATA_KEY = "faceclip_config"
+_LARGEST = 1 << 20  # of any number in a configuration
+_CHOICES: Mapping[str, tuple[str, ...]] = {"activation": get_args(Activation), "face_attention": get_args(FaceAttention)}
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,9 @@ class FaceCLIPConfig:
 
     @staticmethod
     def from_json(text: str) -> FaceCLIPConfig:
-        """Inverse of `to_json`. Raises ValueError for JSON that does not describe an encoder."""
+        """Inverse of `to_json`. Raises ValueError for JSON that does not describe an encoder, or none that can be built."""
         try:
-            return FaceCLIPConfig(
+            config = FaceCLIPConfig(
                 {
                     name: BranchConfig(
                         TextTowerConfig(**parts["text"]),
@@ -121,8 +123,30 @@ class FaceCLIPConfig:
                     for name, parts in json.loads(text).items()
                 }
             )
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"This is not the configuration of a FaceCLIP encoder ({error}): {text[:200]}") from error
+        except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"This is not the configuration of a FaceCLIP encoder ({error}): {str(text)[:200]}") from error
+        if not config.branches or not config.branches.keys() <= {"l", "g"}:
+            raise ValueError(f"A FaceCLIP encoder has the branches l, g or both; this configuration has {list(config.branches)}.")
+        for name, branch in config.branches.items():
+            _require_buildable(name, branch)
+        return config
+
+    def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError unless an encoder of this configuration has the widths and depths of tensors with these shapes.
+
+        To be asked before the encoder is built: numbers in a file's metadata could keep that busy for ever.
+        """
+        names = {name for name in ("l", "g") if f"face_clip_{name}.text_projection" in shapes}
+        if names != self.branches.keys():
+            raise ValueError(f"Its configuration tells of the branches {sorted(self.branches)}, its tensors of {sorted(names)}.")
+        for name, branch in self.branches.items():
+            found, told = _measure(shapes, f"face_clip_{name}."), _expected(branch)
+            if found != told:
+                wrong = next(what for what in found if found[what] != told[what])
+                raise ValueError(
+                    f"Its configuration does not fit its tensors: branch {name} is told to have {wrong} {told[wrong]}, "
+                    f"found {found[wrong]}."
+                )
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FaceCLIPConfig:
@@ -142,13 +166,39 @@ class FaceCLIPConfig:
         )
 
 
+def _require_buildable(name: str, branch: BranchConfig) -> None:
+    """Raise ValueError for values of a wrong type or size, and for heads that do not divide what they attend over."""
+    for part, config in (("text", branch.text), ("face", branch.face), ("fusion", branch.fusion)):
+        for key, value in asdict(config).items():
+            if key in _CHOICES:
+                sound = value in _CHOICES[key]
+            elif key == "dropout":
+                sound = type(value) in (int, float) and 0 <= value < 1
+            else:
+                sound = type(value) is int and 1 <= value <= _LARGEST
+            if not sound:
+                raise ValueError(f"The configuration of branch {name} has {part}.{key} = {str(value)[:40]!r}, which cannot be.")
+    text, face, fusion = branch.text, branch.face, branch.fusion
+    if face.patch > face.image:
+        raise ValueError(f"The configuration of branch {name} has face.patch {face.patch} above face.image {face.image}.")
+    for what, width, heads in (
+        ("text.heads", text.width, text.heads),
+        ("face.heads", face.width, face.heads),
+        ("fusion.cross_heads", fusion.cross_width, fusion.cross_heads),
+        ("fusion.text_heads", text.width, fusion.text_heads),
+        ("fusion.face_heads", text.width, fusion.face_heads),
+    ):
+        if width % heads:
+            raise ValueError(f"The configuration of branch {name} has {what} = {heads}, which does not divide the width {width}.")
+
+
 def _measure(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, int]:
     def depth(stem: str) -> int:
         indices = {name[len(prefix + stem) :].split(".")[0] for name in shapes if name.startswith(prefix + stem)}
         return len(indices)
 
     def size(name: str, axis: int) -> int:
-        return shapes.get(prefix + name, (0, 0, 0))[axis]
+        return (*shapes.get(prefix + name, ()), 0, 0)[axis]
 
     return {
         "text width": size("text_projection", 0),

@@ -13,6 +13,7 @@ from .recognize import recognize
 from .tensor_file import CheckpointError, open_tensor_file, write_safetensors
 
 FORMAT = "faceclip_identity"
+LARGEST = torch.finfo(torch.float16).max  # of a feature: no face tower gives more than some hundreds
 SAME_TOWER = 0.02  # relative; the same weights in bf16 and in fp32 differ by 0.2 % at most
 
 
@@ -64,6 +65,8 @@ class Identity:
         batches that do not match, a ratio outside [0, 1], or a side without a face."""
         if not 0 <= ratio <= 1:
             raise ValueError(f"The blend ratio is {ratio}; it goes from 0 (the first identity) to 1 (the second).")
+        first.require_sound()
+        second.require_sound()
         first.require_tower(second.signature)
         count = max(len(first), len(second))
         first = first.expand(count) if len(first) == 1 else first
@@ -128,8 +131,31 @@ class Identity:
                 "`faceclip convert --class-head` makes of it."
             )
 
+    def require_sound(self) -> None:
+        """Raise ValueError unless shapes and types are those of the class, and all values finite numbers of a sane size.
+
+        Whoever makes, loads or uses an identity calls this: NaN in it would make black pictures without a word.
+        """
+        dimensions = (self.class_token.ndim, self.patch_tokens.ndim, self.present.ndim, self.signature.ndim)
+        shapes = ", ".join(f"{field.name} {list(getattr(self, field.name).shape)}" for field in fields(self))
+        if dimensions != (3, 4, 1, 2) or self.class_token.shape[:2] != self.patch_tokens.shape[:2]:
+            raise ValueError(f"This identity is damaged: its parts do not fit each other ({shapes}).")
+        if (len(self.present), len(self.signature)) != tuple(self.class_token.shape[:2]):
+            raise ValueError(f"This identity is damaged: its parts do not fit each other ({shapes}).")
+        features = (self.class_token, self.patch_tokens, self.signature)
+        if self.present.dtype != torch.bool or not all(part.is_floating_point() for part in features):
+            types = ", ".join(f"{field.name} {getattr(self, field.name).dtype}" for field in fields(self))
+            raise ValueError(f"This identity is damaged: features are floating point and `present` is bool; found {types}.")
+        for name, part in zip(("class_token", "patch_tokens", "signature"), features, strict=True):
+            if part.numel() and not part.abs().max() <= LARGEST:  # so written that NaN is refused
+                raise ValueError(
+                    f"This identity is damaged: its {name} holds values that are no finite numbers, or far too large. Encode the "
+                    "face again from a good photo (Encode Identity)."
+                )
+
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; no photo is in it. The file appears whole or not at all."""
+        """Write a safetensors file; no photo is in it. The file appears whole or not at all. Raises ValueError if damaged."""
+        self.require_sound()
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         write_safetensors(path, tensors, {"format": FORMAT, "version": "1"})
 
@@ -139,7 +165,12 @@ class Identity:
         file = open_tensor_file(path)
         if file.metadata.get("format") != FORMAT or file.entries.keys() != {field.name for field in fields(Identity)}:
             raise CheckpointError(f"{path} is not a saved FaceCLIP identity. It looks like this: {recognize(file.entries)}")
-        return Identity(**{name: entry.read() for name, entry in file.entries.items()})
+        identity = Identity(**{name: entry.read() for name, entry in file.entries.items()})
+        try:
+            identity.require_sound()
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        return identity
 
 
 _OTHER_TOWER = (

@@ -20,6 +20,8 @@ IDENTITY_POSITION = 4  # where the prefix puts it
 IDENTITY_SEARCH = 7  # only here is it replaced: a later "id" in the user's prompt stays a word
 START, END, CONTEXT = 49406, 49407, 77
 EMPHASIS = 1.1
+_LARGEST_WEIGHT = torch.finfo(torch.float32).max
+_EMBEDDING = r"(?:^|(?<=[ \n]))embedding:([^\s,]*)"
 
 LongPrompts = Literal["cut", "chunk"]
 
@@ -31,6 +33,7 @@ class TokenizedPrompt:
     input_ids: [chunks, 77] int64 (start, text, end, zeros). weights: [chunks, 77], 1 where nothing is emphasised.
     count: tokens of the user's text, without prefix, start and end. cut: the end of the prompt that did not fit, or "".
     with_identity: whether every chunk begins with the prefix and its identity token.
+    left_out: names of the textual inversions (`embedding:name`) that were written; none of them is encoded.
     """
 
     input_ids: Tensor
@@ -38,6 +41,7 @@ class TokenizedPrompt:
     count: int
     cut: str
     with_identity: bool
+    left_out: tuple[str, ...] = ()
 
     @property
     def room(self) -> int:
@@ -61,13 +65,21 @@ class TokenizedPrompt:
 def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut") -> TokenizedPrompt:
     """Tokenize one prompt. Longer than 77 tokens: cut as in the release, or spread over chunks, the prefix in each.
 
-    A prompt without weights gives exactly the release's ids. Raises ValueError for an unknown `long_prompts`.
+    A prompt without weights gives exactly the release's ids. `embedding:name` is left out, as ComfyUI's text nodes leave out a
+    textual inversion that they do not find. Raises ValueError for an unknown `long_prompts`, and for a weight that is no number
+    of single precision.
     """
     if long_prompts not in ("cut", "chunk"):
         raise ValueError(f"long_prompts is {long_prompts!r}; choose 'cut' or 'chunk'.")
     encode, decode = _tokenizer()
     prefix = _prefix() if with_identity else ()
-    tokens = [(token, weight) for text, weight in parse_weights(prompt) for token in encode(text)]
+    tokens: list[tuple[int, float]] = []
+    left_out: list[str] = []
+    for text, weight in parse_weights(prompt):
+        if not abs(weight) <= _LARGEST_WEIGHT:
+            raise ValueError(f"The weight of {text[:40]!r} in the prompt is {weight:g}. Weights are numbers, most from 0 to 2.")
+        left_out += re.findall(_EMBEDDING, text)
+        tokens += [(token, weight) for token in encode(re.sub(_EMBEDDING, "", text))]
     room = CONTEXT - 2 - len(prefix)
     chunks = [tokens[i : i + room] for i in range(0, len(tokens), room)] or [[]]
     kept = chunks if long_prompts == "chunk" else chunks[:1]
@@ -80,6 +92,7 @@ def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut"
         count=len(tokens),
         cut=decode(cut).strip() if cut else "",
         with_identity=with_identity,
+        left_out=tuple(left_out),
     )
 
 
@@ -123,8 +136,13 @@ def _weighted_parts(text: str, weight: float) -> list[tuple[str, float]]:
 
 def _explicit_weight(text: str, start: int, end: int) -> tuple[int, float | None]:
     """For the content text[start:end] of a bracket: where its words end, and the weight written after them, if any."""
-    number = re.search(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$", text[start:end])
-    return (start + number.start(), float(number[1])) if number else (end, None)
+    words, _, number = text[start:end].rpartition(":")
+    if not words:  # nothing to weigh: `(:3)` is a colon and a 3
+        return end, None
+    try:
+        return start + len(words), float(number)  # whatever Python takes for a number, as ComfyUI does: 1e-1, +1, .5
+    except ValueError:
+        return end, None
 
 
 def _matching_brackets(text: str) -> dict[int, int]:

@@ -31,7 +31,7 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
         unet = model.from_config(model.load_config(config))
     _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
     unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
-    return unet.eval().requires_grad_(False)
+    return unet.train(False).requires_grad_(False)
 
 
 def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 
@@ -14,3 +14,9 @@ def newer(target: Callable[..., Any], **options: Any) -> dict[str, Any]:
     """
     known = inspect.signature(target).parameters
     return {name: value for name, value in options.items() if name in known}
+
+
+def require_choice(name: str, value: str, options: Collection[str]) -> None:
+    """Raise ValueError unless a combo's value is one of its options: ComfyUI 0.3.75 does not look, nor at what a link brings."""
+    if value not in options:
+        raise ValueError(f"{name} is {value!r}. Choose one of: {', '.join(options)}.")

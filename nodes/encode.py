@@ -11,7 +11,7 @@ from torch import Tensor
 from ..faceclip import Identity
 from ..faceclip.hub import size_text
 from ..faceclip.prompt import LongPrompts, TokenizedPrompt
-from .compat import newer
+from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, EncoderModel
 from .folders import MODELS, find_file, likely, list_files
 from .said import say
@@ -51,6 +51,7 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name: str, dtype: str) -> io.NodeOutput:
+        require_choice("dtype", dtype, ENCODER_DTYPES)
         path = find_file(encoder_name, [MODELS])
         model = EncoderModel.from_file(path, ENCODER_DTYPES[dtype])
         if offer := offered(path, model.values):
@@ -86,6 +87,7 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder: EncoderModel, faces: Tensor, combine: str) -> io.NodeOutput:
+        require_choice("combine", combine, COMBINE)
         people = encoder.encode_faces(faces[:1] if combine == "first" else faces)
         return io.NodeOutput(people.average() if combine == "average" else people)
 
@@ -178,8 +180,11 @@ def offered(path: Path, values: int) -> str:
 
 def told(prompt: TokenizedPrompt) -> str:
     """How long a prompt is, and what of it was left out."""
-    length = f"{prompt.count} of {prompt.room} tokens"
-    if prompt.cut:
-        return f"{length}: too long. Left out: {prompt.cut}"
     chunks = len(prompt.input_ids)
-    return length if chunks == 1 else f"{prompt.count} tokens in {chunks} chunks of {prompt.room}"
+    length = (
+        f"{prompt.count} of {prompt.room} tokens" if chunks == 1 else f"{prompt.count} tokens in {chunks} chunks of {prompt.room}"
+    )
+    if prompt.cut:
+        length = f"{length}: too long. Left out: {prompt.cut}"
+    embeddings = ", ".join(f"embedding:{name}" for name in prompt.left_out)
+    return f"{length}\nNot supported and left out: {embeddings}" if embeddings else length

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..faceclip import Conditioning, FaceCLIPEncoder, Identity
 from ..faceclip.checkpoint import load_encoder
+from ..faceclip.face.photo import to_rgb
 from ..faceclip.prompt import LongPrompts
 from .watch import Watch, watched
 
@@ -24,6 +25,7 @@ ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
     "bf16": torch.bfloat16,
 }
 _FACES_AT_ONCE = 8  # through the face tower
+_OVERSHOOT = 0.5  # how far below 0 and above 1 a resizing or sharpening filter may reach
 
 
 class _Weights(nn.Module):
@@ -77,12 +79,14 @@ class EncoderModel:
         return sum(t.numel() for t in self._encoder.parameters())
 
     def encode_faces(self, images: Tensor) -> Identity:
-        """Aligned crops as ComfyUI's IMAGE [B, 448, 448, 3], float in [0, 1] -> Identity of B people.
+        """Aligned crops as ComfyUI's IMAGE [B, 448, 448, C], float in [0, 1] -> Identity of B people.
 
+        As Detect Faces does, it takes grey and RGBA, and cuts off what a filter left a little below 0 or above 1.
         Raises ValueError for anything else than aligned crops.
         """
+        _require_filtered(images)
+        faces = torch.stack([to_rgb(image) for image in images]).movedim(-1, 1) if len(images) else images.movedim(-1, 1)[:, :3]
         comfy.model_management.load_models_gpu([self.patcher])
-        faces = images.movedim(-1, 1)
         parts = faces.split(_FACES_AT_ONCE) or (faces,)
         with watched(self._encoder.face_layers, len(parts)):
             parts = [self._encoder.encode_faces(part) for part in parts]
@@ -97,6 +101,15 @@ class EncoderModel:
             result = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
         device = comfy.model_management.intermediate_device()
         return Conditioning(result.embeddings.to(device), result.pooled.to(device), result.prompts)
+
+
+def _require_filtered(images: Tensor) -> None:
+    """Raise ValueError for values that no filter leaves: those of 0 to 255, or of -1 to 1, would come out all white or black."""
+    if images.numel() and (images.min() < -_OVERSHOOT or images.max() > 1 + _OVERSHOOT):
+        raise ValueError(
+            f"Faces must be images with values from 0 to 1; found {images.min():.3g} to {images.max():.3g}. "
+            "Connect the crops of Detect Faces, or bring the values into that range."
+        )
 
 
 def _bytes_of(encoder: nn.Module) -> int:

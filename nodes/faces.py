@@ -23,7 +23,7 @@ from ..faceclip.face import (
     faces_from_images,
     load_detector,
 )
-from .compat import newer
+from .compat import newer, require_choice
 from .folders import insightface_folders
 from .said import say
 from .types import FaceDetectorType
@@ -66,6 +66,8 @@ class FaceCLIPFaceDetectorLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, backend: Backend, pack: str, provider: Provider) -> io.NodeOutput:
+        require_choice("pack", pack, PACKS)
+        require_choice("provider", provider, get_args(Provider))
         return io.NodeOutput(load_detector(backend, pack, provider, insightface_folders()))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..faceclip import Identity
+from ..faceclip.file_names import is_portable
 from .compat import newer
 from .folders import IDENTITIES, find_file, identities_folder, list_files
 from .said import say
@@ -116,15 +117,15 @@ class FaceCLIPLoadIdentity(io.ComfyNode):
 
 _BAD_NAME = (
     "The name {name!r} cannot be a file's. Use letters, digits, spaces, '-', '_' and '.', the first a letter or digit; "
-    "con, nul and the like are devices to Windows."
+    "con, nul and the like are devices to Windows. At most 100 characters, of most scripts fewer."
 )
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)\s*(\..*)?", re.IGNORECASE)
 
 
 def _is_file_name(name: str) -> bool:
     """Whether `name` is one plain file name on every system: nothing that leads to another folder, or to a device."""
     name = name.strip()
-    return re.fullmatch(r"\w[\w .-]{0,99}", name) is not None and _WINDOWS_DEVICES.fullmatch(name) is None
+    longest = f"{name}.safetensors{'0' * 20}.part"  # while it is written, with a number in it
+    return re.fullmatch(r"\w[\w .-]{0,99}", name) is not None and is_portable(longest)
 
 
 def _new_file(folder: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .compat import newer
+from .compat import newer, require_choice
 from .folders import UNET_FOLDERS, find_file, likely, list_files
 from .unet_file import WEIGHT_DTYPES, load_unet
 
@@ -40,4 +40,5 @@ class FaceCLIPUNetLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
+        require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
         return io.NodeOutput(load_unet(find_file(unet_name, UNET_FOLDERS), WEIGHT_DTYPES[weight_dtype]))

@@ -48,6 +48,7 @@ from .options import (
     multiple_of_8,
     not_negative,
     picture_path,
+    print_anything,
     safetensors_path,
     seed_number,
 )
@@ -66,6 +67,7 @@ _EXPECTED = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is `sys.argv[1:]` by default. Returns the exit code; argparse itself exits on bad usage."""
+    print_anything()
     logging.basicConfig(level=logging.WARNING, format="faceclip: %(message)s")
     options = build_parser().parse_args(argv)
     try:

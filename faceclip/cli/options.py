@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 
 from ..face import CROP_SIZE, Backend, Order
+from ..file_names import LONGEST, is_portable
 from ..pipeline import best_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,9 +46,16 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     add_detector_options(parser)
 
 
+def print_anything() -> None:
+    """Have output in any code page take any name: of a Western Windows' cp1252, a Japanese one would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def safetensors_path(text: str) -> Path:
     """A path to write safetensors to."""
-    path = Path(text)
+    path = _file_path(text)
     if path.suffix != ".safetensors":
         raise argparse.ArgumentTypeError(f"{text} must end in .safetensors, the format that is written")
     return path
@@ -52,9 +63,24 @@ def safetensors_path(text: str) -> Path:
 
 def picture_path(text: str) -> Path:
     """A path whose ending is a picture format that Pillow writes."""
+    path = _file_path(text)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    try:
+        Image.new("RGB", (32, 32)).save(io.BytesIO(), kind or "none")  # many formats are only read, or hold no colours
+    except (KeyError, OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} must end in .png, .jpg, .webp or another format of colour pictures") from error
+    return path
+
+
+def _file_path(text: str) -> Path:
+    """A path that a file can be written to, as far as can be told before the work."""
     path = Path(text)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise argparse.ArgumentTypeError(f"{text} must end in .png, .jpg, .webp or another picture format")
+    if len(path.name.encode("utf-8", "surrogateescape")) > LONGEST:
+        raise argparse.ArgumentTypeError(f"{path.name[:40]}... is too long: a file's name has {LONGEST} bytes at most")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name the file to write")
+    if os.name == "nt" and not is_portable(path.name):
+        raise argparse.ArgumentTypeError(f"{path.name} cannot be a file's name on Windows")
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..file_names import is_portable
 from .photo import resize_to
 from .protocol import DetectorUnavailableError, Face, FaceError
 
@@ -70,7 +71,10 @@ def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
 
     Raises:
         DetectorUnavailableError: names the folders searched and where the pack can be downloaded.
+        FaceError: `pack` is no plain name but leads to another folder.
     """
+    if not is_portable(pack):
+        raise FaceError(f"{pack!r} is no name of a pack. Packs are folders below models/insightface, such as buffalo_l.")
     tried = []
     for root in (*roots, Path.home() / ".insightface"):
         for folder in (root / pack, root / "models" / pack):

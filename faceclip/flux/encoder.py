@@ -17,7 +17,7 @@ from ..checkpoint import convert_tensor
 from ..identity import Identity
 from ..model.face_tower import FaceTower
 from ..model.fusion import Fuser
-from ..model.identity_encoder import IdentityEncoder
+from ..model.identity_encoder import IdentityEncoder, require_finite, require_strength
 from ..ops import cast
 from .config import FaceT5Config
 from .file import open_facet5_file
@@ -73,7 +73,7 @@ class FaceT5Encoder(IdentityEncoder):
             encoder = FaceT5Encoder(file.config, operations, file.class_head)
         encoder.load_state_dict(tensors, assign=True)
         encoder.compute_dtype = compute_dtype
-        return encoder.eval().requires_grad_(False)
+        return encoder.train(False).requires_grad_(False)
 
     @property
     def face_towers(self) -> list[FaceTower]:
@@ -93,15 +93,22 @@ class FaceT5Encoder(IdentityEncoder):
 
         Raises ValueError for other shapes, numbers that do not match, or an identity of another face tower.
         """
+        require_strength(strength)
         self._check_hidden(t5_hidden)
         hidden = t5_hidden.to(self.device, self.compute_dtype)
         if identity is not None:
+            identity.require_sound()
             identity = identity.for_tower(self.signature())
+            self.require_fit(identity, self.config.face)
             hidden, identity = _paired(hidden, identity)
         if identity is None or strength == 0:
-            return self._fuse(hidden, self.blank_face())
-        with_face = self._fuse(hidden, identity)
-        return with_face if strength == 1 else torch.lerp(self._fuse(hidden, self.blank_face()), with_face, strength)
+            result = self._fuse(hidden, self.blank_face())
+        else:
+            result = self._fuse(hidden, identity)
+            if strength != 1:
+                result = torch.lerp(self._fuse(hidden, self.blank_face()), result, strength)
+        require_finite(result)
+        return result
 
     def _fuse(self, hidden: Tensor, people: Identity) -> Tensor:
         patches = people.patch_tokens[:, 0].to(self.device, self.compute_dtype)

@@ -24,7 +24,7 @@ class ClipScorer:
         self, model: Any, preprocess: Callable[[Image.Image], Tensor], tokenizer: Callable[[list[str]], Tensor], name: str
     ):
         self.name = name
-        self._model = model.eval().requires_grad_(False)
+        self._model = model.train(False).requires_grad_(False)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
 

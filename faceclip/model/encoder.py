@@ -16,7 +16,7 @@ from ..identity import Identity
 from ..prompt import CONTEXT, LongPrompts, TokenizedPrompt, tokenize
 from .branch import BranchOutput, FaceCLIPBranch
 from .face_tower import FaceTower
-from .identity_encoder import IdentityEncoder
+from .identity_encoder import IdentityEncoder, require_finite, require_strength
 
 logger = logging.getLogger(__name__)
 
@@ -88,21 +88,28 @@ class FaceCLIPEncoder(IdentityEncoder):
 
         `strength` 1 is the model as trained; 0 is exactly the text-only conditioning; in between and above interpolate.
         Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same identity.
-        Raises ValueError for no prompt, numbers of prompts and identities that do not match, or another encoder's identity.
+        Raises ValueError for no prompt, numbers of prompts and identities that do not match, another encoder's identity or one
+        that is damaged, and for a strength or weights that make conditioning which is no finite numbers.
         """
+        require_strength(strength)
+        if identity is not None:
+            identity.require_sound()
         prompts, identity = _broadcast(prompts, identity)
         if identity is None or strength == 0:
-            return self._encode(prompts, None, long_prompts)
+            return _finite(self._encode(prompts, None, long_prompts))
         identity.require_tower(self.signature())
         identity.require_class_token()
+        self.require_fit(identity, next(iter(self.config.branches.values())).face)
         with_face = self._encode(prompts, identity, long_prompts)
         if strength == 1:
-            return with_face
+            return _finite(with_face)
         text_only = self._encode(prompts, None, long_prompts, chunks=with_face.embeddings.shape[1] // CONTEXT)
-        return Conditioning(
-            torch.lerp(text_only.embeddings, with_face.embeddings, strength),
-            torch.lerp(text_only.pooled, with_face.pooled, strength),
-            with_face.prompts,
+        return _finite(
+            Conditioning(
+                torch.lerp(text_only.embeddings, with_face.embeddings, strength),
+                torch.lerp(text_only.pooled, with_face.pooled, strength),
+                with_face.prompts,
+            )
         )
 
     def _encode(
@@ -115,6 +122,8 @@ class FaceCLIPEncoder(IdentityEncoder):
         for prompt in tokenized:
             if prompt.cut:
                 logger.warning("The prompt is too long (%d tokens); this was cut off: %r", prompt.count, prompt.cut)
+            for name in prompt.left_out:
+                logger.warning("embedding:%s was left out: FaceCLIP's encoder knows no textual inversions. Use words.", name)
         chunks = max(chunks, *(len(prompt.input_ids) for prompt in tokenized))
         tokenized = [prompt.padded_to(chunks) for prompt in tokenized]
         person = [i for i in person for _ in range(chunks)]
@@ -139,6 +148,11 @@ class FaceCLIPEncoder(IdentityEncoder):
             tower = next(i for i, tower in enumerate(towers) if tower is branch.face_encoder)
             outputs[name] = branch(input_ids, identity.class_token[:, tower], identity.patch_tokens[:, tower], identity.present)
         return outputs
+
+
+def _finite(result: Conditioning) -> Conditioning:
+    require_finite(result.embeddings, result.pooled)
+    return result
 
 
 def _broadcast(prompts: Sequence[str], identity: Identity | None) -> tuple[list[str], Identity | None]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from ..config import FaceTowerConfig
 from ..identity import Identity
 from .face_tower import FaceTower
 
@@ -57,12 +60,25 @@ class IdentityEncoder(nn.Module):
         _check_faces(faces)
         faces = faces.to(self.device, self.compute_dtype)
         class_tokens, patch_tokens = zip(*(tower(faces) for tower in self.face_towers), strict=True)
-        return Identity(
+        identity = Identity(
             class_token=torch.stack(class_tokens, dim=1),
             patch_tokens=torch.stack(patch_tokens, dim=1),
             present=faces.flatten(1).any(dim=1),
             signature=self.signature(),
         )
+        identity.require_sound()
+        return identity
+
+    def require_fit(self, identity: Identity, face: FaceTowerConfig) -> None:
+        """Raise ValueError unless an identity's features have the shapes that this encoder's towers, of shape `face`, give."""
+        towers, found = len(self.face_towers), (*identity.class_token.shape[1:], *identity.patch_tokens.shape[1:])
+        expected = (towers, identity.class_token.shape[2] and face.classes, towers, face.grid**2, face.width)
+        if found != expected:
+            raise ValueError(
+                f"This identity does not fit the encoder: its class tokens are {list(found[:2])} and its patch tokens "
+                f"{list(found[2:])} for each person, the encoder takes {list(expected[:2])} and {list(expected[2:])}. "
+                "Encode the face again with the encoder that is loaded now (Encode Identity)."
+            )
 
     def blank_face(self) -> Identity:
         """The identity of a black crop, which stands for "no face"; the tower runs once for it, not per prompt."""
@@ -70,6 +86,21 @@ class IdentityEncoder(nn.Module):
         if blank is None or blank.patch_tokens.dtype != self.compute_dtype or not torch.equal(blank.signature, self.signature()):
             blank = self._blank = self.encode_faces(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)).to("cpu")
         return blank
+
+
+def require_strength(strength: float) -> None:
+    """Raise ValueError for NaN and infinity."""
+    if not math.isfinite(strength):
+        raise ValueError(f"The strength is {strength}; it is a number, 0 for text alone, 1 for the model as trained.")
+
+
+def require_finite(*results: Tensor) -> None:
+    """Raise ValueError where conditioning holds NaN or infinity."""
+    if not all(result.isfinite().all() for result in results):
+        raise ValueError(
+            "The conditioning holds values that are no finite numbers and would make black pictures: the strength or a weight in "
+            "the prompt is far too large, or the encoder's file is damaged."
+        )
 
 
 def _check_faces(faces: Tensor) -> None:
@@ -83,7 +114,8 @@ def _check_faces(faces: Tensor) -> None:
             "There is no face to encode: the batch is empty. If Detect Faces skipped every photo, look at its preview: "
             "use a larger, sharper photo from the front, lower min_confidence or index, or set on_no_face to 'text only'."
         )
-    if not faces.is_floating_point() or faces.min() < -1e-3 or faces.max() > 1 + 1e-3:
+    # Written so that NaN, which no comparison holds for, is refused as well.
+    if not faces.is_floating_point() or not (faces.min() >= -1e-3 and faces.max() <= 1 + 1e-3):
         raise ValueError(
             f"Faces must be RGB in [0, 1] as floating point; found {faces.dtype} in [{faces.min():.3g}, {faces.max():.3g}]."
         )

@@ -69,6 +69,15 @@ def test_the_published_archive_is_small(archive: Path) -> None:
         assert sum(file.file_size for file in opened.infolist()) <= LARGEST_ARCHIVE, "unpacked, too"
 
 
+def test_no_published_file_has_the_letters_of_a_call_that_scanners_take_for_a_virus(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        texts = {
+            name: opened.read(name).decode() for name in opened.namelist() if name.endswith((".py", ".json", ".toml", ".txt"))
+        }
+    assert "faceclip/checkpoint.py" in texts
+    assert [name for name, text in texts.items() if re.search(r"\b(?:eval|exec|compile)\s*\(", text)] == []
+
+
 def test_what_the_readme_points_to_is_in_the_archive(export: Path, archive: Path) -> None:
     readme = (export / "README.md").read_text(encoding="utf-8")
     targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", readme)}

@@ -178,6 +178,60 @@ def test_a_crop_of_another_size_is_refused_with_what_to_do(run: Any, encoder: An
         run("FaceCLIPEncodeIdentity", encoder=encoder, faces=torch.rand(1, 512, 512, 3))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_crops_come_as_detect_faces_takes_them(channels: int, run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    opaque = torch.cat([crops[:1], torch.ones(1, 448, 448, 1)], dim=-1) if channels == 4 else crops[:1, ..., :1]
+    same = crops[:1] if channels == 4 else crops[:1, ..., :1].expand(-1, -1, -1, 3)
+    found, expected = (run("FaceCLIPEncodeIdentity", encoder=encoder, faces=faces)[0] for faces in (opaque, same))
+    assert torch.allclose(found.patch_tokens, expected.patch_tokens, atol=1e-5)
+
+
+def test_what_a_filter_leaves_beyond_0_and_1_is_cut_off(run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    found = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops[:1] * 1.2 - 0.1)[0]
+    expected = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=(crops[:1] * 1.2 - 0.1).clamp(0, 1))[0]
+    assert torch.equal(found.patch_tokens, expected.patch_tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda crops: crops * 255, "values from 0 to 1; found 0 to 255"),
+        (lambda crops: crops * 2 - 1, "found -1 to 1"),
+        (lambda crops: crops * float("nan"), "NaN or infinity"),
+        (lambda crops: crops[..., :2], r"1 \(grey\), 3 \(RGB\) or 4"),
+    ],
+)
+def test_what_are_no_colours_is_refused(change: Any, told: str, run: Any, encoder: Any, crops: torch.Tensor) -> None:
+    whole = torch.cat([torch.zeros(1, 1, 448, 3), torch.ones(1, 1, 448, 3), crops[:1, 2:]], dim=1)
+    with pytest.raises(ValueError, match=told):
+        run("FaceCLIPEncodeIdentity", encoder=encoder, faces=change(whole))
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "told"),
+    [
+        ("FaceCLIPEncoderLoader", {"encoder_name": MINI.name, "dtype": "int4"}, "dtype is 'int4'. Choose one of: default, fp32"),
+        ("FaceCLIPEncodeIdentity", {"combine": "sum"}, "combine is 'sum'. Choose one of: first, average, batch"),
+        ("FaceCLIPTextEncode", {"prompt": "a man", "long_prompts": "fold"}, "choose 'cut' or 'chunk'"),
+        ("FaceCLIPUNetLoader", {"unet_name": "faceclip_mini_unet.safetensors", "weight_dtype": "int4"}, "weight_dtype is 'int4'"),
+        ("FaceCLIPFaceDetectorLoader", {"pack": "../../outside"}, "pack is '../../outside'. Choose one of: buffalo_l"),
+        ("FaceCLIPFaceDetectorLoader", {"backend": "x"}, "no face detector called 'x'"),
+        ("FaceCLIPFaceDetectorLoader", {"provider": "x"}, "provider is 'x'. Choose one of: auto, cuda"),
+        ("FaceCLIPFaceSimilarity", {"judge": "x"}, "no judge called 'x'"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(
+    node: str, inputs: dict[str, Any], told: str, run: Any, encoder: Any, crops: torch.Tensor
+) -> None:
+    others = {
+        "FaceCLIPEncodeIdentity": {"encoder": encoder, "faces": crops},
+        "FaceCLIPTextEncode": {"encoder": encoder},
+        "FaceCLIPFaceSimilarity": {"images": crops, "reference": crops},
+    }
+    with pytest.raises((ValueError, RuntimeError), match=told):
+        run(node, **others.get(node, {}), **inputs)
+
+
 @pytest.mark.parametrize("combine", ["first", "average", "batch"])
 def test_an_empty_batch_is_refused(combine: str, run: Any, encoder: Any) -> None:
     with pytest.raises(ValueError, match="the batch is empty"):

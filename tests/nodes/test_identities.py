@@ -59,7 +59,23 @@ def test_what_cannot_be_saved_leaves_no_file(run: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "../out", "a/b", "a\\b", "/etc/passwd", "C:x", ".hidden", "a\0b", "x" * 200, "nul", "Com1.old"]
+    "name",
+    [
+        "",
+        "../out",
+        "a/b",
+        "a\\b",
+        "/etc/passwd",
+        "C:x",
+        ".hidden",
+        "a\0b",
+        "x" * 200,
+        "nul",
+        "Com1.old",
+        "COM\u00b9",
+        "lpt\u00b3.txt",
+        "\u5199" * 90,
+    ],
 )
 def test_a_name_that_could_leave_the_folder_is_refused(name: str, run: Any, pack: dict, identity: Any) -> None:
     assert "cannot be a file's" in pack["FaceCLIPSaveIdentity"].validate_inputs(name=name)

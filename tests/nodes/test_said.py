@@ -41,6 +41,11 @@ def test_text_encode_says_what_was_cut_and_into_how_many_chunks(run: Any, encode
     assert [text for text, *_ in heard] == ["77 of 75 tokens: too long. Left out: red hat", "77 tokens in 2 chunks of 75"]
 
 
+def test_text_encode_says_which_textual_inversion_it_left_out(run: Any, encoder: Any, heard: list) -> None:
+    run("FaceCLIPTextEncode", encoder=encoder, prompt="embedding:negativeXL_D, blurry")
+    assert [text for text, *_ in heard] == ["2 of 75 tokens\nNot supported and left out: embedding:negativeXL_D"]
+
+
 def test_detect_faces_and_save_identity_say_what_they_report(run: Any, identity: Any, heard: list) -> None:
     *_, report = run("FaceCLIPDetectFaces", image=torch.rand(1, 448, 448, 3))
     _, name = run("FaceCLIPSaveIdentity", identity=identity, name="said")

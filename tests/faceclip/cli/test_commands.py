@@ -289,7 +289,11 @@ class TestGenerate:
             ("--steps", "0", "must be at least 1, found 0"),
             ("--seed", "-1", "must be from 0 to 2^63 - 1, found -1"),
             ("--strength", "nan", "must be 0 or more, found nan"),
-            ("--out", "picture.docx", "must end in .png, .jpg, .webp or another picture format"),
+            ("--out", "picture.docx", "must end in .png, .jpg, .webp or another format of colour pictures"),
+            ("--out", "picture.psd", "picture.psd must end in .png, .jpg, .webp"),  # which Pillow reads only
+            ("--out", "picture.xbm", "picture.xbm must end in .png, .jpg, .webp"),  # which has no colours
+            ("--out", ".", ". is a folder; name the file to write"),
+            ("--out", "x" * 252 + ".png", "is too long: a file's name has 255 bytes at most"),
             ("--device", "toaster", "torch cannot use 'toaster' here"),
             ("--order", "tallest", "invalid choice: 'tallest'"),
         ],

@@ -192,6 +192,15 @@ def test_packs_in_the_home_folder_are_found(monkeypatch, tmp_path):
     assert backend.find_pack("buffalo_l") == tmp_path / ".insightface" / "models" / "buffalo_l"
 
 
+@pytest.mark.parametrize("pack", ["../outside", "../models/../outside", "/outside", "a\\b", "", ".."])
+def test_a_pack_does_not_lead_out_of_its_folders(tmp_path, pack):
+    for folder in (tmp_path / "outside", tmp_path / "roots" / "models"):
+        folder.mkdir(parents=True)
+    (tmp_path / "outside" / "x.onnx").touch()
+    with pytest.raises(FaceError, match="is no name of a pack"):
+        backend.find_pack(pack.replace("/outside", f"{tmp_path}/outside") if pack == "/outside" else pack, [tmp_path / "roots"])
+
+
 def test_auto_prefers_insightface_once_its_pack_is_there(packs, caplog):
     with caplog.at_level("INFO", logger="faceclip.face"):
         detector = load_detector("auto", provider="cpu", roots=[packs])
