@@ -8,6 +8,7 @@ from .scenes import Scene
 
 _PEOPLE = ("a person", "someone", "a person", "one person")
 _FRAMINGS = {
+    "studio": ("a close-up of {who}", "a close-up portrait of {who}", "a tight headshot of {who}", "a portrait of {who}"),
     "close-up": ("a close-up of {who}", "a close-up portrait of {who}", "a tight headshot of {who}", "a close-up photo of {who}"),
     "bust": ("a portrait of {who}", "a head and shoulders photo of {who}", "a bust portrait of {who}", "a picture of {who}"),
     "half-length": (
@@ -42,6 +43,14 @@ _SIDES = {
     "left": ("on the left of the picture", "to the left of the frame", "on the left side"),
     "right": ("on the right of the picture", "to the right of the frame", "on the right side"),
 }
+_MOODS = {
+    "": "",
+    "smiling": " smiling",
+    "laughing": " laughing",
+    "sad": " with a sad face",
+    "surprised": " with a surprised face",
+}
+_TURNS = {"": "", "left": ", turned to the left", "right": ", turned to the right"}
 _ARRANGEMENTS = ("{what} {worn}{place}{side}", "{what}{place}, {worn}{side}", "{what}{side}, {worn}{place}")
 
 
@@ -52,10 +61,10 @@ def caption(scene: Scene) -> str:
     def pick(options: tuple[str, ...]) -> str:
         return options[int(random.integers(len(options)))]
 
-    what = pick(_FRAMINGS[scene.framing]).format(who=pick(_PEOPLE))
+    what = pick(_FRAMINGS[scene.framing]).format(who=pick(_PEOPLE)) + _MOODS[scene.mood]
     worn = _worn(scene, random)
     place = " " + place_words(scene.place, scene.place_colour, random)
-    side = ", " + pick(_SIDES[scene.side]) if scene.side in _SIDES else ""
+    side = ", " + pick(_SIDES[scene.side]) if scene.side in _SIDES else _TURNS[scene.turn]
     return pick(_ARRANGEMENTS).format(what=what, worn=worn, place=place, side=side)
 
 

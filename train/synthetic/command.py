@@ -1,6 +1,7 @@
 """A synthetic world of pictures, with no licence attached: `python -m train.synthetic OUT`.
 
     python -m train.synthetic OUT --people 1000 --pictures 16 --size 64 --held-out-people 100 --guided 4000
+    python -m train.synthetic OUT --studio --people 12000 --pictures 2 --size 128       # close-ups, easier to learn
 
 OUT gets shards in `train`, `held_out` (other people), `guided` and `guided_held_out` (objects, no face), and a contact sheet.
 Identity is 24 latent factors of a face; pose, expression and light are nuisance; captions tell clothes, place, accessories
@@ -75,6 +76,8 @@ class WorldOptions:
     """Side of the pictures in pixels; crops of faces have 448."""
     held_out_people: int = 100
     """Other people, for judgement alone."""
+    held_out_pictures: int = 0
+    """Pictures of each of them; 0 is as many as of the people to train on."""
     guided: int = 4000
     """Pictures of objects, with captions and no face."""
     guided_held_out: int = 400
@@ -82,13 +85,22 @@ class WorldOptions:
     identity_share: float = 0.5
     """How much of a picture identity explains, in (0, 1]: below one half people look more alike, and they are shown larger
     the higher it is (see `World`)."""
+    studio: bool = False
+    """Close-ups in one light whose captions also tell pose and expression (see `draw_studio`): a UNet learns to draw them from a
+    fraction of the samples."""
     seed: int = 0
     """Of the world: other seeds give other people, scenes and objects."""
     shard_size: int = 1000
     """Samples per shard, about: a person's pictures stay together."""
 
+    def pictures_of(self, part: Part) -> int:
+        """Pictures of each person, or of each object, of a part."""
+        if part.startswith("guided"):
+            return 1
+        return self.held_out_pictures or self.pictures if part == "held_out" else self.pictures
+
     def world(self) -> World:
-        return World(self.seed, self.size, self.identity_share)
+        return World(self.seed, self.size, self.identity_share, self.studio)
 
 
 def make_world(out: str, options: WorldOptions, processes: int = 1) -> Iterator[int]:
@@ -157,27 +169,27 @@ class _Work:
                 yield object_sample(world.object_picture(name, number), key)
                 continue
             person = world.person(number)
-            for k in range(self.options.pictures):
+            for k in range(self.options.pictures_of(part)):
                 yield portrait_sample(world.portrait(person, world.scene_number(number, k)), f"p{number:06d}-{k:04d}")
 
 
 def _jobs(options: WorldOptions) -> list[Job]:
-    people_per_shard = max(1, options.shard_size // max(options.pictures, 1))
-    parts: dict[Part, tuple[int, int, int]] = {
-        "train": (0, options.people, people_per_shard),
-        "held_out": (options.people, options.held_out_people, people_per_shard),
-        "guided": (0, options.guided, options.shard_size),
-        "guided_held_out": (_HELD_OUT_OBJECTS, options.guided_held_out, options.shard_size),
+    parts: dict[Part, tuple[int, int]] = {
+        "train": (0, options.people),
+        "held_out": (options.people, options.held_out_people),
+        "guided": (0, options.guided),
+        "guided_held_out": (_HELD_OUT_OBJECTS, options.guided_held_out),
     }
     jobs: list[Job] = []
-    for part, (first, count, per_shard) in parts.items():
+    for part, (first, count) in parts.items():
+        per_shard = max(1, options.shard_size // max(options.pictures_of(part), 1))
         for shard, start in enumerate(range(first, first + count, per_shard)):
             jobs.append((part, shard, tuple(range(start, min(start + per_shard, first + count)))))
     return jobs
 
 
 def _samples_of(job: Job, options: WorldOptions) -> int:
-    return len(job[2]) * (1 if job[0].startswith("guided") else options.pictures)
+    return len(job[2]) * options.pictures_of(job[0])
 
 
 def _path(out: str, job: Job) -> str:
@@ -186,7 +198,7 @@ def _path(out: str, job: Job) -> str:
 
 def _claim(out: str, options: WorldOptions) -> None:
     """Check the options, and note in `out` what it is made with or that it is made with the same."""
-    counts = (options.people, options.held_out_people, options.guided, options.guided_held_out)
+    counts = (options.people, options.held_out_people, options.held_out_pictures, options.guided, options.guided_held_out)
     if min(counts) < 0 or options.pictures < 1 or options.shard_size < 1:
         raise SyntheticError("Numbers of people, pictures and objects must not be negative, pictures and shard_size at least 1.")
     options.world()  # raises for a size or share out of range
@@ -196,7 +208,8 @@ def _claim(out: str, options: WorldOptions) -> None:
     except FileNotFoundError:
         publish(join(out, PLAN), json.dumps(plan, indent=1).encode())
         return
-    changed = [f"{name} ({found.get(name)}, now {value})" for name, value in plan.items() if found.get(name) != value]
+    before = {**asdict(WorldOptions()), **found}  # a world made before an option was there
+    changed = [f"{name} ({before[name]}, now {value})" for name, value in plan.items() if before[name] != value]
     if changed:
         raise SyntheticError(f"{out} holds a world with other {', '.join(changed)}. Choose another folder, or delete this one.")
 

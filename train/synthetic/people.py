@@ -140,6 +140,17 @@ def looks(person: Person) -> Looks:
     )
 
 
+TRAITS = (*LATENTS, "full beard", "freckles", "mole", "mole across", "mole down")
+"""Names of what `traits` tells."""
+
+
+def traits(person: Person) -> np.ndarray:
+    """float64 [29]: the latent factors, and what a face shows of two of them but no linear function of them tells."""
+    seen = looks(person)
+    across, down = seen.mole_at
+    return np.array([*person.latents, seen.beard, seen.freckles, seen.mole, seen.mole * across, seen.mole * down])
+
+
 def _positive(value: float, start: float) -> float:
     """0 up to `start`, then evenly up to 1 at 1."""
     return max(0.0, (value - start) / (1 - start))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,10 @@ from .headwear import paint_glasses, paint_headwear
 from .objects import CLASSES, ObjectPicture, draw_object
 from .people import LATENTS, Person, looks
 from .places import EXTENT, PIXELS, START, paint_place
-from .scenes import COLOURS, Scene, draw_scene
+from .scenes import COLOURS, PLACES, Scene, draw_scene, draw_studio
 from .surface import Hit
 
-_PEOPLE, _SCENES, _OBJECTS, _NOISE = 1, 2, 3, 7
+_PEOPLE, _SCENES, _OBJECTS, _NOISE, _REFERENCE = 1, 2, 3, 7, 8
 _PICTURES_AT_MOST = 1 << 20
 _CROP_PIXELS = 168
 """Pixels per side of the face's crop as it is rendered, before it is aligned to 448: face towers look at 112."""
@@ -48,10 +48,12 @@ class World:
     """Everything that a seed gives rise to: the same seed gives the same people, scenes and captions, and on machines that
     compute alike the same pixels."""
 
-    def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 0.5):
+    def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 0.5, studio: bool = False):
         """
         Args:
             size: side of the pictures in pixels.
+            studio: whether scenes are those of `draw_studio`. A portrait's `face` is then of another scene of the person
+                than its picture: what is learned from it is who they are, not how they are shown.
             identity_share: in (0, 1], how much of a picture identity explains. Latent factors spread over [-spread, spread],
                 spread = min(1, 2 identity_share), and people are shown larger by zoom = 0.6 + 0.8 identity_share: below one half
                 all look more alike and are smaller, above it they are larger. `explained_by_identity` measures the effect.
@@ -63,7 +65,7 @@ class World:
             raise ValueError(f"identity_share is {identity_share}; it lies above 0 and up to 1.")
         if size < 16:
             raise ValueError(f"Pictures of {size} px show no face; take 64 to 128.")
-        self.seed, self.size, self.identity_share = seed, size, identity_share
+        self.seed, self.size, self.identity_share, self.studio = seed, size, identity_share, studio
         self.spread, self.zoom = min(1.0, 2 * identity_share), 0.6 + 0.8 * identity_share
 
     def person(self, number: int) -> Person:
@@ -73,7 +75,8 @@ class World:
 
     def scene(self, seed: int) -> Scene:
         """Scene `seed` of this world."""
-        return draw_scene(np.random.default_rng((self.seed, _SCENES, seed)))
+        draw = draw_studio if self.studio else draw_scene
+        return draw(np.random.default_rng((self.seed, _SCENES, seed)))
 
     @staticmethod
     def scene_number(person: int, picture: int) -> int:
@@ -91,12 +94,20 @@ class World:
         view = View(left, top, side / self.size, self.size, self.size)
         return Portrait(
             image=shown.picture(view),
-            face=shown.face(),
+            face=self._reference(person, shown).face(),
             landmarks=view.pixels(shown.landmarks),
             caption=caption(scene),
             person=person,
             scene=scene,
         )
+
+    def _reference(self, person: Person, shown: _Shown) -> _Shown:
+        """Who is shown, as the crop of the face shows them: in a studio, in another scene, three times in four bareheaded."""
+        if not self.studio:
+            return shown
+        scene = self.scene(shown.scene.seed)
+        bare = scene.random(_REFERENCE).random() < 0.75
+        return _Shown(person, replace(scene, headwear="", glasses="") if bare else scene, self.zoom)
 
     def object_picture(self, name: str, seed: int) -> ObjectPicture:
         """Picture `seed` of a class of objects. Raises ValueError for an unknown class."""
@@ -104,6 +115,12 @@ class World:
             raise ValueError(f"There are no pictures of {name!r}. The classes are: {', '.join(CLASSES)}.")
         random = np.random.default_rng((self.seed, _OBJECTS, CLASSES.index(name), seed))
         return draw_object(name, self.size, random)
+
+
+@functools.lru_cache(256)
+def _backdrop(place: str, colour: str) -> Image.Image:
+    """A studio's backdrop, always the same."""
+    return paint_place(place, colour, np.random.default_rng((11, PLACES.index(place))))
 
 
 class _Shown:
@@ -121,6 +138,8 @@ class _Shown:
     @functools.cached_property
     def place(self) -> Image.Image:
         scene = self.scene
+        if scene.studio:
+            return _backdrop(scene.place, scene.place_colour)
         return paint_place(scene.place, scene.place_colour, scene.random(3))
 
     def picture(self, view: View, supersampling: int = 2) -> np.ndarray:
@@ -129,6 +148,8 @@ class _Shown:
         rgb = self.render(fine).rgb
         shape = (3, view.height, supersampling, view.width, supersampling)
         small = rgb.reshape(shape).mean((2, 4))
+        if self.scene.studio:
+            return to_bytes(small)
         noise = self.scene.random(_NOISE).standard_normal(small.shape, dtype=np.float32)
         return to_bytes(small + 0.012 * noise)
 

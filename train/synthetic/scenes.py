@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,18 @@ HEADWEAR = ("beanie", "baseball cap", "straw hat", "top hat", "hard hat", "crown
 GLASSES = ("round", "square")
 FRAMINGS = ("close-up", "bust", "half-length")
 SIDES = ("left", "centre", "right")
-_SIDE_OF_VIEW = {"close-up": 2.9, "bust": 4.0, "half-length": 5.8}
-_HEIGHT_IN_VIEW = {"close-up": 0.52, "bust": 0.42, "half-length": 0.31}
+TURNS = {"": 0.0, "left": -0.38, "right": 0.38}
+"""Yaw of heads that captions say are turned."""
+MOODS = {
+    "": Expression(smile=0.1, open=0.0, brows=0.0, lids=0.92, gaze=0.0),
+    "smiling": Expression(smile=0.9, open=0.0, brows=0.2, lids=0.88, gaze=0.0),
+    "laughing": Expression(smile=0.9, open=0.6, brows=0.5, lids=0.85, gaze=0.0),
+    "sad": Expression(smile=-0.7, open=0.0, brows=0.6, lids=0.80, gaze=0.0),
+    "surprised": Expression(smile=0.0, open=0.75, brows=1.0, lids=1.0, gaze=0.0),
+}
+"""What captions say of a face, and what it does then."""
+_SIDE_OF_VIEW = {"studio": 2.8, "close-up": 2.9, "bust": 4.0, "half-length": 5.8}
+_HEIGHT_IN_VIEW = {"studio": 0.514, "close-up": 0.52, "bust": 0.42, "half-length": 0.31}
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,15 @@ class Scene:
     strength: float
     seed: int
     """Of the place's details, the caption's wording, and the camera's noise."""
+    mood: str = ""
+    """What the caption says of the face, one of MOODS; empty where it says nothing."""
+    turn: str = ""
+    """Where the caption says that the head is turned, one of TURNS."""
+
+    @property
+    def studio(self) -> bool:
+        """Whether the picture follows from person and caption alone, but for a little."""
+        return self.framing == "studio"
 
     def pose(self) -> Pose:
         return Pose(self.yaw, self.pitch, self.roll, self.shift)
@@ -154,6 +173,48 @@ def draw_scene(random: np.random.Generator) -> Scene:
         warmth=float(random.uniform(-1, 1)),
         strength=float(random.uniform(0.8, 1.15)),
         seed=int(random.integers(2**31)),
+    )
+
+
+def draw_studio(random: np.random.Generator) -> Scene:
+    """A scene in a studio: a close-up whose pose and expression the caption tells, in one light, before a backdrop that is always
+    the same for one place. What captions leave open moves little, so that few samples teach what a picture should be."""
+
+    def pick(options: tuple[str, ...] | list[str]) -> str:
+        return options[int(random.integers(len(options)))]
+
+    def sometimes(chance: float, options: tuple[str, ...] | list[str]) -> str:
+        picked = pick(options)
+        return picked if random.random() < chance else ""
+
+    colours = list(COLOURS)
+    turn, mood = pick(["", "", "", "left", "right"]), pick(["", "", "smiling", "smiling", "laughing", "sad", "surprised"])
+    clothes, colour = pick(CLOTHES), pick(colours)
+    return Scene(
+        place=pick(PLACES),
+        place_colour=pick(colours),
+        clothes=clothes,
+        colour=colour,
+        pattern="plain",
+        second_colour=pick([name for name in colours if name != colour]),
+        headwear=sometimes(0.3, HEADWEAR),
+        headwear_colour=pick(colours),
+        glasses=sometimes(0.2, GLASSES),
+        glasses_colour=pick(["red", "blue", "black", "green", "orange", "white"]),
+        scarf=sometimes(0.12, colours),
+        framing="studio",
+        side="centre",
+        yaw=TURNS[turn] + _bell(random, 0.03, 0.06),
+        pitch=_bell(random, 0.02, 0.04),
+        roll=_bell(random, 0.015, 0.03),
+        shift=(0.0, 0.0),
+        expression=replace(MOODS[mood], gaze=0.8 * TURNS[turn]),
+        light_from=(-0.55 + _bell(random, 0.06, 0.12), 0.45 + _bell(random, 0.04, 0.08)),
+        warmth=_bell(random, 0.1, 0.2),
+        strength=1.0 + _bell(random, 0.02, 0.04),
+        seed=int(random.integers(2**31)),
+        mood=mood,
+        turn=turn,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,13 @@ def test_a_finished_world_is_left_alone_and_a_missing_shard_made_again(out: Path
     assert main([str(out), *OPTIONS]) == 0
     assert contents(out) == before
     assert (out / "train" / "shard-000000.tar").stat().st_mtime_ns == kept
+
+
+def test_a_world_from_before_an_option_was_there_goes_on(out: Path) -> None:
+    plan = json.loads((out / "world.json").read_text())
+    (out / "world.json").write_text(json.dumps({name: value for name, value in plan.items() if name != "studio"}))
+    assert main([str(out), *OPTIONS]) == 0
+    (out / "world.json").write_text(json.dumps(plan, indent=1))
 
 
 def test_other_options_are_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
