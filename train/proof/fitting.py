@@ -20,6 +20,8 @@ class Schedule:
     lr: float = 1e-3
     weight_decay: float = 0.01
     seed: int = 0
+    bf16: bool = False
+    """Whether matrix products and convolutions are computed in bf16; weights stay in fp32. Half faster where a CPU has it."""
 
     def rate(self, step: int) -> float:
         warmup = max(1, self.steps // 20)
@@ -40,7 +42,8 @@ def fit(
     for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        loss = loss_of(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+            loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

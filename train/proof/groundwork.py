@@ -32,7 +32,10 @@ def world_options(plan: Plan, world: str) -> Values:
         "judges": (plan.judge_people, plan.judge_pictures, 0, plan.judge_guided, 0, 1),
     }.get(world, (plan.share_people, plan.pictures, plan.share_held_out, 0, 0, 0))
     names = ("people", "pictures", "held-out-people", "guided", "guided-held-out", "seed")
-    return {**dict(zip(names, counts, strict=True)), "size": plan.world_size, "identity-share": share or 0.5}
+    options = {**dict(zip(names, counts, strict=True)), "size": plan.world_size, "identity-share": share or 0.5}
+    if plan.held_out_pictures and world == "main":
+        options["held-out-pictures"] = plan.held_out_pictures
+    return {**options, "studio": True} if plan.studio else options
 
 
 def make_world(shop: Workshop, world: str, processes: int = 1) -> Values:
@@ -66,7 +69,7 @@ def _train(shop: Workshop, name: str, schedule: Schedule, out: Path) -> None:
     if name == "clip":
         train_clip(read_world(shop, "main", "train", "guided"), BRANCH, schedule, out)
     elif name == "face_tower":
-        train_face_tower(read_world(shop, "main", "train", crops=True), schedule, out)
+        train_face_tower(read_world(shop, "main", "train", crops=True), schedule, out, shop.plan.traits)
     elif name == "judge":
         train_judge(read_world(shop, "judges", "train", size=shop.plan.world_size), schedule, out)
     elif name == "judge_clip":
@@ -103,7 +106,8 @@ def read_world(shop: Workshop, world: str, *parts: str, size: int = 0, crops: bo
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
-    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    """`--name value`, and `--name` alone for what is switched on."""
+    return [text for name, value in options.items() for text in ([f"--{name}"] if value is True else [f"--{name}", str(value)])]
 
 
 def call(command: Callable[[list[str]], int], *arguments: object) -> None:

@@ -86,7 +86,14 @@ class Plan:
     sampler_steps: int
     seeds: int
     sweep_seeds: int
-    autoencoder_width: int = 32
+    autoencoder_width: int | tuple[int, ...] = 32
+    """Channels of all layers, or of each resolution from the full one down."""
+    traits: float = 0.0
+    """Weight in the face tower's loss of naming the world's factors, beside telling people apart."""
+    studio: bool = False
+    """Whether the worlds are studios: close-ups whose captions tell pose and expression, too."""
+    held_out_pictures: int = 0
+    """Of each held-out person; 0 is as many as of the others."""
     pretrain_lr: float = 1e-3
     finetune_lr: float = 1e-3
     ema: float = 0.99
@@ -212,5 +219,41 @@ FULL = Plan(
     sweep_seeds=3,
     ema=0.99,
 )
+
+MINI = Plan(
+    name="mini",
+    people=12_000,
+    pictures=2,
+    held_out_people=100,
+    held_out_pictures=8,
+    guided=4000,
+    guided_held_out=400,
+    judge_people=2000,
+    judge_pictures=3,
+    judge_guided=3000,
+    share_people=0,
+    share_held_out=0,
+    studio=True,
+    traits=1.0,
+    clip=Schedule(1500, 96, lr=2e-3),
+    face_tower=Schedule(2500, 64, lr=1.5e-3),
+    judge=Schedule(1200, 64, lr=2e-3, bf16=True),
+    judge_clip=Schedule(1200, 96, lr=2e-3),
+    autoencoder=Schedule(3000, 8, lr=2e-3, bf16=True),
+    decoder=Schedule(6000, 8, lr=1.5e-3, bf16=True),
+    autoencoder_width=(16, 32, 64, 64),
+    pretrain_steps=1500,
+    pretrain_batch=64,
+    base_steps=0,
+    finetune_steps=0,
+    share_steps=0,
+    finetune_batch=32,
+    unet_widths=(64, 64, 128),
+    scenes=2,
+    sampler_steps=20,
+    seeds=1,
+    sweep_seeds=1,
+)
+"""The world, teachers and judges of the mini model that comes with the pack (`train.mini`); it has no arms."""
 
 BRANCH = "l"

@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ class Workshop:
             publish(str(path), json.dumps(plan, indent=1).encode())
             return
         found = json.loads(path.read_text())
-        changed = [f"{name} ({found.get(name)}, now {value})" for name, value in plan.items() if found.get(name) != value]
+        defaults = {field.name: field.default for field in fields(self.plan)}  # for plans from before a field was there
+        before = {name: found.get(name, defaults[name]) for name in plan}
+        changed = [f"{name} ({before[name]}, now {value})" for name, value in plan.items() if before[name] != value]
         # More seeds extend what is there; anything else would mix runs that do not compare.
         changed = [text for text in changed if not text.startswith(("seeds (", "sweep_seeds ("))]
         if changed:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...data.decode import decode, decode_face
 from ...data.shards import MEMBERS, Sample, ShardSource
+from ...synthetic.people import LATENTS, TRAITS, Person, traits
 
 CROP = 112  # what the face tower sees of an aligned face
 
@@ -34,6 +35,8 @@ class Pictures:
     identity: Tensor
     captions: list[str]
     classes: list[str]
+    traits: Tensor
+    """float32 [N, 29] in [-1, 1]: who is drawn, in the world's own numbers; 0 without a person."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -47,6 +50,7 @@ class Pictures:
             self.identity[rows],
             [self.captions[i] for i in chosen],
             [self.classes[i] for i in chosen],
+            self.traits[rows],
         )
 
     def people(self) -> Pictures:
@@ -64,6 +68,7 @@ class Pictures:
             torch.cat([part.identity for part in parts]),
             [caption for part in parts for caption in part.captions],
             [name for part in parts for name in part.classes],
+            torch.cat([part.traits for part in parts]),
         )
 
 
@@ -81,6 +86,7 @@ def load_pictures(shards: str | Path, size: int, crops: bool = False, threads: i
         torch.tensor([sample.identity for sample in samples]),
         [sample.caption for sample in samples],
         [str(sample.meta.get("class", "")) for sample in samples],
+        torch.stack([traits_of(sample) for sample in samples]),
     )
 
 
@@ -99,6 +105,14 @@ def face_crop(face: bytes | None) -> Tensor:
     """A stored crop as the face tower sees it, uint8 [3, 112, 112]; black for None."""
     decoded = torch.from_numpy(decode_face(face))
     return (F.interpolate(decoded[None], CROP, mode="bilinear", align_corners=False)[0] * 255).round().byte()
+
+
+def traits_of(sample: Sample) -> Tensor:
+    """float32 [29]: the traits of the person that a sample shows; 0 without one."""
+    if "latents" not in sample.meta:
+        return torch.zeros(len(TRAITS))
+    latents = np.array([sample.meta["latents"][name] for name in LATENTS])
+    return torch.from_numpy(traits(Person(sample.identity, latents))).float()
 
 
 def _read(sample: Sample, size: int, crops: bool) -> tuple[Tensor, Tensor, Tensor, Sample]:

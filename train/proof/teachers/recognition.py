@@ -38,22 +38,30 @@ class ArcFaceHead(nn.Module):
         return F.cross_entropy(SCALE * torch.where(own, (cosine.acos() + MARGIN).cos(), cosine), identity)
 
 
-def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
-    """Train the mini preset's face tower on aligned crops; write it as `--init-face` reads it."""
+def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path, traits: float = 0.0) -> list[float]:
+    """Train the mini preset's face tower on aligned crops; write it as `--init-face` reads it.
+
+    With `traits`, a weight, the first 29 numbers of the class token also learn to be the person's traits, each with a mean of 0
+    and a deviation of 1: telling people apart keeps of a face what differs most, this keeps all that the world has.
+    """
     people = pictures.people()
     config = FaceCLIPConfig.preset("mini").branches["l"].face
     torch.manual_seed(schedule.seed)
     tower, head = FaceTower(config), ArcFaceHead(config.classes, int(people.identity.max()) + 1)
+    targets = (people.traits - people.traits.mean(0)) / people.traits.std(0).clamp(min=1e-6)
     for place in (1, 3):  # frozen wherever FaceCLIP uses it, but here it learns; names and buffers are the same
         tower.feature[place] = nn.BatchNorm1d(tower.feature[place].weight.shape[0], eps=2e-5)  # pyright: ignore
     tower.train()
 
     def loss_of(rows: Tensor) -> Tensor:
         crops = moved(people.crops[rows].float() / 255)
-        if torch.rand(()) < 0.5:
+        if traits == 0 and torch.rand(()) < 0.5:  # a mole has its side
             crops = crops.flip(-1)
-        crops = (crops * (0.8 + 0.4 * torch.rand(len(rows), 1, 1, 1))).clamp(0, 1)
-        return head(tower(crops)[0], people.identity[rows])
+        change = 0.06 if traits else 0.2  # skin has its tone
+        crops = (crops * (1 - change + 2 * change * torch.rand(len(rows), 1, 1, 1))).clamp(0, 1)
+        token = tower(crops)[0]
+        loss = head(token, people.identity[rows])
+        return loss + traits * F.mse_loss(token[:, : targets.shape[1]], targets[rows]) if traits else loss
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
     losses = fit("face tower", [*tower.parameters(), *head.parameters()], loss_of, rows, schedule)

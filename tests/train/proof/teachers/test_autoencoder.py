@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -12,10 +14,12 @@ from train.proof.fitting import Schedule
 from train.proof.teachers.autoencoder import (
     CROP,
     SDXL_LATENT_SCALE,
+    WIDTHS,
     face_part,
     new_autoencoder,
     random_part,
     refine_decoder,
+    sharpen_decoder,
     to_comfyui,
     widen,
 )
@@ -85,12 +89,26 @@ def test_a_part_about_the_face_holds_the_face_and_stays_within_the_picture() -> 
     assert face_part(small, landmarks) is small
 
 
-def test_refining_the_decoder_leaves_the_latents_and_looks_at_people_alone() -> None:
+@pytest.mark.parametrize("refine", [refine_decoder, sharpen_decoder])
+def test_refining_the_decoder_leaves_the_latents_and_looks_at_people_alone(refine: Callable[..., list[float]]) -> None:
     images = torch.stack([torch.full((3, 64, 64), 255), torch.full((3, 64, 64), 60)]).byte()  # an object, a person
-    both = Pictures(images, torch.empty(2, 0), torch.zeros(2, 5, 2), torch.tensor([-1, 0]), ["", ""], ["", ""])
+    identity = torch.tensor([-1, 0])
+    both = Pictures(images, torch.empty(2, 0), torch.zeros(2, 5, 2), identity, ["", ""], ["", ""], torch.zeros(2, 29))
     vae, schedule = new_autoencoder(8), Schedule(steps=4, batch=1)
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    losses = refine_decoder(vae, both, schedule)
+    losses = refine(vae, both, schedule)
     changed = {name.split(".")[0] for name, tensor in vae.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"decoder"}
-    assert losses == refine_decoder(new_autoencoder(8), both[torch.tensor([1])], schedule)
+    assert losses == refine(new_autoencoder(8), both[torch.tensor([1])], schedule)
+
+
+def test_widths_by_resolution_are_the_same_function_as_diffusers_64_channels() -> None:
+    narrow = new_autoencoder(WIDTHS, seed=3)
+    for parameter in narrow.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    wide, pictures = widen(narrow), torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        latents = narrow.encoder(pictures)
+        torch.testing.assert_close(wide.encoder(pictures), latents)
+        torch.testing.assert_close(wide.decoder(latents), narrow.decoder(latents))
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters()) * 0.7

@@ -14,7 +14,13 @@ from train.proof.teachers.recognition import MOVE, blurred, mirrored, moved
 def pictures(captions: list[str], classes: list[str]) -> Pictures:
     count = len(captions)
     return Pictures(
-        torch.zeros(count, 3, 8, 8), torch.zeros(count, 0), torch.zeros(count, 5, 2), torch.zeros(count), captions, classes
+        torch.zeros(count, 3, 8, 8),
+        torch.zeros(count, 0),
+        torch.zeros(count, 5, 2),
+        torch.zeros(count),
+        captions,
+        classes,
+        torch.zeros(count, 29),
     )
 
 
