@@ -1,7 +1,7 @@
 """Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`. It goes on where it was stopped.
 
 Every stage is a command of this package or a teacher of `train.proof`, with fixed seeds; its seconds and what it measured
-are below RUNS/mini/stages. Worlds and judges are those of `python -m train.proof --out RUNS`, and are made if they are not there.
+are below RUNS/mini/stages. Worlds and judges are below RUNS, as a proof's are; they are a studio's, not those of the proof.
 The finished files are below RUNS/mini/models; `--install` copies them into the pack, with the notes as `models/figures.json`.
 """
 
@@ -27,14 +27,19 @@ from ..data.storage import publish
 from ..data.workers import EngineError
 from ..finetune_sdxl import command as finetune_sdxl
 from ..pretrain import command as pretrain
+from ..proof.fitting import Schedule
 from ..proof.groundwork import call, make_teacher, make_world, mini_towers, read_world
-from ..proof.plan import FULL
+from ..proof.plan import MINI
 from ..proof.teachers.clip import train_clip
 from ..proof.teachers.quality import clip_quality
 from ..proof.workshop import Workshop, machine, stopped
+from .carry import carry_identity, identity_quality
 from .export import measure_mini, new_mini_unet, write_mini
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+CARRY = Schedule(1500, 48, lr=1e-3)
 
 
 @dataclass(frozen=True)
@@ -43,52 +48,46 @@ class Settings:
 
     size: int = 128
     """Side in pixels of the pictures that it makes."""
-    shards: str = "shard-*0[0-6].tar"
-    """Of the world's training people, those that the UNet learns to draw from; its refinement sees all of them."""
     pretrain: tuple[str, ...] = (
-        "--steps=400",
+        "--steps=600",
         "--batch-size=64",
         "--lr=1e-3",
-        "--warmup=20",
+        "--warmup=30",
+        "--cooldown=400",
         "--dropout=0",
         "--guided-fraction=0.25",
+        "--save-every=100",
     )
+    carry: Schedule = CARRY
     finetune: tuple[str, ...] = (
-        "--steps=8000",
-        "--batch-size=16",
-        "--lr=1e-3",
+        "--steps=25000",
+        "--batch-size=32",
+        "--lr=2e-3",
         "--warmup=100",
-        "--ema=0.998",
+        "--cooldown=11000",
+        "--clip-grad=0.5",
+        "--betas",
+        "0.9",
+        "0.99",
+        "--ema=0.999",
+        "--drop-text=0",
+        "--drop-face=0.03",
+        "--drop-both=0.05",
         "--prediction=v",
         "--zero-terminal-snr",
         "--remember-conditions",
-        "--save-every=250",
+        "--save-every=500",
     )
     """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
-    refine: tuple[str, ...] = (
-        "--steps=6500",
-        "--batch-size=16",
-        "--lr=1e-3",
-        "--warmup=200",
-        "--cooldown=4500",
-        "--clip-grad=0.3",
-        "--weight-decay=0",
-        "--ema=0.998",
-        "--prediction=v",
-        "--zero-terminal-snr",
-        "--remember-conditions",
-        "--save-every=250",
-    )
-    """After the first run a few rows in a hundred had gradients a hundred times as large as the rest, and clipping at 1 let every
-    other step be theirs."""
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
+    guidance: float = 2.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The stages, in order; `shop` is the proof's folder, from which worlds, teachers and judges come."""
+    """The stages, in order; `shop` is the folder that worlds, teachers and judges are made in."""
 
     shop: Workshop
     threads: int = 1
@@ -110,11 +109,11 @@ class Recipe:
             "teacher clip g": self.train_clip_g,
             **{f"features {branch}": lambda branch=branch: self.cache_features(branch) for branch in ("l", "g")},
             **{f"pretrain {branch}": lambda branch=branch: self.pretrain(branch) for branch in ("l", "g")},
-            "join": lambda: call(join.main, *(self.run(b) / "encoder.safetensors" for b in ("l", "g")), self.encoder),
-            "latents": lambda: self.cache_latents(self.finetune_data, self.out / "latents"),
+            **{f"carry {branch}": lambda branch=branch: self.carry(branch) for branch in ("l", "g")},
+            "join": lambda: call(join.main, *(self.carried(branch) for branch in ("l", "g")), self.encoder),
+            "identity": lambda: identity_quality(self.shop, self.encoder),
+            "latents": self.cache_latents,
             "finetune": self.finetune,
-            "latents of all": lambda: self.cache_latents(self.all_people, self.out / "latents_all"),
-            "refine": self.refine,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
             "export": lambda: write_mini(self.shop, self.out, self.encoder, self.unet),
             "measure": self.measure,
@@ -123,18 +122,15 @@ class Recipe:
     @property
     def unet(self) -> Path:
         """The run whose UNet is the model's."""
-        return self.out / "refine"
+        return self.out / "finetune"
 
     @property
     def encoder(self) -> Path:
         return self.out / "encoder.safetensors"
 
     @property
-    def finetune_data(self) -> str:
-        return f"{self.all_people}/{self.settings.shards}"
-
-    @property
-    def all_people(self) -> str:
+    def people(self) -> str:
+        """The shards of those it learns from."""
         return str(self.shop.shards("main", "train"))
 
     def clip(self, branch: str) -> Path:
@@ -143,6 +139,10 @@ class Recipe:
     def run(self, branch: str) -> Path:
         return self.out / f"pretrain_{branch}"
 
+    def carried(self, branch: str) -> Path:
+        """The pretrained branch after `carry_identity`."""
+        return self.out / f"carried_{branch}.safetensors"
+
     def train_clip_g(self) -> dict[str, Any]:
         if not self.clip("g").exists():
             train_clip(read_world(self.shop, "main", "train", "guided"), "g", self.shop.plan.clip, self.clip("g"))
@@ -150,7 +150,8 @@ class Recipe:
 
     def measure(self) -> dict[str, Any]:
         chosen = self.settings
-        plan = replace(self.shop.plan, size=chosen.size, scenes=chosen.scenes, sampler_steps=chosen.sampler_steps)
+        wanted = {"scenes": chosen.scenes, "sampler_steps": chosen.sampler_steps, "guidance": chosen.guidance}
+        plan = replace(self.shop.plan, size=chosen.size, **wanted)
         return measure_mini(replace(self.shop, plan=plan), self.out, self.unet)
 
     def towers(self, branch: str) -> tuple[object, ...]:
@@ -158,38 +159,35 @@ class Recipe:
 
     def cache_features(self, branch: str) -> None:
         common = (*self.towers(branch), "--captions")
-        people, guided = (self.shop.shards("main", part) for part in ("train", "guided"))
-        call(cache.main, "pretrain", "--data", people, "--out", self.out / f"features_{branch}", *common)
+        call(cache.main, "pretrain", "--data", self.people, "--out", self.features(branch), *common)
+        guided = self.shop.shards("main", "guided")
         call(cache.main, "pretrain", "--data", guided, "--out", self.out / f"guided_{branch}", "--no-faces", *common)
-        if branch == "l":  # the face tower is the same for both
-            call(cache.main, "pretrain", "--data", self.finetune_data, "--out", self.out / "features_finetune", *common)
+
+    def features(self, branch: str) -> Path:
+        return self.out / f"features_{branch}"
 
     def pretrain(self, branch: str) -> None:
-        people, guided = (self.shop.shards("main", part) for part in ("train", "guided"))
-        data = ("--data", people, "--features", self.out / f"features_{branch}")
-        data += ("--guided", guided, "--guided-features", self.out / f"guided_{branch}")
+        data = ("--data", self.people, "--features", self.features(branch))
+        data += ("--guided", self.shop.shards("main", "guided"), "--guided-features", self.out / f"guided_{branch}")
         call(pretrain.main, "--out", self.run(branch), *data, *self.towers(branch), *self.settings.pretrain)
         _require(self.run(branch) / "encoder.safetensors")
 
-    def cache_latents(self, data: str, out: Path) -> None:
-        where = ("--data", data, "--out", out, "--vae", self.shop.teacher("autoencoder"))
+    def carry(self, branch: str) -> dict[str, float]:
+        trained = self.run(branch) / "encoder.safetensors"
+        return carry_identity(trained, self.people, self.features(branch), self.settings.carry, self.carried(branch))
+
+    def cache_latents(self) -> None:
+        where = ("--data", self.people, "--out", self.out / "latents", "--vae", self.shop.teacher("autoencoder"))
         call(cache.main, "latents", *where, "--resolution", self.settings.size, "--batch-size", 16)
 
     def finetune(self) -> None:
+        """The face tower is one: the features of one branch serve both."""
         start = self.out / "unet_start"
         new_mini_unet(start)
-        caches = ("--latents", self.out / "latents", "--features", self.out / "features_finetune")
-        self._train_unet("finetune", start, ("--data", self.finetune_data, *caches, *self.settings.finetune))
-
-    def refine(self) -> None:
-        """Go on with all people, to a learning rate of nearly zero. The face tower is one: its features serve both branches."""
-        caches = ("--latents", self.out / "latents_all", "--features", self.out / "features_l")
-        self._train_unet("refine", self.out / "finetune" / "unet", ("--data", self.all_people, *caches, *self.settings.refine))
-
-    def _train_unet(self, run: str, start: Path, options: Sequence[object]) -> None:
+        caches = ("--data", self.people, "--latents", self.out / "latents", "--features", self.features("l"))
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
-        call(finetune_sdxl.main, "--out", self.out / run, *models, *options)
-        _require(self.out / run / "unet")
+        call(finetune_sdxl.main, "--out", self.unet, *models, *caches, *self.settings.finetune)
+        _require(self.unet / "unet")
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""
@@ -227,8 +225,8 @@ def _require(product: Path) -> None:
 class _Command:
     """Train the mini model. The same command goes on where a stopped one was."""
 
-    out: Path = Path("proof_runs")
-    """Folder of the proof, for its worlds, teachers and judges; what is made here goes below `mini` in it."""
+    out: Path = Path("mini_runs")
+    """Folder for worlds, teachers and judges; the model's own stages go below `mini` in it."""
     only: tuple[str, ...] = ()
     """Stages to do, by name; what they need must be there. All by default."""
     threads: int = 2
@@ -241,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
-    recipe = Recipe(Workshop(command.out, FULL), command.threads)
+    recipe = Recipe(Workshop(command.out, MINI), command.threads)
     if unknown := sorted(set(command.only) - set(recipe.stages)):
         print(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.", file=sys.stderr)
         return 1

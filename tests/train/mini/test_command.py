@@ -13,16 +13,17 @@ from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
 from train.finetune_sdxl import command as finetune_sdxl
+from train.mini.carry import readable
 from train.mini.command import Recipe, Settings, main
 from train.pretrain import command as pretrain
+from train.proof.fitting import Schedule
 from train.proof.workshop import ProofError, Workshop
 
 SETTINGS = Settings(
     size=64,
-    shards="shard-*0[0].tar",
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
-    refine=("--steps=1", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
+    carry=Schedule(steps=2, batch=4),
     scenes=1,
     sampler_steps=2,
 )
@@ -66,10 +67,10 @@ def test_every_stage_tells_its_time_and_what_it_found(recipe: Recipe) -> None:
     assert measured["face_above_shuffled"] == pytest.approx(measured["person"]["face"] - measured["shuffled"]["face"])
 
 
-def test_both_branches_are_the_pretrained_ones(recipe: Recipe) -> None:
+def test_both_branches_are_those_that_carry_identity(recipe: Recipe) -> None:
     joined = FaceCLIPEncoder.from_file(recipe.encoder)
     for branch in ("l", "g"):
-        alone = FaceCLIPEncoder.from_file(recipe.run(branch) / "encoder.safetensors")
+        alone = FaceCLIPEncoder.from_file(recipe.carried(branch))
         for name, tensor in alone.branches[branch].state_dict().items():
             torch.testing.assert_close(joined.branches[branch].state_dict()[name], tensor, rtol=0, atol=0)
 
@@ -96,7 +97,7 @@ def test_a_run_that_was_stopped_is_not_noted_as_finished(recipe: Recipe, tmp_pat
     for command in (pretrain, finetune_sdxl):
         monkeypatch.setattr(command, "main", lambda arguments: 0)  # what a command says after SIGTERM, having saved its state
     stopped = Recipe(Workshop(tmp_path, recipe.shop.plan), settings=SETTINGS)
-    for stage in ("pretrain l", "finetune", "refine"):
+    for stage in ("pretrain l", "finetune"):
         with pytest.raises(ProofError, match="was stopped; the same command goes on"):
             stopped.make([stage])
         assert not stopped.note(stage).exists()
@@ -109,8 +110,28 @@ def test_an_unknown_stage_is_named_with_those_there_are(tmp_path: Path, capsys: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_model_has_the_refined_unet(recipe: Recipe) -> None:
+def test_the_model_has_the_finetuned_unet(recipe: Recipe) -> None:
     made = load_file(recipe.out / "models" / f"{MODELS[1]}.safetensors")
-    for run, equal in (("finetune", False), ("refine", True)):
-        trained = load_file(recipe.out / run / "unet" / "diffusion_pytorch_model.safetensors")
-        assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items()) is equal
+    trained = load_file(recipe.unet / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items())
+
+
+def test_carrying_identity_trains_fusion_and_text_tower_and_leaves_the_face_tower(recipe: Recipe) -> None:
+    before = FaceCLIPEncoder.from_file(recipe.run("g") / "encoder.safetensors").branches["g"].state_dict()
+    after = FaceCLIPEncoder.from_file(recipe.carried("g")).branches["g"].state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("fuser.") for name in changed) and any(name.startswith("transformer.") for name in changed)
+    assert not any(name.startswith(("face_encoder.", "token_embedding.", "positional_embedding")) for name in changed)
+
+
+def test_it_is_measured_how_much_of_a_face_the_encoder_passes_on(recipe: Recipe) -> None:
+    found = json.loads(recipe.note("identity").read_text())["found"]
+    assert {"class_token", "tokens", "pooled"} <= set(found) and len(found["of_tokens"]) == 29
+
+
+def test_what_a_linear_map_can_read_is_read_and_what_is_not_there_is_not() -> None:
+    random = torch.Generator().manual_seed(0)
+    traits = torch.randn(600, 3, generator=random)
+    outputs = torch.cat([traits[:, :2] @ torch.randn(2, 8, generator=random), torch.randn(600, 4, generator=random)], dim=1)
+    found = readable(outputs[:500], traits[:500], outputs[500:], traits[500:])
+    assert found[:2].min() > 0.95 and found[2] < 0.2

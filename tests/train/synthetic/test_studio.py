@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.synthetic import World, WorldOptions
-from train.world.people import LATENTS, TRAITS, Person, traits
-from train.world.scenes import MOODS, TURNS
+from train.synthetic.command import World, WorldOptions
+from train.synthetic.people import LATENTS, TRAITS, Person, traits
+from train.synthetic.scenes import MOODS, TURNS
 
 CAPTION = "a close-up of someone in a black t-shirt with an orange top hat in a city at night"
 SUM = 858155
