@@ -61,5 +61,6 @@ def test_contributing_names_only_what_there_is() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*|dev\.py|[A-Z]+\.md|pyproject\.toml|\.comfyignore)`", text)) - {".dev/"}
     assert {"nodes/", "faceclip/", "tests/test_house.py", "scripts/draw_icon.py", ".github/workflows/publish.yml"} <= named
-    absent = [name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "docs" / "images"))]
+    folders = (ROOT, ROOT / "docs" / "images", ROOT / "train")
+    absent = [name for name in named if not any((folder / name).exists() for folder in folders)]
     assert absent == []
