@@ -196,3 +196,21 @@ def test_ci_calls_the_same_command_as_people() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "python dev.py test" in script
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def collected(*arguments: str) -> list[str]:
+    """The tests that pytest would run, in their order."""
+    pytest_ = Path(sys.executable).with_name("pytest")
+    files = ("tests/comfyui/test_server.py", "tests/comfyui/test_help.py", "tests/demo/test_link.py")
+    command = [pytest_, "--collect-only", "-q", *arguments, *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_units_come_before_servers_and_servers_before_browsers_and_quick_runs_units_alone() -> None:
+    tests = collected()
+    units = [test for test in tests if "test_link.py" in test]
+    browsers = [test for test in tests if "shown_in_the_users_language" in test or "help_panel" in test]
+    assert len(units) == 4 and tests[:4] == units
+    assert len(browsers) == 4 and tests[-4:] == browsers and len(tests) > 20
+    assert collected("--quick") == units
