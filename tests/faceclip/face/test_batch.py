@@ -148,10 +148,10 @@ def test_an_image_of_one_pixel_has_no_face(dlib_detector):
     assert faces_from_images(torch.ones(1, 1, 1, 3), dlib_detector, on_no_face="text only").mask.shape == (1, 1, 1)
 
 
-def test_an_image_of_8000_by_8000_works(astronaut, dlib_detector, as_batch):
-    large = torch.zeros(1, 8000, 8000, 3)
-    large[:, 2000:5072, 2500:5572] = torch.nn.functional.interpolate(
-        as_batch(astronaut).permute(0, 3, 1, 2), scale_factor=6, mode="bilinear"
+def test_an_image_of_8000_pixels_works(astronaut, dlib_detector, as_batch):
+    large = torch.zeros(1, 8000, 2200, 3)
+    large[:, 3000:5048, 100:2148] = torch.nn.functional.interpolate(
+        as_batch(astronaut).permute(0, 3, 1, 2), scale_factor=4, mode="bilinear"
     ).permute(0, 2, 3, 1)
     found = faces_from_images(large, dlib_detector)
     small = faces_from_images(as_batch(astronaut), dlib_detector)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ def picture(side: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.training
 def test_a_killed_command_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     shards, out = tmp_path / "shards", tmp_path / "c"
     face = picture(448)

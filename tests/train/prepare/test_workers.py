@@ -60,6 +60,7 @@ def killed_after_first_unit(command: list[str], out: Path, env: dict[str, str] |
     return workers
 
 
+@pytest.mark.training
 def test_a_killed_run_is_taken_up_and_ends_with_the_same_bytes(many: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "train.prepare", str(many), str(out), *FLAGS, "--workers", "2"]
@@ -84,6 +85,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ray.shutdown()
 
 
+@pytest.mark.training
 def test_a_killed_run_on_a_ray_cluster_is_taken_up_and_ends_with_the_same_bytes(
     many: Path, whole: dict[str, bytes], cluster: str, tmp_path: Path
 ) -> None:
