@@ -82,13 +82,15 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in `dtype` (integers stay). Raises CheckpointError where a finite value would become infinite."""
+    """`tensor` in `dtype` (integers stay). Raises CheckpointError where a finite value is beyond the range of `dtype`."""
     if not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor
-    result = tensor.to(dtype)
-    if dtype == torch.float16 and not torch.equal(result.isfinite(), tensor.isfinite()):
-        raise CheckpointError(f"{name} has values beyond fp16's range (up to {tensor.abs().max():.3g}). Choose bf16 or fp32.")
-    return result
+    if dtype.itemsize <= 2 and dtype != torch.bfloat16:
+        largest = tensor.float().nan_to_num(0, 0, 0).abs().max().item() if tensor.numel() else 0
+        if largest > torch.finfo(dtype).max:
+            bits = 8 * dtype.itemsize
+            raise CheckpointError(f"{name} has values beyond fp{bits}'s range (up to {largest:.3g}). Choose bf16 or fp32.")
+    return tensor.to(dtype)
 
 
 def config_of(file: TensorFile) -> FaceCLIPConfig:

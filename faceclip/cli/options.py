@@ -18,6 +18,7 @@ from ..file_names import LONGEST, is_portable
 from ..pipeline import best_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONVERT_DTYPES = {**DTYPES, "fp8": torch.float8_e4m3fn}
 ORDERS = get_args(Order)
 
 
