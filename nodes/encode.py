@@ -12,10 +12,10 @@ from ..faceclip import Identity
 from ..faceclip.hub import size_text
 from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer, require_choice
-from .encoder_model import ENCODER_DTYPES, EncoderModel
+from .encoder_model import ENCODER_DTYPES, EncoderModel, FaceReader
 from .folders import MODELS, find_file, likely, list_files
 from .said import say
-from .types import EncoderType, IdentityType
+from .types import EncoderType, FaceT5Type, IdentityType
 
 COMBINE = ("first", "average", "batch")
 _MAX_RESOLUTION = 16384
@@ -68,7 +68,9 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
             category="FaceCLIP",
             description="Read aligned faces once; the identity then serves any number of prompts.",
             inputs=[
-                EncoderType.Input("encoder", tooltip="From Load FaceCLIP Encoder."),
+                io.MultiType.Input(
+                    "encoder", [EncoderType, FaceT5Type], tooltip="From Load FaceCLIP Encoder or, for FLUX, Load FaceT5."
+                ),
                 io.Image.Input(
                     "faces",
                     tooltip="Aligned crops of 448 x 448 from Detect Faces. A photo only resized to this gives a poor likeness.",
@@ -81,12 +83,16 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
                     "batch: one person each, for a batch of images. A black crop stands for no face.",
                 ),
             ],
-            outputs=[IdentityType.Output(display_name="identity", tooltip="Who is in the picture, for FaceCLIP Text Encode.")],
+            outputs=[
+                IdentityType.Output(
+                    display_name="identity", tooltip="Who is in the picture, for FaceCLIP Text Encode or FaceT5 Text Encode."
+                )
+            ],
             **newer(io.Schema, search_aliases=["face embedding", "face id"]),
         )
 
     @classmethod
-    def execute(cls, encoder: EncoderModel, faces: Tensor, combine: str) -> io.NodeOutput:
+    def execute(cls, encoder: FaceReader, faces: Tensor, combine: str) -> io.NodeOutput:
         require_choice("combine", combine, COMBINE)
         people = encoder.encode_faces(faces[:1] if combine == "first" else faces)
         return io.NodeOutput(people.average() if combine == "average" else people)

@@ -1,4 +1,4 @@
-"""The FaceCLIP encoder as ComfyUI holds it: memory, devices and dtypes belong to ComfyUI's model management."""
+"""Encoders as ComfyUI holds them: memory, devices and dtypes belong to ComfyUI's model management."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..faceclip import Conditioning, FaceCLIPEncoder, Identity
+from ..faceclip import Conditioning, FaceCLIPEncoder, FaceT5Encoder, Identity
 from ..faceclip.checkpoint import load_encoder
 from ..faceclip.face.photo import to_rgb
+from ..faceclip.model.identity_encoder import IdentityEncoder
 from ..faceclip.prompt import LongPrompts
 from .watch import Watch, watched
 
@@ -31,52 +32,34 @@ _OVERSHOOT = 0.5  # how far below 0 and above 1 a resizing or sharpening filter 
 class _Weights(nn.Module):
     """What the ModelPatcher moves. It wants to set `device`, which the encoder computes from its weights."""
 
-    def __init__(self, encoder: FaceCLIPEncoder, device: torch.device):
+    def __init__(self, encoder: IdentityEncoder, device: torch.device):
         super().__init__()
         self.encoder = encoder
         self.device = device
 
 
-class EncoderModel:
-    """A FaceCLIP encoder that ComfyUI loads to the device when it is used, and offloads when it needs the room.
+class FaceReader:
+    """An encoder that ComfyUI loads to the device when it is used, and offloads when it needs the room.
 
     As ComfyUI's own text encoders do, it computes in fp32 whatever dtype the weights are kept in.
     """
 
-    def __init__(self, encoder: FaceCLIPEncoder, load_device: torch.device, offload_device: torch.device):
+    def __init__(self, encoder: IdentityEncoder, load_device: torch.device, offload_device: torch.device):
         encoder.compute_device = load_device
-        self._encoder = encoder
+        self._faces = encoder
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         weights = _Weights(encoder, offload_device)
         self.patcher = patcher(weights, load_device=load_device, offload_device=offload_device, size=_bytes_of(encoder))
 
-    @staticmethod
-    def from_file(path: Path, dtype: torch.dtype | None) -> EncoderModel:
-        """Read any encoder file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
-
-        Moves the progress bar and heeds the Cancel button.
-        """
-        load_device = comfy.model_management.text_encoder_device()
-        offload_device = comfy.model_management.text_encoder_offload_device()
-        encoder = load_encoder(
-            path,
-            offload_device,
-            dtype or comfy.model_management.text_encoder_dtype(load_device),
-            compute_dtype=torch.float32,
-            operations=comfy.ops.manual_cast,
-            progress=Watch(),
-        )
-        return EncoderModel(encoder, load_device, offload_device)
-
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return next(self._encoder.parameters()).dtype
+        return next(self._faces.parameters()).dtype
 
     @property
     def values(self) -> int:
         """How many weights it has; a face tower that both branches share counts once."""
-        return sum(t.numel() for t in self._encoder.parameters())
+        return sum(t.numel() for t in self._faces.parameters())
 
     def encode_faces(self, images: Tensor) -> Identity:
         """Aligned crops as ComfyUI's IMAGE [B, 448, 448, C], float in [0, 1] -> Identity of B people.
@@ -88,9 +71,34 @@ class EncoderModel:
         faces = torch.stack([to_rgb(image) for image in images]).movedim(-1, 1) if len(images) else images.movedim(-1, 1)[:, :3]
         comfy.model_management.load_models_gpu([self.patcher])
         parts = faces.split(_FACES_AT_ONCE) or (faces,)
-        with watched(self._encoder.face_layers, len(parts)):
-            parts = [self._encoder.encode_faces(part) for part in parts]
+        with watched(self._faces.face_layers, len(parts)):
+            parts = [self._faces.encode_faces(part) for part in parts]
         return Identity.cat(parts).to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+class EncoderModel(FaceReader):
+    """FaceCLIP's encoder."""
+
+    def __init__(self, encoder: FaceCLIPEncoder, load_device: torch.device, offload_device: torch.device):
+        super().__init__(encoder, load_device, offload_device)
+        self._encoder = encoder
+
+    @staticmethod
+    def from_file(path: Path, dtype: torch.dtype | None) -> EncoderModel:
+        """Read any encoder file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
+
+        Moves the progress bar and heeds the Cancel button.
+        """
+        load_device, offload_device = _devices()
+        encoder = load_encoder(
+            path,
+            offload_device,
+            dtype or comfy.model_management.text_encoder_dtype(load_device),
+            compute_dtype=torch.float32,
+            operations=comfy.ops.manual_cast,
+            progress=Watch(),
+        )
+        return EncoderModel(encoder, load_device, offload_device)
 
     def encode_text(
         self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
@@ -101,6 +109,46 @@ class EncoderModel:
             result = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
         device = comfy.model_management.intermediate_device()
         return Conditioning(result.embeddings.to(device), result.pooled.to(device), result.prompts)
+
+
+class FaceT5Model(FaceReader):
+    """FaceT5's own part; T5 is the core's."""
+
+    def __init__(self, encoder: FaceT5Encoder, load_device: torch.device, offload_device: torch.device):
+        super().__init__(encoder, load_device, offload_device)
+        self._encoder = encoder
+
+    @staticmethod
+    def from_file(path: Path, dtype: torch.dtype | None) -> FaceT5Model:
+        """Read any FaceT5 file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
+
+        Moves the progress bar and heeds the Cancel button.
+        """
+        load_device, offload_device = _devices()
+        encoder = FaceT5Encoder.from_file(
+            path,
+            offload_device,
+            dtype or comfy.model_management.text_encoder_dtype(load_device),
+            compute_dtype=torch.float32,
+            operations=comfy.ops.manual_cast,
+            progress=Watch(),
+        )
+        return FaceT5Model(encoder, load_device, offload_device)
+
+    def encode(self, hidden: Tensor, identity: Identity | None, strength: float = 1.0) -> Tensor:
+        """T5's hidden states of one prompt [1, 512, 4096], with each person of `identity` -> embeddings, a row each.
+
+        Raises ValueError.
+        """
+        comfy.model_management.load_models_gpu([self.patcher])
+        with watched(self._encoder.joint_layers):
+            result = self._encoder.encode(hidden, identity, strength=strength)
+        return result.to(comfy.model_management.intermediate_device(), torch.float32)
+
+
+def _devices() -> tuple[torch.device, torch.device]:
+    """Where text encoders compute, and where they wait."""
+    return comfy.model_management.text_encoder_device(), comfy.model_management.text_encoder_offload_device()
 
 
 def _require_filtered(images: Tensor) -> None:

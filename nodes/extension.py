@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from .encode import FaceCLIPEncodeIdentity, FaceCLIPEncoderLoader, FaceCLIPTextEncode
 from .faces import FaceCLIPDetectFaces, FaceCLIPFaceDetectorLoader
+from .facet5 import FaceCLIPT5Loader, FaceCLIPT5TextEncode
 from .folders import register_folders
 from .identities import FaceCLIPBlendIdentities, FaceCLIPLoadIdentity, FaceCLIPSaveIdentity
 from .similarity import FaceCLIPFaceSimilarity
@@ -23,6 +24,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FaceCLIPTextEncode,
     FaceCLIPUNetLoader,
     FaceCLIPFaceSimilarity,
+    FaceCLIPT5Loader,
+    FaceCLIPT5TextEncode,
 )
 
 

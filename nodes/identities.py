@@ -35,7 +35,9 @@ class FaceCLIPBlendIdentities(io.ComfyNode):
                     tooltip="How much of the second: 0 is the first alone, 1 the second alone.",
                 ),
             ],
-            outputs=[IdentityType.Output(display_name="identity", tooltip="The blend, for FaceCLIP Text Encode.")],
+            outputs=[
+                IdentityType.Output(display_name="identity", tooltip="The blend, for FaceCLIP Text Encode or FaceT5 Text Encode.")
+            ],
             **newer(io.Schema, search_aliases=["mix faces", "merge faces", "morph"]),
         )
 
@@ -93,7 +95,8 @@ class FaceCLIPLoadIdentity(io.ComfyNode):
             node_id="FaceCLIPLoadIdentity",
             display_name="Load Identity",
             category="FaceCLIP/loaders",
-            description="Load an identity that Save Identity wrote. It fits the encoder it was made with.",
+            description="Load an identity that Save Identity wrote. It fits the encoder it was made with, "
+            "and others with the same face tower.",
             inputs=[
                 io.Combo.Input(
                     "file_name",
@@ -101,7 +104,7 @@ class FaceCLIPLoadIdentity(io.ComfyNode):
                     tooltip="A file in output/faceclip_identities. Press R to list new ones.",
                 )
             ],
-            outputs=[IdentityType.Output(display_name="identity", tooltip="For FaceCLIP Text Encode.")],
+            outputs=[IdentityType.Output(display_name="identity", tooltip="For FaceCLIP Text Encode or FaceT5 Text Encode.")],
             **newer(io.Schema, search_aliases=["import face"]),
         )
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..faceclip import Identity
 from ..faceclip.face import FaceDetector
-from .encoder_model import EncoderModel
+from .encoder_model import EncoderModel, FaceT5Model
 
 
 @io.comfytype(io_type="FACE_DETECTOR")
@@ -17,6 +17,11 @@ class FaceDetectorType(io.ComfyTypeIO):
 @io.comfytype(io_type="FACECLIP_ENCODER")
 class EncoderType(io.ComfyTypeIO):
     Type = EncoderModel
+
+
+@io.comfytype(io_type="FACET5_ENCODER")
+class FaceT5Type(io.ComfyTypeIO):
+    Type = FaceT5Model
 
 
 @io.comfytype(io_type="FACECLIP_IDENTITY")

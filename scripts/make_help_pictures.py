@@ -2,7 +2,8 @@
 
     python scripts/make_help_pictures.py PHOTO [FOLDER]       (default folder: web/docs/images)
 
-The graph has every node of the pack, on the mini model; PHOTO should show one face, as models/people/ada.jpg does. Needs
+The graph has every node of the pack, on the mini model; those for FLUX, of which there is no small model, stand in it without
+having run. PHOTO should show one face, as models/people/ada.jpg does. Needs
 what `comfy_editor` does.
 """
 
@@ -108,7 +109,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     made = graph.add(
         "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, which knows drawings)", images=decoded["IMAGE"]
     )
-    return {
+    return _flux(graph, loaded) | {
         "FaceCLIPFaceDetectorLoader": [detector, faces],
         "FaceCLIPDetectFaces": [detector, image, faces, boxes, crop],
         "FaceCLIPEncoderLoader": [encoder, person],
@@ -119,6 +120,39 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
         "FaceCLIPTextEncode": [blend, positive, negative],
         "FaceCLIPUNetLoader": [unet, vae, latent, sampler, decoded, made],
         "FaceCLIPFaceSimilarity": [rank, scores, best],
+    }
+
+
+def _flux(graph: Graph, identity: Node) -> dict[str, list[Node]]:
+    """The nodes for FLUX; nothing that shows a picture hangs on them, so they do not run."""
+    clip = graph.add(
+        "DualCLIPLoader",
+        Place(0, 3000, 340, 130),
+        clip_name1="t5xxl_fp16.safetensors",
+        clip_name2="clip_l.safetensors",
+        type="flux",
+        device="default",
+    )
+    facet5 = graph.add("FaceCLIPT5Loader", Place(0, 3190, 340, 90), facet5_name="face_t5_encoder.pt")
+    words: dict[str, Any] = {"clip": clip["CLIP"], "facet5": facet5["facet5"]}
+    positive = graph.add(
+        "FaceCLIPT5TextEncode",
+        Place(420, 3000, 380, 210),
+        title="Prompt, with the face",
+        prompt=PROMPT,
+        identity=identity["identity"],
+        **words,
+    )
+    negative = graph.add(
+        "FaceCLIPT5TextEncode",
+        Place(420, 3280, 380, 210),
+        title="Negative prompt, no face",
+        prompt="blurry, low quality",
+        **words,
+    )
+    return {
+        "FaceCLIPT5Loader": [clip, facet5, positive],
+        "FaceCLIPT5TextEncode": [clip, facet5, positive, negative],
     }
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
-FILE_COMBOS = {"encoder_name", "file_name", "unet_name"}  # their choices are the user's files
+FILE_COMBOS = {"encoder_name", "facet5_name", "file_name", "unet_name"}  # their choices are the user's files
 MIB = 2**20
 
 
@@ -69,7 +69,7 @@ def test_pages_name_nodes_as_the_editor_does(pack: dict[str, Any]) -> None:
     # In italics: our nodes, nodes of the core, and workflows.
     ours = {node.define_schema().display_name for node in pack.values()}
     known = ours | {"Load CLIP", "CLIP Text Encode", "Load VAE", "Empty Latent Image", "Preview Image", "GrowMask", "FeatherMask"}
-    known |= {"Conditioning (Combine)", "faceclip_two_people"}
+    known |= {"Conditioning (Combine)", "faceclip_two_people", "DualCLIPLoader", "Load Diffusion Model", "ModelSamplingFlux"}
     for node_id in pack:
         for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", page(node_id)):
             name = " ".join(name.split())
@@ -108,6 +108,7 @@ THEIRS = {
     "the face stays after I bypassed the node",
     "expected scalar type Half but found Float",
     "mat1 and mat2 must have the same dtype",
+    "mat1 and mat2 shapes cannot be multiplied",
     "Torch not compiled with CUDA enabled",
     "It downloads gigabytes without asking",
     "May I use this commercially?",

@@ -60,7 +60,7 @@ def test_a_translation_is_not_the_english_text(language: str, script: ModuleType
 
 
 def test_the_packs_types_are_named_in_every_language(object_info: dict) -> None:
-    ours = {"FACE_DETECTOR", "FACECLIP_ENCODER", "FACECLIP_IDENTITY"}
+    ours = {"FACE_DETECTOR", "FACECLIP_ENCODER", "FACET5_ENCODER", "FACECLIP_IDENTITY"}
     assert {kind for info in object_info.values() for kind in info["output"] if "FACE" in kind} == ours
     for language in LANGUAGES:
         assert set(read(language, "main.json")["dataTypes"]) == ours

@@ -19,6 +19,8 @@ NODE_IDS = {
     "FaceCLIPTextEncode": "FaceCLIP Text Encode",
     "FaceCLIPUNetLoader": "Load FaceCLIP UNet",
     "FaceCLIPFaceSimilarity": "Rank by Face Similarity",
+    "FaceCLIPT5Loader": "Load FaceT5",
+    "FaceCLIPT5TextEncode": "FaceT5 Text Encode",
 }
 
 

@@ -1,0 +1,144 @@
+"""Faces and prompts to FLUX conditioning: Load FaceT5, FaceT5 Text Encode."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import comfy.sd
+import torch
+from comfy_api.latest import io
+
+from ..faceclip import Identity
+from ..faceclip.hub import size_text
+from .compat import newer, require_choice
+from .encoder_model import ENCODER_DTYPES, FaceT5Model
+from .flux_clip import encode_prompt, read_prompt
+from .folders import MODELS, find_file, likely, list_files
+from .said import say
+from .types import FaceT5Type, IdentityType
+
+logger = logging.getLogger(__name__)
+
+
+class FaceCLIPT5Loader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = list_files([MODELS])
+        return io.Schema(
+            node_id="FaceCLIPT5Loader",
+            display_name="Load FaceT5",
+            category="FaceCLIP/loaders",
+            description="Load the FaceT5 encoder, which puts a face into what FLUX's T5 reads. T5 and CLIP-L themselves are the "
+            "core's.",
+            inputs=[
+                io.Combo.Input(
+                    "facet5_name",
+                    options=files,
+                    default=likely(files, "t5"),
+                    tooltip="face_t5_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(ENCODER_DTYPES),
+                    default="default",
+                    tooltip="How the weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                ),
+            ],
+            outputs=[FaceT5Type.Output(display_name="facet5", tooltip="For Encode Identity and FaceT5 Text Encode.")],
+            **newer(io.Schema, search_aliases=["facet5", "face_t5_encoder", "flux face"]),
+        )
+
+    @classmethod
+    def execute(cls, facet5_name: str, dtype: str) -> io.NodeOutput:
+        require_choice("dtype", dtype, ENCODER_DTYPES)
+        path = find_file(facet5_name, [MODELS])
+        model = FaceT5Model.from_file(path, ENCODER_DTYPES[dtype])
+        if offer := offered(path, model.values):
+            say(offer)
+        return io.NodeOutput(model)
+
+
+class FaceCLIPT5TextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FaceCLIPT5TextEncode",
+            display_name="FaceT5 Text Encode",
+            category="FaceCLIP",
+            description="A prompt, and whose face it is about, to FLUX conditioning. Negative prompt: leave identity open.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="FLUX's t5xxl and clip_l, from DualCLIPLoader with type flux."),
+                FaceT5Type.Input("facet5", tooltip="From Load FaceT5."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What the picture shows. The face comes from the identity: write what the person does and wears. "
+                    "(word:1.2) gives weight. T5 reads 511 tokens; the console says what is left out of a longer prompt.",
+                ),
+                IdentityType.Input(
+                    "identity",
+                    optional=True,
+                    tooltip="From Encode Identity or Load Identity. Several people give a batch, one row each. "
+                    "Leave it open for text alone.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.5,
+                    step=0.05,
+                    tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="FLUX's embedded guidance. FaceT5 wants 1, for the positive and the negative prompt alike, "
+                    "and the sampler's cfg at 3.5.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of FLUX's own CLIP.")],
+            **newer(io.Schema, search_aliases=["facet5 prompt", "flux face prompt", "clip text encode flux"]),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: comfy.sd.CLIP,
+        facet5: FaceT5Model,
+        prompt: str,
+        strength: float,
+        guidance: float,
+        identity: Identity | None = None,
+    ) -> io.NodeOutput:
+        read = read_prompt(clip, prompt)
+        say(read.told)
+        if read.cut:
+            logger.warning("The prompt is too long (%d tokens); this was cut off: %r", read.count, read.cut)
+        parts = encode_prompt(clip, read)
+        embeddings = [facet5.encode(hidden, identity, strength) for hidden, _ in parts]
+        if read.weighted:
+            # As in FaceCLIP Text Encode: a weight moves a token away from what the empty prompt of the same person has there.
+            empty = [facet5.encode(hidden, identity, strength) for hidden, _ in encode_prompt(clip, read_prompt(clip, ""))]
+            pairs = zip(empty, embeddings, strict=True)
+            embeddings = [torch.lerp(none, full, read.weights.to(full)) for none, full in pairs]
+        conditioning = []
+        for rows, (_, options) in zip(embeddings, parts, strict=True):
+            pooled = options["pooled_output"].expand(len(rows), -1)
+            conditioning.append([rows, {**options, "pooled_output": pooled, "guidance": guidance}])
+        return io.NodeOutput(conditioning)
+
+
+def offered(path: Path, values: int) -> str:
+    """What to do about the released file, most of which is T5; nothing is converted unasked. "" for a converted one."""
+    size, converted = path.stat().st_size, 2 * values
+    if size < 3 * converted:
+        return ""
+    return (
+        f"{size_text(size)}, of which FaceT5 itself is a small part. Once, in a terminal in its folder: faceclip convert "
+        f"{path.name} facet5_bf16.safetensors. Then choose that file, and delete the other if T5 and CLIP-L are there."
+    )
