@@ -8,12 +8,15 @@ from pathlib import Path
 from .tensor_file import CheckpointError
 
 FACECLIP_LICENCE = "CC BY-NC 4.0"
+FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
 INSIGHTFACE_LICENCE = "non-commercial research only"
 # Where each licence can be read before it is accepted.
 LICENCE_PAGES = {
     FACECLIP_LICENCE: "https://creativecommons.org/licenses/by-nc/4.0/legalcode",
     INSIGHTFACE_LICENCE: "https://github.com/deepinsight/insightface#license",
+    FLUX_LICENCE: "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
     "MIT": "https://opensource.org/license/mit",
+    "Apache 2.0": "https://www.apache.org/licenses/LICENSE-2.0",
 }
 
 HUGGING_FACE = "https://huggingface.co"
@@ -33,6 +36,7 @@ class RemoteFile:
     name: what the file is called on disk, and in the widgets. folder: below ComfyUI's `models/`.
     size: bytes; sha256: of the whole file, lower-case hex. None where no authoritative figure was at hand: none is guessed.
     about: the rounded size that the file's page shows, where the exact one was not at hand.
+    built_on: the licence of what it was made from, where that holds, too.
     members: of an archive, the files that come out of it into the folder, with their sizes in bytes; empty for a plain file.
     """
 
@@ -44,7 +48,18 @@ class RemoteFile:
     size: int | None = None
     sha256: str | None = None
     about: str = ""
+    built_on: str = ""
     members: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """All that are to be accepted."""
+        return (self.licence, self.built_on) if self.built_on else (self.licence,)
+
+    @property
+    def licence_told(self) -> str:
+        """The licence for people."""
+        return f"{self.licence}, on top of the {self.built_on}" if self.built_on else self.licence
 
     @property
     def on_hub(self) -> tuple[str, str] | None:
@@ -121,6 +136,53 @@ FILES: tuple[RemoteFile, ...] = (
         size=334_641_164,
         sha256="63aeecb90ff7bc1c115395962d3e803571385b61938377bc7089b36e81e92e2e",
     ),
+    RemoteFile(
+        name="face_t5_encoder.pt",
+        url=_on_hugging_face("ByteDance/FaceCLIP", "model/face_t5_encoder.pt"),
+        folder="faceclip",
+        licence=FACECLIP_LICENCE,
+        built_on=FLUX_LICENCE,
+        contents="FaceT5 for FLUX, with the T5 and the CLIP-L that it came with: 6,274,222,594 values in bf16",
+        about="12.5 GB",
+    ),
+    RemoteFile(
+        name="dit.pt",
+        url=_on_hugging_face("ByteDance/FaceCLIP", "model/dit.pt"),
+        folder="diffusion_models",
+        licence=FACECLIP_LICENCE,
+        built_on=FLUX_LICENCE,
+        contents="the FLUX.1-dev transformer fine-tuned with FaceT5, in diffusers format, 11,901,408,320 values in bf16",
+        about="23.8 GB",
+        sha256="5c2c641e3672108ce51eed29065d066d150863e3ce65b59581c19171398cccb4",
+    ),
+    # What every FLUX user has; the checksums are those that many tools list.
+    RemoteFile(
+        name="t5xxl_fp16.safetensors",
+        url=_on_hugging_face("comfyanonymous/flux_text_encoders", "t5xxl_fp16.safetensors"),
+        folder="text_encoders",
+        licence="Apache 2.0",
+        contents="T5-XXL v1.1's encoder, fp16",
+        size=9_787_841_024,
+        sha256="6e480b09fae049a72d2a8c5fbccb8d3e92febeb233bbe9dfe7256958a9167635",
+    ),
+    RemoteFile(
+        name="clip_l.safetensors",
+        url=_on_hugging_face("comfyanonymous/flux_text_encoders", "clip_l.safetensors"),
+        folder="text_encoders",
+        licence="MIT",
+        contents="CLIP-L's text encoder, fp16",
+        size=246_144_152,
+        sha256="660c6f5b1abae9dc498ac2d21e1347d2abdb0cf6c0c0c8576cd796491d9a6cdd",
+    ),
+    RemoteFile(
+        name="ae.safetensors",
+        url=_on_hugging_face("Comfy-Org/z_image_turbo", "split_files/vae/ae.safetensors"),
+        folder="vae",
+        licence="Apache 2.0",
+        contents="FLUX's autoencoder, fp32, as published with FLUX.1-schnell",
+        size=335_304_388,
+        sha256="afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38",
+    ),
     _pack(
         "buffalo_l",
         288_621_354,
@@ -139,6 +201,11 @@ FILES: tuple[RemoteFile, ...] = (
 
 # What the workflows need; the detector packs are the user's choice.
 NEEDED = ("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
+GROUPS = {
+    "facet5": ("face_t5_encoder.pt", "dit.pt"),
+    "flux": ("t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"),
+}
+"""Several files by one name: the release's for FLUX, and FLUX's own that go with them."""
 
 
 def find(name: str) -> RemoteFile | None:
@@ -163,7 +230,7 @@ def missing_message(path: str | Path) -> str:
     return (
         f"There is no file {path}. It holds {file.contents} ({file.size_told}). Download {file.url} "
         f"into that folder (ComfyUI looks in models/{file.folder}), or run `faceclip download {file.name}`. "
-        f"Licence: {file.licence}."
+        f"Licence: {file.licence_told}."
     )
 
 

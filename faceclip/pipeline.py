@@ -140,7 +140,7 @@ class FaceCLIPPipeline:
             num_inference_steps=steps,
             guidance_scale=guidance,
             num_images_per_prompt=num_images,
-            generator=_generators(seed, pictures),
+            generator=generators(seed, pictures),
         )
         return result.images
 
@@ -199,6 +199,7 @@ def _embeddings(positive: Conditioning, negative: Conditioning) -> dict[str, Ten
     }
 
 
-def _generators(seed: int | None, count: int) -> list[torch.Generator]:
+def generators(seed: int | None, count: int) -> list[torch.Generator]:
+    """One for each picture, from `seed` on; from a random one if that is None."""
     first = secrets.randbelow(2**32) if seed is None else seed
     return [torch.Generator("cpu").manual_seed(first + i) for i in range(count)]

@@ -98,23 +98,24 @@ def base_folder(base: str | Path) -> Path:
             f"{SDXL_BASE} in Hugging Face's cache."
         )
     if not folder.is_dir():
-        folder = _cached_folder(str(base))
+        folder = cached_folder(
+            str(base), f"The SDXL base {base} is neither a folder nor in Hugging Face's cache. {_base_advice()}"
+        )
     missing = [name for name in _BASE_FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} is not SDXL base in diffusers' layout: it lacks {', '.join(missing)}. {_base_advice()}")
     return folder
 
 
-def _cached_folder(repo: str) -> Path:
+def cached_folder(repo: str, otherwise: str) -> Path:
+    """Where a repository lies in Hugging Face's cache. Raises CheckpointError, saying `otherwise`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"The SDXL base {repo} is neither a folder nor in Hugging Face's cache. {_base_advice()}"
-        ) from error
+        raise CheckpointError(otherwise) from error
 
 
 def _base_advice() -> str:

@@ -138,6 +138,29 @@ def blend(board: Board) -> None:
     board.below(picture(between(ANN, BEN, 0.5), scene("meadow", "sweater", "orange")))
 
 
+def flux_basic(board: Board) -> None:
+    board.above([picture(BEN)])
+    board.below(picture(BEN, scene("library", "shirt", "blue")))
+    flux(board)
+
+
+def flux_saved_identity(board: Board) -> None:
+    board.above(["my_person"])
+    board.below(picture(CAROL, scene("city", "coat", "green", second_colour="white")))
+    flux(board)
+
+
+def flux_two_people(board: Board) -> None:
+    people(CAROL, BEN)(board)
+    flux(board)
+
+
+def flux(board: Board) -> None:
+    """A badge: this one is for FLUX."""
+    board.pen.rounded_rectangle((8, 8, 70, 36), 9, fill=GOOD)
+    board.text("FLUX", 39, 22, 18, BACK)
+
+
 def save_identity(board: Board) -> None:
     board.above([picture(BEN)])
     board.file("my_person", SIZE // 2 - 75, MIDDLE + 50, 150)
@@ -282,6 +305,9 @@ THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
     "faceclip_two_people": people(ANN, BEN),
     "faceclip_three_people": people(ANN, BEN, CAROL),
     "faceclip_sdxl_group_photo": group_photo,
+    "faceclip_flux_basic": flux_basic,
+    "faceclip_flux_two_people": flux_two_people,
+    "faceclip_flux_saved_identity": flux_saved_identity,
 }
 
 

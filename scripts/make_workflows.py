@@ -14,6 +14,7 @@ from pathlib import Path
 
 # Beside this file, where Python looks first for a script's imports.
 from workflows.edits import EDITS
+from workflows.flux import FLUX
 from workflows.format import Graph, Place
 from workflows.identity import IDENTITIES
 from workflows.models import MODELS
@@ -94,6 +95,7 @@ WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {
     **EDITS,
     **MODELS,
     **PEOPLE,
+    **FLUX,
 }
 
 

@@ -19,6 +19,11 @@ _STATES: dict[State, str] = {
     "different": "another file",
     "missing": "missing",
 }
+_CONVERTED = {
+    "face_clip_encoder.pt": ("To save 0.5 GB", "face_clip_encoder_bf16.safetensors"),
+    "face_t5_encoder.pt": ("To keep FaceT5 alone, 2.05 GB", "facet5_bf16.safetensors"),
+    "dit.pt": ("To have it as safetensors (with --dtype fp8: 11.9 GB)", "facet5_dit_bf16.safetensors"),
+}
 _NOT_TOUCHED = "It may have been cut off, or be your own: it is not touched. Move it away to fetch it."
 
 
@@ -29,7 +34,7 @@ def add_download(commands) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"files to fetch (default: {' '.join(hub.NEEDED)}); see --list",
+        help=f"files to fetch (default: {' '.join(hub.NEEDED)}); facet5: FaceT5-FLUX; flux: T5, CLIP-L and VAE; see --list",
     )
     parser.add_argument("--to", type=Path, metavar="PATH", help="ComfyUI, or its models folder (default: the one found)")
     parser.add_argument("--list", action="store_true", help="show all files, their licences and what is there; fetch nothing")
@@ -62,12 +67,13 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _chosen(names: Sequence[str]) -> tuple[RemoteFile, ...]:
-    """The files of these names; a pack may be named without its ending."""
+    """The files of these names, or groups; a pack may be named without its ending."""
     files = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(file for given in names for file in hub.GROUPS.get(given, (given,))):
         file = hub.find(name) or hub.find(f"{name}.zip")
         if file is None:
-            raise DownloadError(f"No file called {name} is known. There are: {', '.join(file.name for file in hub.FILES)}.")
+            known = ", ".join([*hub.GROUPS, *(file.name for file in hub.FILES)])
+            raise DownloadError(f"No file called {name} is known. There are: {known}.")
         files.append(file)
     return tuple(files)
 
@@ -107,8 +113,8 @@ def _ask_consent(files: Sequence[RemoteFile], models: Path, accepted: bool) -> N
         print(f"  {file.folder}/{file.name} ({file.size_told}): {file.contents}")
         print(f"    from {file.page}")
     print("Licences:")
-    for licence in dict.fromkeys(file.licence for file in files):
-        names = ", ".join(file.name for file in files if file.licence == licence)
+    for licence in dict.fromkeys(licence for file in files for licence in file.licences):
+        names = ", ".join(file.name for file in files if licence in file.licences)
         print(f"  {names}: {licence}, {hub.LICENCE_PAGES[licence]}")
     if accepted:
         print("Accepted by --accept-licence.")
@@ -124,15 +130,16 @@ def _fetch(offer: Offer, models: Path) -> None:
         print(f"{path}: {size_text(path.stat().st_size)}")
     if offer.sha256 is None:
         print("  Neither the table nor the server has a checksum: only its size was compared.")
-    if offer.file.name == hub.NEEDED[0]:
-        encoder = models / offer.file.folder / offer.file.name
-        print(f"  To save 0.5 GB: faceclip convert {encoder} {encoder.with_name('face_clip_encoder_bf16.safetensors')}")
+    if offer.file.name in _CONVERTED:
+        saved, name = _CONVERTED[offer.file.name]
+        source = models / offer.file.folder / offer.file.name
+        print(f"  {saved}: faceclip convert {source} {source.with_name(name)}")
 
 
 def _show_list(files: Sequence[RemoteFile], models: Path) -> None:
     print(f"In {models}:")
     for file in files:
-        print(f"{_STATES[state(file, models)]:13} {file.folder}/{file.name}, {file.size_told}, {file.licence}")
+        print(f"{_STATES[state(file, models)]:13} {file.folder}/{file.name}, {file.size_told}, {file.licence_told}")
         print(f"{'':13} {file.contents}; {file.page}")
 
 

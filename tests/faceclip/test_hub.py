@@ -37,7 +37,7 @@ def test_the_workflows_offer_the_same_downloads():
     workflows = Path(__file__).parents[2] / "workflows"
     nodes = [node for path in workflows.glob("*.json") for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]]
     offered = [model for node in nodes for model in node.get("properties", {}).get("models", [])]
-    ours = {"face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors"}
+    ours = {*hub.NEEDED, *(name for names in hub.GROUPS.values() for name in names)}
     assert {model["name"] for model in offered} == {*ours, "OpenPoseXL2.safetensors"}  # a ControlNet, not of FaceCLIP's
     for model in offered:
         if model["name"] in ours:
@@ -59,10 +59,12 @@ def test_files_on_the_hub_know_their_repository_and_others_what_is_packed_in_the
     assert len(pack.targets) == 5 and all(name.endswith(".onnx") and size for name, size in pack.targets.items())
     assert hub.get("unet.pt").targets == {"unet.pt": None}
     assert all(hub.find(name) for name in hub.NEEDED)
+    assert all(hub.find(name) for names in hub.GROUPS.values() for name in names)
+    assert not set(hub.GROUPS) & {file.name for file in hub.FILES}
 
 
 def test_every_licence_can_be_read():
-    assert {file.licence for file in hub.FILES} == set(hub.LICENCE_PAGES)
+    assert {licence for file in hub.FILES for licence in file.licences} == set(hub.LICENCE_PAGES)
     assert all(page.startswith("https://") for page in hub.LICENCE_PAGES.values())
 
 
@@ -70,6 +72,9 @@ def test_licences_are_the_strict_ones():
     licences = {file.name: file.licence for file in hub.FILES}
     assert licences["face_clip_encoder.pt"] == licences["unet.pt"] == "CC BY-NC 4.0"
     assert licences["sdxl_vae.safetensors"] == "MIT"
+    for name in hub.GROUPS["facet5"]:
+        assert hub.get(name).licences == ("CC BY-NC 4.0", "FLUX.1 [dev] Non-Commercial License")
+        assert "on top of the FLUX.1 [dev]" in hub.missing_message(name)
     assert "non-commercial" in licences["buffalo_l.zip"] and "non-commercial" in licences["antelopev2.zip"]
 
 
@@ -83,6 +88,17 @@ def test_the_encoder_has_the_number_of_values_the_table_states():
     count = sum(tensor.numel() for tensor in encoder.state_dict().values())
     assert f"{count:,}" in hub.get("face_clip_encoder.pt").contents
     assert hub.get("face_clip_encoder.pt").size_told == hub.size_text(2 * count) == "3.15 GB", "bf16 takes two bytes for each"
+
+
+def test_facet5s_file_has_the_number_of_values_the_table_states():
+    from math import prod
+
+    from faceclip.flux.config import PRESETS
+    from faceclip.flux.names import released_shapes
+
+    count = sum(prod(shape) for name, shape in released_shapes(PRESETS["flux"]).items())
+    assert f"{count:,}" in hub.get("face_t5_encoder.pt").contents
+    assert hub.get("face_t5_encoder.pt").about == f"{2 * count / 1e9:.1f} GB"
 
 
 def test_pages_are_for_people():

@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
+    "faceclip_flux_basic",
+    "faceclip_flux_saved_identity",
+    "faceclip_flux_two_people",
     "faceclip_mini_demo",
     "faceclip_sdxl_basic",
     "faceclip_sdxl_blend",
@@ -33,6 +36,7 @@ NAMES = (
     "faceclip_two_people",
 )
 NODE_TITLE = 30
+FOLDERS = ("faceclip", "vae", "controlnet", "diffusion_models", "text_encoders")
 
 
 def _workflow(name: str) -> dict[str, Any]:
@@ -61,7 +65,9 @@ def test_links_agree_in_all_three_places(name: str) -> None:
     assert len({link[0] for link in workflow["links"]}) == len(workflow["links"]) == workflow["last_link_id"]
     for link, source, out, target, into, kind in workflow["links"]:
         assert link in nodes[source]["outputs"][out]["links"] and nodes[source]["outputs"][out]["type"] == kind
-        assert nodes[target]["inputs"][into]["link"] == link and nodes[target]["inputs"][into]["type"] in (kind, "*")
+        assert nodes[target]["inputs"][into]["link"] == link and {kind, "*"} & set(
+            nodes[target]["inputs"][into]["type"].split(",")
+        )
     in_nodes = [entry["link"] for node in nodes.values() for entry in node["inputs"] if entry["link"] is not None]
     assert sorted(in_nodes) == sorted(link[0] for link in workflow["links"])
 
@@ -94,10 +100,13 @@ def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -
         for model in node["properties"].get("models", []):
             assert model["name"] in node["widgets_values"]
             assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
-            assert model["url"].endswith(model["name"]) and model["directory"] in ("faceclip", "vae", "controlnet")
+            assert model["url"].endswith(model["name"]) and model["directory"] in FOLDERS
     listed = {m["name"] for node in workflow["nodes"] for m in node["properties"].get("models", [])}
     released = {"face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"}
-    assert listed == (released if "sdxl" in name else set()) | ({"OpenPoseXL2.safetensors"} if "pose" in name else set())
+    if "flux" in name:
+        released = {"face_t5_encoder.pt", "dit.pt", "t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"}
+    wanted = released if "sdxl" in name or "flux" in name else set()
+    assert listed == wanted | ({"OpenPoseXL2.safetensors"} if "pose" in name else set())
 
 
 def test_mini_workflows_say_in_plain_words_that_the_model_knows_drawn_people_only() -> None:
@@ -113,3 +122,19 @@ def test_the_sdxl_workflow_has_the_release_s_settings() -> None:
     negative = nodes["Negative prompt, no face"]
     assert next(i for i in negative["inputs"] if i["name"] == "identity")["link"] is None
     assert negative["widgets_values"][2:4] == [864, 1152]
+
+
+@pytest.mark.parametrize(("name", "size"), [("basic", [864, 1152]), ("saved_identity", [864, 1152]), ("two_people", [1152, 864])])
+def test_the_flux_workflows_have_the_release_s_settings(name: str, size: list[int]) -> None:
+    workflow = _workflow(f"faceclip_flux_{name}")
+    nodes = {node.get("title", node["type"]): node for node in workflow["nodes"]}
+    assert nodes["EmptySD3LatentImage"]["widgets_values"][:2] == size
+    assert nodes["ModelSamplingFlux"]["widgets_values"] == [1.15, 0.5, *size]
+    assert nodes["KSampler"]["widgets_values"][2:6] == [50, 3.5, "euler", "simple"]
+    negative = nodes["Negative prompt, no face"]
+    assert next(i for i in negative["inputs"] if i["name"] == "identity")["link"] is None
+    encoded = [node for node in workflow["nodes"] if node["type"] == "FaceCLIPT5TextEncode"]
+    assert {tuple(node["widgets_values"][1:3]) for node in encoded} == {(1.0, 1.0)}
+    notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    for told in ("23.8 GB", "11.9 GB", "11 times the work", "not for commercial use"):
+        assert told in notes
