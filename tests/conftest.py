@@ -37,7 +37,7 @@ _load_folder("demo", ROOT / "demo")
 # From the quickest kind to the slowest: in this order they run, after all others. What asks for one of these fixtures is marked
 # by that alone; a test that trains or starts a server in its own way bears the mark in its file.
 LONG_KINDS: dict[str, set[str]] = {
-    "training": {"launch", "pretrain_arguments", "finetune_command"},
+    "training": {"launch", "pretrain_arguments", "finetune_command", "benchmark"},
     "proof": {"shop"},
     "server": {"server"},
     "browser": {"browser"},

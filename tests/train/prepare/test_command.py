@@ -79,7 +79,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image) -> P
 @pytest.fixture(scope="module")
 def prepared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     out = tmp_path_factory.mktemp("shards")
-    return out, prepare(str(folder), str(out), Options(face_detector=DLIB, shard_size=4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("faceclip.face.dlib_backend.CNN_SIZES", ())  # ten seconds, for the one picture without a face
+        return out, prepare(str(folder), str(out), Options(face_detector=DLIB, shard_size=4))
 
 
 def test_good_pictures_are_kept_with_face_caption_and_measurements(

@@ -98,6 +98,7 @@ def test_a_killed_run_on_a_ray_cluster_is_taken_up_and_ends_with_the_same_bytes(
     assert done.items() <= {path.name: path.stat().st_mtime_ns for path in out.glob("units/*.json")}.items()
 
 
+@pytest.mark.training
 def test_insightface_is_loaded_once_in_every_worker(tmp_path: Path) -> None:
     stand_ins = load_test_file(Path(__file__).parents[2] / "faceclip" / "face" / "test_insightface.py")
     pack = tmp_path / "home" / ".insightface" / "models" / "buffalo_l"

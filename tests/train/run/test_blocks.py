@@ -82,6 +82,7 @@ def test_pretraining_compiled_is_pretraining(pretrain_arguments: Callable[..., l
     require_same(pretrain, config, most_graphs=14)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("backend", ["aot_eager"])  # split into forward and backward before that
 @pytest.mark.usefixtures("in_ddp")
 def test_finetuning_compiled_is_finetuning(shards: Path, vae: Path, unet: Path, tmp_path: Path) -> None:
