@@ -54,7 +54,7 @@ def load_transformer(path: str | Path, config: str | Path, dtype: torch.dtype) -
             f"Use the released dit.pt with {FLUX_BASE}."
         )
     transformer.load_state_dict({name: entry.read().to(dtype) for name, entry in entries.items()}, assign=True)
-    return transformer.eval().requires_grad_(False)
+    return transformer.train(False).requires_grad_(False)
 
 
 def require_fit(encoder: FaceT5Encoder, flux: Any) -> None:
