@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import ops
 from .config import METADATA_KEY, FaceCLIPConfig
 from .model.encoder import FaceCLIPEncoder
-from .recognize import ENCODER, recognize
+from .recognize import ENCODER, plain_names, recognize
 from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "write_safetensors",
 ]
 
-_PREFIX = "model."
+_OWN = "face_clip_"  # how the name of each tensor of an encoder begins
 TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
 
 
@@ -43,6 +43,9 @@ def load_encoder(
     """
     file = open_encoder_file(path)
     config = config_of(file)
+    with torch.device("meta"):  # before anything is read
+        one_tower = not any(name.startswith(TOWER) for name in file.entries)
+        require_exact(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
     tensors = {}
     for done, (name, entry) in enumerate(file.entries.items(), 1):
         tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
@@ -68,12 +71,22 @@ def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[s
 
 
 def open_encoder_file(path: str | Path) -> TensorFile:
-    """Open a file and make sure that it is a FaceCLIP encoder; names come without `model.`. Raises CheckpointError."""
+    """Open a file and make sure that it is a FaceCLIP encoder. Raises CheckpointError.
+
+    Names come without what a trainer wrapped around them: `model.`, `module.`, `ema.`, ...
+    """
     file = open_tensor_file(path)
     kind = recognize(file.entries)
     if kind.name != ENCODER:
         raise CheckpointError(f"{file.path} is not a FaceCLIP encoder: it looks like this: {kind}")
-    return TensorFile(file.path, {name.removeprefix(_PREFIX): entry for name, entry in file.entries.items()}, file.metadata)
+    plain = plain_names(file.entries)
+    prefixes = sorted({name[: name.index(_OWN)] for name in plain.values() if name.startswith(_OWN) or f".{_OWN}" in name})
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{file.path} holds several FaceCLIP encoders, under the names {', '.join(map(repr, prefixes))}. Save one of them in "
+            "a file of its own."
+        )
+    return file.under(prefixes[0], plain)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -96,7 +109,9 @@ def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def config_of(file: TensorFile) -> FaceCLIPConfig:
     try:
         if METADATA_KEY in file.metadata:
-            return FaceCLIPConfig.from_json(file.metadata[METADATA_KEY])
+            config = FaceCLIPConfig.from_json(file.metadata[METADATA_KEY])
+            config.require_shapes(file.shapes)
+            return config
         return FaceCLIPConfig.from_shapes(file.shapes)
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {error}") from error

@@ -7,7 +7,7 @@ comes from the file's metadata when our own converter wrote it, else from the pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
@@ -147,6 +147,13 @@ class FaceCLIPConfig:
                     f"Its configuration does not fit its tensors: branch {name} is told to have {wrong} {told[wrong]}, "
                     f"found {found[wrong]}."
                 )
+            # A face tower that both branches share may be in the file once.
+            towers = [_depth(shapes, f"face_clip_{other}.face_encoder.blocks.") for other in (name, "l", "g")]
+            if (layers := next(filter(None, towers), 0)) != branch.face.layers:
+                raise ValueError(
+                    f"Its configuration does not fit its tensors: branch {name} is told to have face layers "
+                    f"{branch.face.layers}, found {layers}."
+                )
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FaceCLIPConfig:
@@ -192,10 +199,13 @@ def _require_buildable(name: str, branch: BranchConfig) -> None:
             raise ValueError(f"The configuration of branch {name} has {what} = {heads}, which does not divide the width {width}.")
 
 
+def _depth(shapes: Iterable[str], stem: str) -> int:
+    return len({name[len(stem) :].split(".")[0] for name in shapes if name.startswith(stem)})
+
+
 def _measure(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, int]:
     def depth(stem: str) -> int:
-        indices = {name[len(prefix + stem) :].split(".")[0] for name in shapes if name.startswith(prefix + stem)}
-        return len(indices)
+        return _depth(shapes, prefix + stem)
 
     def size(name: str, axis: int) -> int:
         return (*shapes.get(prefix + name, ()), 0, 0)[axis]

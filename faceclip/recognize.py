@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 ENCODER, FACET5, FLUX, SDXL_UNET, SDXL_CHECKPOINT, SD_UNET = (
@@ -13,6 +14,9 @@ ENCODER, FACET5, FLUX, SDXL_UNET, SDXL_CHECKPOINT, SD_UNET = (
     "SDXL checkpoint",
     "Stable Diffusion 1.x or 2.x UNet",
 )
+# In the name of every SDXL UNet, in diffusers' and in the core's naming.
+_UNET_MARKS = ("add_embedding.linear_1.weight", "label_emb.0.0.weight")
+_WRAPPER = r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,26 @@ def recognize(names: Collection[str]) -> Kind:
         ):
             return kind
     return Kind("unknown file", f"Its first tensors are {', '.join(sorted(names)[:4])}. Look up where it came from.")
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name -> the same without what a trainer's wrappers put into it: `module.`, `_orig_mod.`, FSDP's."""
+    names = list(names)
+    plain = [re.sub(_WRAPPER, "", name) for name in names]
+    return dict(zip(names, plain if len(set(plain)) == len(plain) else names, strict=True))
+
+
+def unet_prefixes(names: Collection[str]) -> list[str]:
+    """What stands before the names of each SDXL UNet in a file: `unet.`, `model.diffusion_model.`, "", ..."""
+    found = []
+    for name in names:
+        for mark in _UNET_MARKS:
+            prefix = name.removesuffix(mark)
+            if prefix != name and (not prefix or prefix.endswith(".")) and prefix not in found:
+                own = [other.removeprefix(prefix) for other in names if other.startswith(prefix)]
+                if recognize(own).name == SDXL_UNET:
+                    found.append(prefix)
+    return found
 
 
 def _kind(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from .model.encoder import FaceCLIPEncoder
-from .recognize import SDXL_UNET, recognize
 from .tensor_file import CheckpointError, TensorFile, open_tensor_file
+from .unet_names import unet_in
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
@@ -47,10 +47,7 @@ def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
 
 
 def _open_unet(path: str | Path) -> TensorFile:
-    file = open_tensor_file(path)
-    kind = recognize(file.entries)
-    if kind.name != SDXL_UNET:
-        raise CheckpointError(f"{path} is not the SDXL UNet of FaceCLIP: it looks like this: {kind}")
+    file = unet_in(open_tensor_file(path))
     if not any(name.startswith("down_blocks.") for name in file.entries):
         raise CheckpointError(
             f"{path} is an SDXL UNet, but in ComfyUI's naming. Here it must be in diffusers' naming, as the released unet.pt is; "

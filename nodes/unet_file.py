@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import comfy.model_base
 import comfy.model_detection
@@ -16,8 +17,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..faceclip.recognize import SDXL_CHECKPOINT, SDXL_UNET, recognize
 from ..faceclip.tensor_file import CheckpointError, TensorFile, open_tensor_file
+from ..faceclip.unet_names import unet_in
 from .watch import Watch, watched_building
 
 WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
@@ -27,7 +28,6 @@ WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-_CHECKPOINT_PREFIX = "model.diffusion_model."
 _V_PREDICTION, _ZERO_TERMINAL_SNR = "v_pred", "ztsnr"  # what the core looks for
 
 
@@ -38,23 +38,28 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
     that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for anything that is not SDXL, saying
     what it looks like and which loader wants it. Moves the progress bar and heeds the Cancel button.
     """
-    file = open_tensor_file(path)
-    kind = recognize(file.entries)
-    if kind.name not in (SDXL_UNET, SDXL_CHECKPOINT):
-        raise CheckpointError(f"{path} has no SDXL UNet in it: it looks like this: {kind}")
+    whole = open_tensor_file(path)
+    file = unet_in(whole)
     watch, count = Watch(), len(file.entries)
     steps = 2 * count + 1  # of the bar: each tensor is read, and goes into a layer; and the end
-    weights, metadata = _read(file, watch, steps)
-    prefix = _CHECKPOINT_PREFIX if kind.name == SDXL_CHECKPOINT else ""
-    markers = _prediction_markers(weights, metadata)
-    weights = comfy.utils.state_dict_prefix_replace(weights, {prefix: ""}, filter_keys=True)
+    weights = _read(file, watch, steps)
+    markers = _prediction_markers(whole)
+    _require_whole(path, weights)
+    known = _core_knows(weights)
     if markers:  # the core looks for them beside its own names only
         weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
-    with watched_building(watch, count, steps):
-        if _core_knows(weights):
-            patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype}, metadata=metadata)
-        else:
-            patcher = _load_other_size(path, weights, dtype)
+    try:
+        with watched_building(watch, count, steps):
+            if known:
+                options = {"dtype": dtype}
+                patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options, metadata=dict(file.metadata))
+            else:
+                patcher = _load_other_size(weights, dtype)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        wrong = str(error).partition("size mismatch for ")[2].partition(". ")[0]
+        raise CheckpointError(f"{path} does not fit an SDXL UNet: {wrong}. Download it again.") from error
     if patcher is None or not isinstance(patcher.model, comfy.model_base.SDXL):
         raise CheckpointError(
             f"{path} is no SDXL base UNet (ComfyUI reads it as {type(patcher and patcher.model).__name__}). FaceCLIP conditions "
@@ -63,27 +68,24 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
     return patcher
 
 
-def _read(file: TensorFile, watch: Watch, steps: int) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The file's tensors and its metadata. Of safetensors the core maps into memory what it can: that takes no time yet."""
-    if file.path.suffix.lower() in (".safetensors", ".sft"):
-        weights, metadata = comfy.utils.load_torch_file(str(file.path), safe_load=True, return_metadata=True)
-        watch(len(file.entries), steps)
-        return weights, metadata or {}
+def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
+    """The file's tensors, seen where they lie in it: the core copies each into its layer. With --disable-mmap they are read."""
+    read = getattr(comfy.utils, "DISABLE_MMAP", False)
     weights = {}
     for done, (name, entry) in enumerate(file.entries.items(), 1):
-        weights[name] = entry.read()
+        weights[name] = entry.read() if read else entry.mapped()
         watch(done, steps)
-    return weights, file.metadata
+    return weights
 
 
-def _prediction_markers(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+def _prediction_markers(file: TensorFile) -> dict[str, Tensor]:
     """The empty tensors by which the core knows v-prediction, and a schedule that ends in pure noise; none for epsilon.
 
     A file that training wrote says it in its metadata, other files have the markers themselves.
     """
-    found = {name for name in (_V_PREDICTION, _ZERO_TERMINAL_SNR) if name in weights}
-    if metadata.get("prediction") == "v":
-        found |= {_V_PREDICTION, *([_ZERO_TERMINAL_SNR] if metadata.get("zero_terminal_snr") == "true" else [])}
+    found = {name for name in (_V_PREDICTION, _ZERO_TERMINAL_SNR) if name in file.entries}
+    if file.metadata.get("prediction") == "v":
+        found |= {_V_PREDICTION, *([_ZERO_TERMINAL_SNR] if file.metadata.get("zero_terminal_snr") == "true" else [])}
     return {name: torch.empty(0) for name in found}
 
 
@@ -94,7 +96,7 @@ def _core_knows(weights: Mapping[str, Tensor]) -> bool:
     return any(model.matches(config, weights) for model in comfy.supported_models.models)
 
 
-def _load_other_size(path: Path, weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
+def _load_other_size(weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
     """What `comfy.sd.load_diffusion_model_state_dict` does, for an SDXL-shaped UNet with other widths than SDXL's."""
     if "conv_in.weight" in weights:
         weights = _in_core_names(weights)
@@ -107,7 +109,6 @@ def _load_other_size(path: Path, weights: dict[str, Tensor], dtype: torch.dtype 
     )
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported))
     model = config.get_model(weights, "").to(comfy.model_management.unet_offload_device())
-    _require_whole(path, model.diffusion_model.state_dict().keys(), weights)
     model.load_model_weights(weights, "")
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
@@ -143,9 +144,38 @@ def diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | l
     }
 
 
-def _require_whole(path: Path, expected: Iterable[str], weights: Mapping[str, Tensor]) -> None:
-    missing = sorted(set(expected) - weights.keys())
+def _mirrored(weights: Mapping[str, Tensor], levels: int) -> bool:
+    """Whether each level of a diffusers UNet has attention on its way up if it has on its way down, as SDXL's all do."""
+    ways = [
+        [any(n.startswith(f"{way}_blocks.{i}.attentions.") for n in weights) for i in range(levels)] for way in ("down", "up")
+    ]
+    return ways[0] == ways[1][::-1]
+
+
+def _require_whole(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where a tensor of the UNet is not in the file: the core would leave it zero, or at random."""
+    try:
+        diffusers = "conv_in.weight" in weights
+        if diffusers:
+            layout: Any = comfy.model_detection.unet_config_from_diffusers_unet(weights)
+            layout = layout or diffusers_layout({name: tuple(t.shape) for name, t in weights.items()})
+        else:
+            layout = comfy.model_detection.detect_unet_config(weights, "")
+        if diffusers and not _mirrored(weights, len(layout["channel_mult"])):
+            raise KeyError("attentions")
+        names, last = comfy.utils.unet_to_diffusers(layout), len(layout["channel_mult"]) - 1
+    except (KeyError, IndexError, TypeError, AttributeError) as error:  # what the layout is told from is missing itself
+        raise CheckpointError(f"{path} is not a whole SDXL UNet: its layers do not fit each other. Download it again.") from error
+    # Names that this layout has no tensor for, or need not have one.
+    others = ("class_embedding.", "conv_shortcut.", f"down_blocks.{last}.downsamplers.", f"up_blocks.{last}.upsamplers.")
+    expected = {own if diffusers else core for own, core in names.items() if not any(part in own for part in others)}
+    for name, tensor in weights.items():  # where its channels change, a block has a way around
+        for first, around in ((".conv1.weight", ".conv_shortcut"), (".in_layers.2.weight", ".skip_connection")):
+            if name.endswith(first) and tensor.ndim > 1 and tensor.shape[0] != tensor.shape[1]:
+                expected |= {f"{name.removesuffix(first)}{around}.{part}" for part in ("weight", "bias")}
+    missing = sorted(expected - weights.keys())
     if missing:
         raise CheckpointError(
-            f"{path} is not a whole SDXL UNet: it lacks {len(missing)} tensors, among them {missing[0]}. Download it again."
+            f"{path} is not a whole SDXL UNet: it lacks {len(missing)} of {len(expected)} tensors, among them {missing[0]}. "
+            "It may be one part of several, or a download that was cut: put all parts together, or download it again."
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import read_state_dict
+from ..checkpoint import CheckpointError, read_state_dict
 from .errors import MetricError, MetricUnavailableError, require
 
 logger = logging.getLogger(__name__)
@@ -114,12 +116,13 @@ def load_extractor(name: str = INCEPTION, weights: str | Path = "", device: torc
 
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         raise MetricError(f"torch-fidelity has no features {name!r}. Choose one of: {', '.join(FEATURE_EXTRACTORS_REGISTRY)}.")
-    if weights:
-        read_state_dict(weights)  # torch-fidelity would run whatever code a pickle holds
     layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
-    options = {"feature_extractor_weights_path": str(weights) if weights else None, "verbose": False}
     try:
-        extractor = create_feature_extractor(name, [layer], cuda=False, **options)
+        with _plain(weights) as path:
+            options = {"feature_extractor_weights_path": path, "verbose": False}
+            extractor = create_feature_extractor(name, [layer], cuda=False, **options)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise MetricUnavailableError(
             f"The weights of {name} could not be downloaded ({error}). Get them on a machine with network (torch-fidelity keeps "
@@ -128,6 +131,19 @@ def load_extractor(name: str = INCEPTION, weights: str | Path = "", device: torc
     except RuntimeError as error:
         raise MetricError(f"{weights} does not hold the weights of {name}: {error}") from error
     return extractor.to(device)
+
+
+@contextmanager
+def _plain(weights: str | Path) -> Iterator[str | None]:
+    """A file with the tensors that we read from `weights` and nothing else: torch-fidelity runs whatever code a pickle holds."""
+    if not weights:
+        yield None
+        return
+    tensors = read_state_dict(weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(tensors, path)
+        yield str(path)
 
 
 @torch.no_grad()

@@ -166,6 +166,9 @@ def test_a_configuration_is_held_against_the_tensors_before_anything_is_built():
     text = tiny.to_json().replace('"layers": 2', '"layers": 100000')
     with pytest.raises(ValueError, match="does not fit its tensors: branch l is told to have text layers 100000, found 2"):
         FaceCLIPConfig.from_json(text).require_shapes(shapes)
+    text = tiny.to_json().replace('2, "heads": 4, "classes"', '100000, "heads": 4, "classes"')
+    with pytest.raises(ValueError, match="branch l is told to have face layers 100000, found 2"):
+        FaceCLIPConfig.from_json(text).require_shapes(shapes)
     with pytest.raises(ValueError, match=r"branches \['g'\], its tensors of \['g', 'l'\]"):
         tiny.only("g").require_shapes(shapes)
 

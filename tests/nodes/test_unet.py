@@ -255,7 +255,9 @@ def test_a_unet_that_lacks_tensors_is_refused(unet_files: dict, run: Any, model_
     weights = load_file(unet_files["unet.safetensors"])
     del weights["mid_block.resnets.0.conv1.weight"]
     save_file(weights, tmp_path / "part.safetensors")
-    with pytest.raises(ValueError, match="not a whole SDXL UNet: it lacks 1 tensors, among them middle_block.0"):
+    with pytest.raises(
+        ValueError, match=r"a whole SDXL UNet: it lacks 1 of \d+ tensors, among them mid_block\.resnets\.0\.conv1"
+    ):
         _load(run, model_folder, tmp_path / "part.safetensors")
 
 
@@ -284,7 +286,7 @@ def test_the_bar_moves_while_a_unet_is_read_and_built(name: str, bar: Any, unet_
     done = [value / total for value, total in bar.shown]
     assert done == sorted(done) and done[-1] == 1 and 1 not in done[:-1]
     read = sum(value <= 0.5 for value in set(done))
-    assert read > 100 if name == "unet.pt" else read <= 2
+    assert read > 100
     assert len(set(done)) - read > 100
     assert not any(layer._load_state_dict_pre_hooks for layer in model.modules())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +70,7 @@ def read_clip(path: Path) -> dict[str, Tensor]:
     Takes open_clip's `.safetensors`, `.bin` and training checkpoints, MetaCLIP's `.pt` (with `state_dict` around and `module.`
     before, or without), and OpenAI's TorchScript archives. Raises InitError for Hugging Face's naming.
     """
-    tensors = _read_torchscript(path) if _is_torchscript(path) else read_state_dict(path)
+    tensors = read_state_dict(path)
     if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
         raise InitError(
             f"{path} is a CLIP in Hugging Face's naming (`text_model.encoder...`); --init-clip reads open_clip's. Use the file "
@@ -139,20 +138,6 @@ def _without(prefixes: tuple[str, ...], name: str) -> str:
     while name.startswith(prefixes):
         name = name.split(".", 1)[1]
     return name
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    try:
-        return torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError as error:
-        raise InitError(f"{path} is a damaged TorchScript archive. Download it again. (torch says: {str(error)[:99]})") from error
 
 
 def _copy(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, what: str, advice: str) -> None:
