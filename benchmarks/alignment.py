@@ -1,6 +1,6 @@
 """How far alignment drifts: paste aligned crops into larger pictures, find and align them again, compare.
 
-    python benchmarks/alignment.py FOLDER_OF_ALIGNED_448_PX_CROPS [--backend dlib]
+    python benchmarks/alignment.py FOLDER_OF_ALIGNED_448_PX_CROPS [--backend yunet]
 
 Drift is the distance, in pixels of the 448 px crop, between ArcFace's five template points and the same points taken
 into the picture by the known transform and back by the estimated one.
@@ -28,7 +28,7 @@ DEGREES = (-12.0, -5.0, 0.0, 5.0, 12.0)
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure the drift of face alignment on a folder of aligned crops.")
     parser.add_argument("folder", type=Path, help="aligned crops of 448 x 448 pixels (png, jpg, webp)")
-    parser.add_argument("--backend", default="dlib", choices=("auto", "dlib", "insightface"))
+    parser.add_argument("--backend", default="yunet", choices=("auto", "yunet", "dlib", "insightface"))
     options = parser.parse_args(arguments)
     files = sorted(file for file in options.folder.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     if not files:

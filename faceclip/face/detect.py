@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 
-from .dlib_backend import INSTALL_COMMAND as DLIB_COMMAND
-from .dlib_backend import DlibDetector, dlib_is_ready
+from .dlib_backend import DlibDetector
 from .insightface_backend import InsightFaceDetector, Provider
 from .protocol import DetectorUnavailableError, Face, FaceDetector, FaceError
+from .yunet_backend import YuNetDetector
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "insightface", "dlib"]
+Backend = Literal["auto", "insightface", "dlib", "yunet"]
 Order = Literal["largest", "left to right", "top to bottom", "confidence", "centre"]
 
 MIN_CONFIDENCE = 0.5
@@ -29,14 +30,16 @@ def load_detector(
     pack: str = "buffalo_l",
     provider: Provider = "auto",
     roots: Sequence[Path] = (),
+    device: torch.device | str = "cpu",
 ) -> FaceDetector:
     """Load a face detector.
 
     Args:
-        backend: `auto` takes InsightFace where it and its pack are there, else dlib.
-        pack: InsightFace's model pack, `buffalo_l` or `antelopev2` (non-commercial licence); dlib needs none.
+        backend: `auto` takes InsightFace where it starts and its pack is there, else `yunet`, which comes with the pack.
+        pack: InsightFace's model pack, `buffalo_l` or `antelopev2` (non-commercial licence); the others need none.
         provider: where InsightFace runs; `auto` takes CUDA, then CoreML, then the CPU. dlib runs on the CPU.
         roots: folders that may hold packs, such as ComfyUI's `models/insightface`; `~/.insightface` is always tried last.
+        device: where `yunet` runs.
 
     Raises:
         DetectorUnavailableError: the package, the pack or the provider is missing; the message says how to get it.
@@ -46,18 +49,15 @@ def load_detector(
         raise FaceError(f"There is no face detector called '{backend}'. Choose one of: {', '.join(get_args(Backend))}.")
     if backend == "dlib":
         return DlibDetector()
+    if backend == "yunet":
+        return YuNetDetector(device)
     if backend == "insightface":
         return InsightFaceDetector(pack, provider, roots)
     try:
         return InsightFaceDetector(pack, provider, roots)
     except DetectorUnavailableError as error:
-        if not dlib_is_ready():
-            raise DetectorUnavailableError(
-                f"No face detector is ready. dlib works offline: run `{DLIB_COMMAND}` in ComfyUI's Python. "
-                f"Or set up InsightFace: {error}"
-            ) from error
-        logger.info("Face detector: dlib, since InsightFace is not ready (%s)", error)
-        return DlibDetector()
+        logger.info("Face detector: the pack's own (yunet), since InsightFace is not ready (%s)", error)
+        return YuNetDetector(device)
 
 
 def detect_faces(

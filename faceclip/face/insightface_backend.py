@@ -75,19 +75,27 @@ def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
     """
     if not is_portable(pack):
         raise FaceError(f"{pack!r} is no name of a pack. Packs are folders below models/insightface, such as buffalo_l.")
-    tried = []
+    tried, zipped = [], None
     for root in (*roots, Path.home() / ".insightface"):
         for folder in (root / pack, root / "models" / pack):
             tried.append(folder)
             for place in (folder, folder / pack):
                 if any(place.glob("*.onnx")):
                     return place
+            zipped = zipped or next(
+                (path for path in (folder.with_name(f"{pack}.zip"), folder / f"{pack}.zip") if path.is_file()), None
+            )
     # `models/insightface/models/PACK` is where the other packs for ComfyUI expect it: best to recommend the same.
     wanted = tried[1]
+    if zipped:
+        raise DetectorUnavailableError(
+            f"InsightFace's pack '{pack}' is still packed: unpack the .onnx files of {zipped} into {wanted}. "
+            "The detector yunet needs no pack."
+        )
     raise DetectorUnavailableError(
         f"InsightFace's pack '{pack}' was not found. Download {PACK_URL.format(pack=pack)} and unpack its .onnx files "
         f"into {wanted}, or run `faceclip download {pack}`. Searched: {', '.join(map(str, tried))}. The packs are for "
-        "non-commercial use; the dlib detector needs no download."
+        "non-commercial use; the detector yunet comes with FaceCLIP."
     )
 
 
@@ -103,21 +111,64 @@ def load_pack_model(pack: str, task: Task, provider: Provider, roots: Sequence[P
             "`onnxruntime-gpu` instead of `onnxruntime`), then restart."
         )
     folder = find_pack(pack, roots)
+    get_model = _start()
     providers = choose_providers(provider)
-    try:
-        from insightface.model_zoo import get_model
-    except ImportError as error:
-        raise DetectorUnavailableError(
-            f"InsightFace is installed but does not start ({error}). Run `{INSTALL_COMMAND} --upgrade` "
-            "in ComfyUI's Python, then restart."
-        ) from error
     path = _file_for(task, folder)
     try:
         model = get_model(str(path), providers=providers)
     except Exception as error:  # onnxruntime's errors have no public base class
-        raise DetectorUnavailableError(f"{path} could not be loaded ({error}). Download the pack again.") from error
+        model = _on_the_cpu(get_model, path, provider, providers, error)
     if provider != "auto" and provider_in_use(model) != provider:
         logger.warning("onnxruntime could not start %s and runs %s on %s", provider, path.name, provider_in_use(model))
+    return model
+
+
+def _start() -> Any:
+    """Return InsightFace's `get_model`, with everything imported that it needs.
+
+    Raises:
+        DetectorUnavailableError: one of the packages is there and does not start; says which.
+    """
+    name = "onnxruntime"
+    try:
+        import onnxruntime  # noqa: F401
+
+        name = "onnx"
+        import onnx  # noqa: F401
+
+        name = "insightface"
+        from insightface.model_zoo import get_model
+    # A DLL that does not load, another numpy's ABI, another protobuf: what an import raises has no common class.
+    except Exception as error:
+        text = " ".join(str(error).split())
+        dll = " On Windows a DLL that does not load wants Microsoft's Visual C++ Redistributable." if "DLL" in text else ""
+        raise DetectorUnavailableError(
+            f"InsightFace is installed but {name} does not start ({type(error).__name__}: {text}). Run `{INSTALL_COMMAND} "
+            f"onnx --upgrade --force-reinstall --no-deps` in ComfyUI's Python, then restart.{dll} The detector yunet, "
+            "which comes with FaceCLIP, needs neither."
+        ) from error
+    return get_model
+
+
+def _on_the_cpu(get_model: Any, path: Path, provider: Provider, providers: list[str], error: Exception) -> Any:
+    """Load a model that did not load on `providers` on the CPU alone: then the file is sound, and the GPU's libraries are not.
+
+    Raises:
+        DetectorUnavailableError: it does not load there either, or the user insists on the GPU; says what to do.
+    """
+    cpu = _PROVIDERS["cpu"]
+    try:
+        if providers == [cpu]:
+            raise error
+        model = get_model(str(path), providers=[cpu])
+    except Exception as again:
+        raise DetectorUnavailableError(f"{path} could not be loaded ({again}). Download the pack again.") from again
+    if provider != "auto":
+        raise DetectorUnavailableError(
+            f"onnxruntime cannot start {provider} here ({error}); the pack is sound. Install the version of onnxruntime-gpu "
+            "that fits your CUDA and cuDNN, or choose the provider 'auto' or 'cpu'."
+        ) from error
+    logger.warning("onnxruntime could not start %s (%s): %s runs on the CPU", providers[0], error, path.name)
     return model
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from faceclip.face import DetectorUnavailableError, FaceError, align_face, assess, detect_faces, load_detector
 from faceclip.face import dlib_backend as dlib_module
-from faceclip.face.dlib_backend import DlibDetector, confidence_of, model_file
+from faceclip.face import insightface_backend as backend
+from faceclip.face.dlib_backend import confidence_of, model_file
 
 IMAGE = np.zeros((400, 600, 3), np.uint8)
 
@@ -145,7 +146,7 @@ def test_confidence_rises_with_dlibs_score_and_halves_where_false_alarms_begin()
 
 
 def test_an_unknown_backend_names_the_known_ones():
-    with pytest.raises(FaceError, match=r"no face detector called 'mtcnn'.*auto, insightface, dlib"):
+    with pytest.raises(FaceError, match=r"no face detector called 'mtcnn'.*auto, insightface, dlib, yunet"):
         load_detector("mtcnn")
 
 
@@ -160,18 +161,23 @@ def test_a_missing_dlib_model_file_names_the_package():
         model_file("gone.dat")
 
 
-def test_auto_takes_dlib_where_insightface_is_not_ready(monkeypatch, tmp_path, caplog):
+def test_auto_takes_the_packs_own_where_insightface_is_not_ready(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("HOME", str(tmp_path))
     with caplog.at_level("INFO", logger="faceclip.face.detect"):
-        assert isinstance(load_detector("auto", roots=[tmp_path]), DlibDetector)
-    assert "dlib, since InsightFace is not ready" in caplog.text
+        assert load_detector("auto", roots=[tmp_path]).name == "yunet"
+    assert "(yunet), since InsightFace is not ready" in caplog.text
 
 
-def test_auto_with_nothing_installed_says_how_to_get_either(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("faceclip.face.detect.dlib_is_ready", lambda: False)
-    with pytest.raises(DetectorUnavailableError, match=r"(?s)pip install dlib-bin.*buffalo_l"):
-        load_detector("auto", roots=[tmp_path])
+def test_a_pack_that_is_still_packed_is_named(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "buffalo_l.zip").write_bytes(b"PK")
+    with pytest.raises(DetectorUnavailableError, match=r"still packed: unpack .*buffalo_l\.zip into .*models.buffalo_l"):
+        load_detector("insightface", roots=[tmp_path])
+
+
+def test_an_unknown_provider_names_the_known():
+    with pytest.raises(FaceError, match=r"no provider 'tpu'.*auto, cuda, coreml, cpu"):
+        backend.choose_providers("tpu")
 
 
 def test_importing_the_package_imports_no_detector():
