@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import Conv2d, Linear
 
 from .protocol import DetectorUnavailableError
 
@@ -30,8 +31,8 @@ class Unit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, relu: bool = True):
         super().__init__()
-        self.mix = nn.Linear(inputs, outputs)
-        self.look = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+        self.mix = Linear(inputs, outputs)
+        self.look = Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
         self._relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class YuNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.stem = Conv2d(3, 16, 3, stride=2, padding=1)
         widths = [(16, 16), (16, 16), (16, 32), (32, 32), (32, 64), *[(64, 64)] * 9]
         self.units = nn.ModuleList([Unit(*width) for width in widths])
         self.heads = nn.ModuleList([Unit(64, 16, relu=False) for _ in STRIDES])
@@ -72,13 +73,13 @@ class ONet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.prelu1 = nn.Conv2d(3, 32, 3), nn.PReLU(32)
-        self.conv2, self.prelu2 = nn.Conv2d(32, 64, 3), nn.PReLU(64)
-        self.conv3, self.prelu3 = nn.Conv2d(64, 64, 3), nn.PReLU(64)
-        self.conv4, self.prelu4 = nn.Conv2d(64, 128, 2), nn.PReLU(128)
-        self.dense5, self.prelu5 = nn.Linear(1152, 256), nn.PReLU(256)
-        self.dense6_1 = nn.Linear(256, 2)
-        self.dense6_3 = nn.Linear(256, 10)
+        self.conv1, self.prelu1 = Conv2d(3, 32, 3), nn.PReLU(32)
+        self.conv2, self.prelu2 = Conv2d(32, 64, 3), nn.PReLU(64)
+        self.conv3, self.prelu3 = Conv2d(64, 64, 3), nn.PReLU(64)
+        self.conv4, self.prelu4 = Conv2d(64, 128, 2), nn.PReLU(128)
+        self.dense5, self.prelu5 = Linear(1152, 256), nn.PReLU(256)
+        self.dense6_1 = Linear(256, 2)
+        self.dense6_3 = Linear(256, 10)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Squares [B, 3, 48, 48], RGB in 0..255 -> points [B, 5, 2] in their pixels; how surely each is a face [B], 0 to 1."""

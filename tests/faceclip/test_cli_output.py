@@ -7,11 +7,11 @@ import sys
 
 def test_names_that_the_output_has_no_letters_for_end_nothing(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
-    for arguments in (["detect", str(tmp_path / "写真.png")], ["generate", "--out", "写真.psd"]):
+    for arguments in (["detect", str(tmp_path / "\u5199\u771f.png")], ["generate", "--out", "\u5199\u771f.psd"]):
         command = [
             sys.executable,
             "-c",
-            "from faceclip.cli import main; print(end=''); main(__import__('sys').argv[1:]); print('写真')",
+            "from faceclip.cli import main; print(end=''); main(__import__('sys').argv[1:]); print('\u5199\u771f')",
         ]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
         assert "Traceback" not in done.stderr and "\\u5199\\u771f" in done.stderr

@@ -9,6 +9,7 @@ import zipfile
 import pytest
 import safetensors.torch
 import torch
+from torch.nn import Conv2d, Linear
 
 from faceclip.tensor_file import CheckpointError, open_tensor_file, write_safetensors
 
@@ -145,8 +146,8 @@ def test_dictionaries_within_dictionaries_end(tmp_path):
 class Tower(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.first = torch.nn.Linear(3, 4)
-        self.rest = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+        self.first = Linear(3, 4)
+        self.rest = torch.nn.Sequential(Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
         self.scale = torch.nn.Parameter(torch.tensor(2.5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -185,7 +186,7 @@ def write_parts(folder, ending: str = "safetensors") -> dict[str, torch.Tensor]:
 def test_what_trainers_keep_beside_weights_is_passed_over(tmp_path):
     import collections
 
-    weights = torch.nn.Linear(2, 3).state_dict()  # an OrderedDict with an attribute of its own
+    weights = Linear(2, 3).state_dict()  # an OrderedDict with an attribute of its own
     content = {
         "state_dict": {**weights, "scale": torch.nn.Parameter(torch.ones(2))},
         "optimizer": {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, autocast, nn
 from tqdm import tqdm
 
 
@@ -42,7 +42,7 @@ def fit(
     for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+        with autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
             loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import Conv2d
 
 from faceclip.checkpoint import write_safetensors
 
@@ -216,7 +217,7 @@ def _narrow(layers: nn.Sequential, widths: tuple[int, ...]) -> None:
 
 def _like(layer: nn.Conv2d, before: int, after: int) -> nn.Conv2d:
     size: Any = layer.kernel_size
-    return nn.Conv2d(before, after, size, layer.stride, layer.padding, bias=layer.bias is not None)  # pyright: ignore
+    return Conv2d(before, after, size, layer.stride, layer.padding, bias=layer.bias is not None)  # pyright: ignore
 
 
 def _outer_layers(half: Any) -> list[nn.Conv2d]:
