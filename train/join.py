@@ -14,20 +14,20 @@ from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
 from .frozen.towers import join
+from .run.command_line import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (("l", "encoder file with branch l"), ("g", "encoder file with branch g"), ("out", "file to write")):
         parser.add_argument(name, type=Path, help=text)
     options = parser.parse_args(argv)
-    try:
-        save_encoder(join(FaceCLIPEncoder.from_file(options.l), FaceCLIPEncoder.from_file(options.g)), options.out)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    save_encoder(join(FaceCLIPEncoder.from_file(options.l), FaceCLIPEncoder.from_file(options.g)), options.out)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Under torchrun every process takes a stretch of the samples. The same command go
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from ..frozen.teacher import ImageTeacher, load_teacher
 from ..frozen.towers import new_encoder, weights_digest
 from ..frozen.vae import load_vae
 from ..pretrain.config import PretrainConfig
+from ..run.command_line import run_command
 from ..run.config import DTYPES
 from ..run.ranks import Ranks, distributed
 from .features import cache_features
@@ -239,18 +238,16 @@ def _progress(what: str, ranks: Ranks) -> Iterator[Callable[[int, int], None]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    return run_command(lambda: _fill(argv))
+
+
+def _fill(argv: Sequence[str] | None) -> None:
     import tyro
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     kinds = Annotated[FeatureConfig, tyro.conf.subcommand("pretrain")] | Annotated[LatentConfig, tyro.conf.subcommand("latents")]
     config: Any = tyro.cli(kinds, args=argv, prog="python -m train.cache")  # type: ignore[call-overload]
-    try:
-        with distributed() as ranks:
-            if isinstance(config, FeatureConfig):
-                run_features(config, ranks)
-            else:
-                run_latents(config, ranks)
-    except ValueError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+    with distributed() as ranks:
+        if isinstance(config, FeatureConfig):
+            run_features(config, ranks)
+        else:
+            run_latents(config, ranks)

@@ -25,6 +25,7 @@ from faceclip.face import DetectorUnavailableError, FaceJudge, load_detector, lo
 from faceclip.metrics import ClipScorer, FaceTowerJudge, Interval, MetricUnavailableError, load_clip, load_extractor
 from faceclip.metrics.distribution import INCEPTION
 
+from ..run.command_line import run_command
 from .protocol import Protocol, ProtocolError, find_images, listed, load_protocol, write_csv
 from .report import change_table, markdown, notes, page, table, to_json, write_rows
 from .scoring import Candidate, Comparison, FolderScores, Tools, differences, score
@@ -32,8 +33,8 @@ from .scoring import Candidate, Comparison, FolderScores, Tools, differences, sc
 logger = logging.getLogger(__name__)
 
 CLIP = "clip"
-EXPECTED = (ValueError, DetectorUnavailableError, MetricUnavailableError, OSError)
-"""What a user can put right."""
+EXPECTED = (DetectorUnavailableError, MetricUnavailableError, OSError)
+"""What a user can put right, beside a ValueError."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ class ScoreCommand:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    return run_command(lambda: _run(list(sys.argv[1:] if argv is None else argv)), *EXPECTED)
+
+
+def _run(words: list[str]) -> None:
     from .encoders import MapCommand, ZeroShotCommand, identity_map, zero_shot
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    words = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, tuple[Any, Any]] = {
         "list": (ListCommand, write_list),
         "zero-shot": (ZeroShotCommand, zero_shot),
@@ -109,13 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = words[0] if words and words[0] in commands else ""
     options, work = commands.get(name, (ScoreCommand, evaluate))
     program = f"python -m train.evaluate {name}".strip()
-    command = tyro.cli(options, args=words[1:] if name else words, prog=program)
-    try:
-        work(command)
-    except EXPECTED as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+    work(tyro.cli(options, args=words[1:] if name else words, prog=program))
 
 
 def write_list(command: ListCommand) -> None:

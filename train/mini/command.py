@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,8 @@ from ..proof.groundwork import call, make_teacher, make_world, mini_towers, read
 from ..proof.plan import MINI
 from ..proof.teachers.clip import train_clip
 from ..proof.teachers.quality import clip_quality
-from ..proof.workshop import Workshop, machine, stopped
+from ..proof.workshop import ProofError, Workshop, machine, stopped
+from ..run.command_line import run_command
 from .carry import carry_identity, identity_quality
 from .export import measure_mini, new_mini_unet, write_mini
 
@@ -237,17 +237,15 @@ class _Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return run_command(lambda: _run(argv), EngineError, level=logging.WARNING)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
     recipe = Recipe(Workshop(command.out, MINI), command.threads)
     if unknown := sorted(set(command.only) - set(recipe.stages)):
-        print(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.", file=sys.stderr)
-        return 1
-    try:
-        recipe.make(command.only)
-    except (ValueError, EngineError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+        raise ProofError(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.")
+    recipe.make(command.only)
     if missing := [name for name in recipe.stages if not recipe.note(name).is_file()]:
         print(f"Still to do: {', '.join(missing)}.")
         return 1 if command.install else 0

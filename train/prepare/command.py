@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from faceclip.face import DetectorUnavailableError
 
 from ..data.storage import is_local, join, list_files, publish, read_bytes
 from ..data.workers import Engine, EngineError, run
+from ..run.command_line import run_command
 from .histograms import draw
 from .report import Report
 from .sources import Unit, find_units
@@ -137,24 +137,22 @@ class _Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    return run_command(lambda: _run(argv), EngineError, DetectorUnavailableError)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(tyro.conf.OmitArgPrefixes[_Command], args=argv, prog="python -m train.prepare")
-    try:
-        with tqdm(desc="prepare", unit=" records") as bar:
+    with tqdm(desc="prepare", unit=" records") as bar:
 
-            def advance(report: Report) -> None:
-                bar.update(report.seen)
+        def advance(report: Report) -> None:
+            bar.update(report.seen)
 
-            report = prepare(
-                command.source,
-                command.out,
-                command.options,
-                engine=command.engine,
-                workers=command.workers,
-                progress=advance,
-            )
-    except (ValueError, EngineError, DetectorUnavailableError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+        report = prepare(
+            command.source,
+            command.out,
+            command.options,
+            engine=command.engine,
+            workers=command.workers,
+            progress=advance,
+        )
     print(f"{report.summary()}\nReport: {join(command.out, 'report.png')}, {join(command.out, 'dropped.jsonl')}")
-    return 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from ..data.storage import publish
 from ..data.workers import EngineError
+from ..run.command_line import run_command
 from .estimate import estimate
 from .jobs import all_jobs, do
 from .plan import FULL, QUICK, Plan
@@ -67,38 +67,29 @@ def write_report(shop: Workshop, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    return run_command(lambda: _run(argv), EngineError, level=logging.WARNING)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(_Command, args=argv, prog="python -m train.proof")
     shop = Workshop(command.out, command.plan())
     report = command.report or (Path("docs/proof") if shop.plan.name == "full" else command.out / "report")
     if command.restore:
-        return _report_again(shop, command.restore, report)
+        restore(shop, command.restore)
+        _write_report(shop, report)
+        return
     jobs = [job for job in all_jobs(shop.plan) if job.matches(command.only)]
     missing = [job for job in jobs if not shop.is_done(job.name)]
     print(estimate(missing, shop.plan, command.processes))
     if command.dry:
-        return 0
-    try:
-        with tqdm(desc="proof", total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
-            for job in do(shop, jobs, command.processes):
-                bar.set_postfix_str(job.name)
-                bar.update()
-    except (ValueError, EngineError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return _finished(shop, report)
+        return
+    with tqdm(desc="proof", total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
+        for job in do(shop, jobs, command.processes):
+            bar.set_postfix_str(job.name)
+            bar.update()
+    _write_report(shop, report)
 
 
-def _report_again(shop: Workshop, file: Path, folder: Path) -> int:
-    try:
-        restore(shop, file)
-    except (OSError, ValueError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return _finished(shop, folder)
-
-
-def _finished(shop: Workshop, folder: Path) -> int:
+def _write_report(shop: Workshop, folder: Path) -> None:
     write_report(shop, folder)
     print(f"Tables and plots are in {folder}.")
-    return 0

@@ -1,21 +1,34 @@
-"""A configuration from a preset, a YAML file and the command line."""
+"""What every command does around its work; and a configuration from a preset, a YAML file and the command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
+import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from .config import ConfigError, RunConfig
 
 PRESETS = Path(__file__).parents[1] / "configs"
-
-
 Config = TypeVar("Config", bound=RunConfig)
+
+
+def run_command(work: Callable[[], int | None], *expected: type[Exception], level: int = logging.INFO) -> int:
+    """Do a command's work, parsing included; return its exit code: that of `work`, or 1 for an error that it explains.
+
+    Such an error is a ValueError or one of `expected`. Its message goes to stderr; any other error keeps its traceback.
+    """
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    try:
+        return work() or 0
+    except (ValueError, *expected) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
 
 
 def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
@@ -23,8 +36,6 @@ def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
 
     Raises ConfigError for an unknown preset, an unknown key and values out of range; ends the process for unknown flags.
     """
-    import sys
-
     import tyro
 
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .checkpointing import CheckpointWriteError
-from .command_line import Config, parse
+from .command_line import Config, parse, run_command
 from .logs import require_loggers
 from .loop import NonFiniteLossError, Task, run
 from .ranks import Ranks, distributed
@@ -21,9 +20,9 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
 
     0 when finished or stopped by SIGTERM, 1 for an error that it explains on stderr, on any rank.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("train").setLevel(logging.INFO)  # grain has set the root up by now, to warnings alone
-    try:
+
+    def work() -> None:
         config = parse(kind, argv)
         require_loggers(config)
         with distributed() as ranks:
@@ -33,10 +32,8 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
                 logger.info("Training on %d ranks (%s), %d rows each.", ranks.world, ranks.device.type, rows)
                 _warn_of_ignored(os.environ)
             run(task, config, ranks)
-    except (ValueError, CheckpointWriteError, NonFiniteLossError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(work, CheckpointWriteError, NonFiniteLossError, level=logging.WARNING)
 
 
 def _warn_of_ignored(environment: Mapping[str, str]) -> None:

@@ -6,8 +6,6 @@ each; a voter who comes back under the same name goes on where they stopped. `--
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import tyro
 from faceclip.metrics import Interval, MetricUnavailableError
 
 from ..evaluate.protocol import ProtocolError
+from ..run.command_line import run_command
 from .votes import QUESTIONS, Preference, VoteFile, find_pairs, preferences, read_votes
 
 
@@ -44,7 +43,10 @@ class StudyCommand:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    return run_command(lambda: _run(argv), MetricUnavailableError, OSError)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(StudyCommand, args=argv, prog="python -m train.study")
     try:
         if command.report:
@@ -53,10 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             serve(command)
     except KeyboardInterrupt:  # the way to stop the page
         print()
-    except (ValueError, MetricUnavailableError, OSError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def serve(command: StudyCommand) -> None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from ..data.shard_index import INDEX_SUFFIX
 from ..data.shards import Sample, write_shard
 from ..data.storage import join, publish, read_bytes, size_of
 from ..data.workers import EngineError, run
+from ..run.command_line import run_command
 from .objects import CLASSES, ObjectPicture
 from .people import LATENTS, Person
 from .portrait import Portrait, World
@@ -227,15 +226,13 @@ class _Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    return run_command(lambda: _run(argv), EngineError)
+
+
+def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(tyro.conf.OmitArgPrefixes[_Command], args=argv, prog="python -m train.synthetic")
-    try:
-        total = sum(_samples_of(job, command.options) for job in _jobs(command.options))
-        with tqdm(desc="synthetic", unit=" pictures", total=total) as bar:
-            for count in make_world(command.out, command.options, command.processes):
-                bar.update(count)
-    except (ValueError, EngineError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    total = sum(_samples_of(job, command.options) for job in _jobs(command.options))
+    with tqdm(desc="synthetic", unit=" pictures", total=total) as bar:
+        for count in make_world(command.out, command.options, command.processes):
+            bar.update(count)
     print(f"{total:,} samples in {Path(command.out)}, and {join(command.out, 'contact_sheet.jpg')} to look at.")
-    return 0

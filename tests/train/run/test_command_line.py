@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from train.finetune_sdxl.config import FinetuneConfig
 from train.pretrain.command import main
 from train.pretrain.config import PretrainConfig
-from train.run.command_line import PRESETS, parse, read_yaml, write_yaml
+from train.run.command_line import PRESETS, parse, read_yaml, run_command, write_yaml
 from train.run.config import ConfigError
 
 STAGE_TWO = "--data d --out o --encoder e --unet u"
@@ -149,3 +150,18 @@ def refused(kind: type, command: str, message: str, capsys: pytest.CaptureFixtur
         parse(kind, command.split())
     assert exit_code.value.code == 2
     assert re.search(message, " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split()))
+
+
+def test_a_command_explains_the_errors_that_it_expects_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(error: Exception) -> Callable[[], None]:
+        def work() -> None:
+            raise error
+
+        return work
+
+    assert run_command(lambda: None) == 0 and run_command(lambda: 3) == 3
+    assert run_command(fails(ConfigError("steps is 0."))) == 1
+    assert run_command(fails(OSError("The disk is full.")), OSError) == 1
+    assert capsys.readouterr().err == "\nsteps is 0.\n\nThe disk is full.\n"
+    with pytest.raises(OSError, match="full"):
+        run_command(fails(OSError("The disk is full.")))

@@ -117,7 +117,11 @@ def all_results(shop: Workshop) -> list[dict[str, Any]]:
 
 def restore(shop: Workshop, file: Path) -> None:
     """Put the results of a report (`results.json`) where those of a run would be; what is there stays. Raises ProofError."""
-    for result in json.loads(file.read_text()):
+    try:
+        results = json.loads(file.read_text())
+    except OSError as error:
+        raise ProofError(f"The results cannot be read: {error}") from error
+    for result in results:
         if result["plan"] != shop.plan.name:
             raise ProofError(f"{file} has results of the {result['plan']} plan, not of the {shop.plan.name} plan.")
         path = shop.result(result["job"])
