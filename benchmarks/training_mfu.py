@@ -104,7 +104,7 @@ def _config(options: argparse.Namespace, batch: int, micro: int) -> PretrainConf
 
 def _step(config: PretrainConfig, ranks: Ranks) -> Step:
     with ranks.device:
-        encoder = new_encoder(config)
+        encoder = new_encoder(config, config.dropout)
     data: Any = Rows(config.batch_size)
     task = PretrainTask(config, ranks, encoder, data, RandomFeatures(config, encoder))
     return lambda step: train_step(task, config, ranks, step)

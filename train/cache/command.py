@@ -24,11 +24,11 @@ from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from ..data.decode import DecodeSample
 from ..data.framing import aspect_buckets
 from ..data.shards import Member, Sample, ShardSource
+from ..frozen.config import TowerConfig
 from ..frozen.faces import identity_of_faces, text_embedding
 from ..frozen.teacher import ImageTeacher, load_teacher
 from ..frozen.towers import new_encoder, weights_digest
 from ..frozen.vae import load_vae
-from ..pretrain.config import PretrainConfig
 from ..run.command_line import run_command
 from ..run.config import DTYPES
 from ..run.ranks import Ranks, distributed
@@ -38,28 +38,13 @@ from .row_store import CacheError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
+class FeatureConfig(TowerConfig):
     """Outputs of the frozen towers: CLIP embeddings and face features. The towers are named as for `train.pretrain`."""
 
     data: str
     """Shards (a folder, a pattern or a URL)."""
     out: Path
     """Folder of the cache."""
-    teacher: str = ""
-    """open_clip name of the image teacher (`ViT-L-14-quickgelu`, `ViT-bigG-14-quickgelu`), or `mini`. Empty: no image
-    embeddings. With the activation that --init-clip was trained with: quick GELU for MetaCLIP and OpenAI, not for LAION."""
-    init_clip: str = ""
-    """CLIP checkpoint in open_clip's format (a file), with both towers."""
-    init_face: Path | None = None
-    """InsightFace ArcFace ViT checkpoint (a file)."""
-    init_encoder: Path | None = None
-    """FaceCLIP encoder file to take face and text tower from, instead of the two above."""
-    branch: Literal["l", "g"] = "l"
-    """The branch to be trained."""
-    size: Literal["sdxl", "mini", "tiny"] = "sdxl"
-    """Encoder preset."""
-    seed: int = 0
-    """The training run's seed: towers without a file start from it."""
     encoder: Path | None = None
     """Finished FaceCLIP encoder: caches its face features alone, for `train.finetune_sdxl`."""
     faces: bool = True
@@ -113,7 +98,7 @@ class FrozenTowers:
         self._encoder: FaceCLIPEncoder | None = None
         self._teacher: ImageTeacher | None = None
         if config.faces or config.captions:
-            encoder = FaceCLIPEncoder.from_file(config.encoder) if config.encoder else new_encoder(_as_pretraining(config))
+            encoder = FaceCLIPEncoder.from_file(config.encoder) if config.encoder else new_encoder(config)
             self._encoder = encoder.eval().requires_grad_(False).to(device, DTYPES[config.dtype])
             self._encoder.compute_dtype = DTYPES[config.dtype]
         if config.teacher:
@@ -157,24 +142,6 @@ class FrozenTowers:
         if self._encoder and self._config.captions:
             features["clip_text"] = text_embedding(self._encoder.branches[self._config.branch], batch["ids"])
         return features
-
-
-def _as_pretraining(config: FeatureConfig) -> PretrainConfig:
-    """The run whose towers these are."""
-    return PretrainConfig(
-        out=config.out,
-        steps=1,
-        batch_size=1,
-        data=config.data,
-        features=config.out,
-        teacher=config.teacher,
-        init_clip=config.init_clip,
-        init_face=config.init_face,
-        init_encoder=config.init_encoder,
-        branch=config.branch,
-        size=config.size,
-        seed=config.seed,
-    )
 
 
 def run_features(config: FeatureConfig, ranks: Ranks) -> None:

@@ -14,7 +14,7 @@ from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.checkpoint import load_encoder, read_state_dict
 from faceclip.model.branch import FaceCLIPBranch
 
-from ..pretrain.config import PretrainConfig
+from .config import TowerConfig
 
 
 def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
@@ -35,11 +35,14 @@ class InitError(ValueError):
     """A file that a run cannot start from: what is wrong, what was found, what to do."""
 
 
-def new_encoder(config: PretrainConfig) -> FaceCLIPEncoder:
-    """The encoder of one branch that a run starts from, in fp32 on the CPU; all ranks get the same. Raises InitError."""
+def new_encoder(config: TowerConfig, dropout: float = 0.0) -> FaceCLIPEncoder:
+    """The encoder of one branch that a run starts from, in fp32 on the CPU; all ranks get the same. Raises InitError.
+
+    `dropout` is the fusion module's, whatever the preset or file says.
+    """
     whole = FaceCLIPConfig.preset(config.size).only(config.branch)
     branch = whole.branches[config.branch]
-    shape = FaceCLIPConfig({config.branch: replace(branch, fusion=replace(branch.fusion, dropout=config.dropout))})
+    shape = FaceCLIPConfig({config.branch: replace(branch, fusion=replace(branch.fusion, dropout=dropout))})
     if config.init_encoder:
         return _from_encoder(config.init_encoder, shape)
     with torch.random.fork_rng(devices=[]):

@@ -38,7 +38,7 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
 
     Raises ValueError (of many kinds) for what cannot be used.
     """
-    encoder = encoder or new_encoder(config)
+    encoder = encoder or new_encoder(config, config.dropout)
     reads = _reads(config)
     source = ShardSource(config.data, read=reads)
     guided = ShardSource(config.guided, read=reads) if config.guided else None

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from ..frozen.config import TowerConfig
 from ..run.config import ConfigError, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig):
+class PretrainConfig(RunConfig, TowerConfig):
     """Stage 1: the fusion module and the projections around it learn the joint representation (paper, section 3.3, eq. 3)."""
 
     command: ClassVar[str] = "train.pretrain"
@@ -21,21 +22,6 @@ class PretrainConfig(RunConfig):
     """Shards with pictures and captions alone, for the guided rows; none if empty."""
     guided_fraction: float = 0.1
     """The paper's lambda: share of rows that are guided image-text pairs with no face. The paper does not give its value."""
-    branch: Literal["l", "g"] = "l"
-    """Which FaceCLIP to train: `l` (CLIP-L) or `g` (CLIP-bigG). SDXL takes both: train each, then `python -m train.join`."""
-    size: Literal["sdxl", "mini", "tiny"] = "sdxl"
-    """Encoder preset whose branch is trained."""
-    init_encoder: Path | None = None
-    """FaceCLIP encoder file to start from, instead of the separate towers below."""
-    init_clip: str = ""
-    """CLIP checkpoint in open_clip's format (a file), with both towers: the start of the text tower and the image teacher. A
-    file cannot tell whether its weights use quick GELU or plain GELU. `l` computes quick GELU, which OpenAI's and MetaCLIP's
-    ViT-L use; LAION's do not: they would load and be wrong."""
-    init_face: Path | None = None
-    """InsightFace ArcFace ViT checkpoint (a file): the frozen face tower."""
-    teacher: str = ""
-    """open_clip name of the image teacher's architecture (`ViT-L-14-quickgelu`, `ViT-bigG-14-quickgelu`), or `mini`. Empty:
-    features must come from the cache."""
     features: Path | None = None
     """Cache of frozen features written by `python -m train.cache pretrain`; without it teachers run at every step."""
     guided_features: Path | None = None

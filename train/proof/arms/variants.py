@@ -30,7 +30,7 @@ def starting_encoder(config: PretrainConfig, variant: Variant) -> FaceCLIPEncode
     """The encoder that an arm starts from. `release` and `fused token` start from the very weights that `train.pretrain` does."""
     if variant == "plain":
         return _plain(config)
-    encoder = new_encoder(config)
+    encoder = new_encoder(config, config.dropout)
     return as_variant(encoder, variant)
 
 
