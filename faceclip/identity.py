@@ -24,13 +24,14 @@ class Identity:
     class_token: [B, F, 512] and patch_tokens: [B, F, 144, 768] with F = 1 when the branches share one face tower, else 2.
     The class token has width 0 where a FaceT5 without a class head made the identity: FaceCLIP needs it, FaceT5 does not.
     present: [B] bool, False where the crop was black: that row conditions like text alone.
-    signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion module.
+    signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion module. None within a
+    step of training, where features do not leave the encoder that reads them; such an identity fits no tower and is not saved.
     """
 
     class_token: Tensor
     patch_tokens: Tensor
     present: Tensor
-    signature: Tensor
+    signature: Tensor | None
 
     def __len__(self) -> int:
         return len(self.class_token)
@@ -109,17 +110,18 @@ class Identity:
             self.signature,
         )
 
-    def require_tower(self, signature: Tensor) -> None:
+    def require_tower(self, signature: Tensor | None) -> None:
         """Raise ValueError unless these features were made by the face tower with this signature."""
         if not _same(self.signature, signature):
             raise ValueError(_OTHER_TOWER)
 
     def for_tower(self, signature: Tensor) -> Identity:
         """Of an identity of one or more towers, the features of the one with this signature [1, 64]. Raises ValueError."""
-        for tower in range(len(self.signature)):
-            rows = slice(tower, tower + 1)
-            if _same(self.signature[rows], signature):
-                return Identity(self.class_token[:, rows], self.patch_tokens[:, rows], self.present, self.signature[rows])
+        own = () if self.signature is None else self.signature.split(1)
+        for tower, found in enumerate(own):
+            if _same(found, signature):
+                rows = slice(tower, tower + 1)
+                return Identity(self.class_token[:, rows], self.patch_tokens[:, rows], self.present, found)
         raise ValueError(_OTHER_TOWER)
 
     def require_class_token(self) -> None:
@@ -136,6 +138,8 @@ class Identity:
 
         Whoever makes, loads or uses an identity calls this: NaN in it would make black pictures without a word.
         """
+        if self.signature is None:
+            raise ValueError("This identity does not say which face tower made it, so it is of no use to any encoder.")
         dimensions = (self.class_token.ndim, self.patch_tokens.ndim, self.present.ndim, self.signature.ndim)
         shapes = ", ".join(f"{field.name} {list(getattr(self, field.name).shape)}" for field in fields(self))
         if dimensions != (3, 4, 1, 2) or self.class_token.shape[:2] != self.patch_tokens.shape[:2]:
@@ -179,7 +183,9 @@ _OTHER_TOWER = (
 )
 
 
-def _same(mine: Tensor, theirs: Tensor) -> bool:
+def _same(mine: Tensor | None, theirs: Tensor | None) -> bool:
+    if mine is None or theirs is None:
+        return False
     mine, theirs = mine.float().cpu(), theirs.float().cpu()
     return mine.shape == theirs.shape and bool((mine - theirs).norm() <= SAME_TOWER * mine.norm())
 

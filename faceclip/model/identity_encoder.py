@@ -83,7 +83,8 @@ class IdentityEncoder(nn.Module):
     def blank_face(self) -> Identity:
         """The identity of a black crop, which stands for "no face"; the tower runs once for it, not per prompt."""
         blank = self._blank
-        if blank is None or blank.patch_tokens.dtype != self.compute_dtype or not torch.equal(blank.signature, self.signature()):
+        fits = blank is not None and blank.signature is not None and torch.equal(blank.signature, self.signature())
+        if blank is None or not fits or blank.patch_tokens.dtype != self.compute_dtype:
             blank = self._blank = self.encode_faces(torch.zeros(1, 3, FACE_SIZE, FACE_SIZE)).to("cpu")
         return blank
 

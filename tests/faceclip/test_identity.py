@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -121,3 +123,13 @@ def test_signatures_survive_a_change_of_precision_and_nothing_more():
     identity.require_tower(identity.signature.bfloat16())
     with pytest.raises(ValueError, match="made by another encoder"):
         identity.require_tower(identity.signature * 1.05)
+
+
+def test_an_identity_without_a_signature_fits_no_tower_and_is_not_saved(tmp_path):
+    unsigned = replace(people(1), signature=None)
+    for fits in (lambda: unsigned.require_tower(torch.ones(1, 64)), lambda: unsigned.for_tower(torch.ones(1, 64))):
+        with pytest.raises(ValueError, match="made by another encoder"):
+            fits()
+    with pytest.raises(ValueError, match="does not say which face tower made it"):
+        unsigned.save(tmp_path / "ann.safetensors")
+    assert not list(tmp_path.iterdir())

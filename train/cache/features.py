@@ -24,8 +24,8 @@ def require_face_tower(cache: FeatureCache, encoder: FaceCLIPEncoder) -> None:
     towers = len(encoder.face_towers)
     cache.require("class_token", (towers, branch.face.classes))
     cache.require("patch_tokens", (towers, branch.face.grid**2, branch.face.width))
-    signature = encoder.signature()
-    if cache.signature.shape != signature.shape or not torch.allclose(cache.signature, signature, rtol=2e-2, atol=1e-5):
+    found, own = cache.signature, encoder.signature()
+    if found is None or found.shape != own.shape or not torch.allclose(found, own, rtol=2e-2, atol=1e-5):
         raise CacheError(
             "The cached face features were made by another face tower than this run's. "
             "Cache them again with the files that the run starts from."
@@ -57,9 +57,10 @@ class FeatureCache:
         return len(self._store.done)
 
     @property
-    def signature(self) -> Tensor:
-        """[F, 64] fp32: the face tower's, as `Identity.signature` has it. Empty where no face features were cached."""
-        return torch.tensor(self.made_by.get("signature", []), dtype=torch.float32)
+    def signature(self) -> Tensor | None:
+        """[F, 64] fp32: the face tower's, as `Identity.signature` has it. None where no face features were cached."""
+        found = self.made_by.get("signature")
+        return None if found is None else torch.tensor(found, dtype=torch.float32)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -77,5 +77,5 @@ class PretrainModel(nn.Module):
 
     def forward(self, input_ids: Tensor, class_token: Tensor, patch_tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Ids [b, 77], class token [b, 1, 512], patch tokens [b, 1, 144, w], present [b] -> e->t [b, dt], e->r [b, 512]."""
-        (output,) = self.encoder(input_ids, Identity(class_token, patch_tokens, present, class_token[:0])).values()
+        (output,) = self.encoder(input_ids, Identity(class_token, patch_tokens, present, None)).values()
         return self.heads(output.fused)
