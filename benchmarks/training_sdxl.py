@@ -19,6 +19,7 @@ from training_common import Step, Timing, machine, matmul_peak, megabytes, ratio
 from training_mfu import peak_note
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder, Identity
+from train.finetune_sdxl.conditions import JointConditions
 from train.finetune_sdxl.config import FinetuneConfig
 from train.finetune_sdxl.rows import Draws, Rows
 from train.finetune_sdxl.task import FinetuneTask
@@ -144,8 +145,9 @@ def our_step(inputs: Inputs) -> Step:
     )
     ranks, encoder = Ranks(0, 1, inputs.device), inputs.encoder()
     identity = inputs.identity(encoder)
-    task_inputs: Any = (lambda rows: identity, MemoryLatents(), lambda step: _rows(inputs, config, step))
-    task = FinetuneTask(config, ranks, inputs.unet(inputs.dtype), encoder, *task_inputs)
+    latents: Any = MemoryLatents()
+    conditions = JointConditions(encoder, lambda rows: identity)
+    task = FinetuneTask(config, ranks, inputs.unet(inputs.dtype), latents, lambda step: _rows(inputs, config, step), conditions)
     return lambda step: train_step(task, config, ranks, step)
 
 
@@ -231,6 +233,6 @@ def flop_per_sample(options: argparse.Namespace) -> int:
         unet, encoder = new_unet(options.size), FaceCLIPEncoder(FaceCLIPConfig.preset(options.size))
         face = next(iter(encoder.config.branches.values())).face
         tokens = torch.zeros(1, 1, face.classes), torch.zeros(1, 1, face.grid**2, face.width)
-        identity = Identity(*tokens, torch.ones(1, dtype=torch.bool), torch.zeros(0))
+        identity = Identity(*tokens, torch.ones(1, dtype=torch.bool), None)
         ids = torch.zeros(1, 77, dtype=torch.long)
     return unet_flops(unet, (options.pixels, options.pixels)).model + flops(lambda: encoder.joint(ids, identity))

@@ -11,19 +11,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from faceclip import FaceCLIPEncoder
-from faceclip.sdxl_files import load_unet
+from faceclip.checkpoint import CheckpointError
+from faceclip.sdxl_files import load_unet, require_fit
 
 from ..cache.features import FeatureCache
 from ..cache.latents import LatentCache
 from ..cache.row_store import CacheError
 from ..data.shards import Member, ShardSource
 from ..frozen.vae import load_vae
-from ..run.config import DTYPES
+from ..run.config import DTYPES, ConfigError
 from ..run.launch import train
 from ..run.ranks import Ranks
-from .conditions import CachedIdentities, IdentitySource, LiveIdentities
+from .conditions import (
+    CachedIdentities,
+    Conditions,
+    IdentitySource,
+    JointConditions,
+    LiveIdentities,
+    RememberedConditions,
+)
 from .config import FinetuneConfig
 from .latents import CachedLatents, Latents, LiveLatents
 from .reader import RowReader
@@ -40,13 +49,27 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     dtype = DTYPES[config.dtype]
     source = ShardSource(config.data, read=_reads(config))
     encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
+    if config.unet is None:
+        raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
     unet = load_unet(config.unet, config.unet_config or config.unet / "config.json", dtype)
+    _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
     identities: IdentitySource = LiveIdentities(encoder)
     if config.features:
         identities = CachedIdentities(encoder, FeatureCache(config.features, source))
     reader = RowReader(config, ranks, source, latents, faces=config.features is None)
-    return FinetuneTask(config, ranks, unet, encoder, identities, latents, reader)
+    conditions: Conditions = JointConditions(encoder, identities)
+    if config.remember_conditions:
+        conditions = RememberedConditions(conditions, reader)
+    return FinetuneTask(config, ranks, unet, latents, reader, conditions)
+
+
+def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
+    try:
+        require_fit(encoder, unet)
+    except CheckpointError as error:
+        advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
+        raise CheckpointError(f"{error} {advice}") from None
 
 
 def _reads(config: FinetuneConfig) -> tuple[Member, ...]:

@@ -19,7 +19,7 @@ class FinetuneConfig(RunConfig):
     """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
     encoder: Path
     """FaceCLIP encoder file with the branches that the UNet takes (both, for SDXL). Frozen."""
-    unet: Path
+    unet: Path | None
     """UNet to start from: a diffusers folder, or a file of weights in diffusers' naming with --unet-config."""
     unet_config: Path | None = None
     """The UNet's config.json, where --unet is a file."""

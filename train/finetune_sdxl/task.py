@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import CheckpointError, write_safetensors
-from faceclip.sdxl_files import require_fit
+from faceclip.checkpoint import write_safetensors
 
-from ..data.captions import token_ids
-from ..frozen.faces import with_blank
 from ..run.blocks import compile_blocks
 from ..run.checkpointing import SavedState, State, model_state, optimizer_state
 from ..run.config import DTYPES, ConfigError
@@ -23,12 +19,12 @@ from ..run.ema import MovingAverage
 from ..run.gradient_sum import GradientSum
 from ..run.loop import make_optimizer
 from ..run.ranks import Ranks, wrap
-from .conditions import IdentitySource, RememberedConditions
+from .conditions import Conditions
 from .config import FinetuneConfig
 from .cuda_graph import GraphedUNet
 from .diffusion import NoiseSchedule
 from .latents import Latents
-from .reader import Prefetch, RowReader
+from .reader import Prefetch
 from .rows import Rows
 
 
@@ -40,34 +36,38 @@ class FinetuneTask:
         config: FinetuneConfig,
         ranks: Ranks,
         unet: Any,
-        encoder: FaceCLIPEncoder,
-        identities: IdentitySource,
         latents: Latents,
-        reader: RowReader,
+        reader: Callable[[int], Rows],
+        conditions: Conditions,
     ):
-        _require_fit(encoder, unet)
+        """
+        Args:
+            unet: a diffusers UNet of SDXL's kind, that takes embeddings of the conditions' width.
+            reader: a step's number -> this rank's rows.
+        """
         if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world > 1):
             raise ConfigError(
                 f"cuda_graph is for one GPU; this run has {ranks.world} ranks on {ranks.device.type}. Leave it out."
             )
+        if conditions.learns and (ranks.world > 1 or config.micro_batch):
+            raise ConfigError("Conditions that learn with the UNet are trained on one rank, and with whole batches.")
         self.config = config
         self.ranks = ranks
-        self.encoder = encoder
-        self.identities = identities
         self.latents = latents
+        self.conditions = conditions
         self.schedule = NoiseSchedule.sdxl(config.prediction, config.min_snr, config.zero_terminal_snr)
         self.unet = unet.to(ranks.device).train().requires_grad_(True)
         if config.activation_checkpointing:
             self.unet.enable_gradient_checkpointing()
         if config.compile:
             compile_blocks(m for m in self.unet.modules() if type(m).__name__ in self.unet._repeated_blocks)
-        self.names: dict[str, nn.Parameter] = dict(self.unet.named_parameters())
+        self._unet_names = frozenset(name for name, _ in self.unet.named_parameters())
+        self.names: dict[str, nn.Parameter] = {**dict(self.unet.named_parameters()), **conditions.learns}
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
         self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
-        self._conditions = RememberedConditions(self._condition, reader) if config.remember_conditions else self._condition
         self._graphed = GraphedUNet(self.unet) if config.cuda_graph else None
 
     @property
@@ -128,31 +128,25 @@ class FinetuneTask:
         if not self.ranks.is_main:
             return
         self.schedule.write_scheduler(self.config.out / "scheduler")
-        self._write("unet", self.names if average is None else average)
+        final = self.names if average is None else average
+        self._write("unet", final)
         if average is not None:
             self._write("unet_last", self.names)
+        self.conditions.save({name: final[name].detach() for name in self.conditions.learns})
 
     def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:
         folder = self.config.out / name
         self.unet.save_config(folder)
-        tensors = {**self.unet.state_dict(), **{n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items()}}
+        trained = {n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items() if n in self._unet_names}
+        tensors = {**self.unet.state_dict(), **trained}
         metadata = {"format": "pt", "steps": str(self.config.steps), **self.schedule.metadata}
         write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, metadata)
-
-    @torch.no_grad()
-    def _condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """The joint condition, after what each row drops of it: embeddings [b, 77, 2048], pooled [b, 1280]."""
-        identity = self.identities(rows)
-        kept = ~torch.tensor([draw.drop_face for draw in rows.draws], device=identity.present.device)
-        identity = with_blank(identity.class_token, identity.patch_tokens, identity.present & kept, self.encoder)
-        captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
-        return self.encoder.joint(token_ids(captions, identity.present.tolist()), identity)
 
     def _losses(self, rows: Rows) -> Tensor:
         """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
         device, dtype = self.ranks.device, DTYPES[self.config.dtype]
         latents = self.latents.encode(rows.pictures, rows.draws).to(device)
-        embeddings, pooled = (condition.to(device, dtype) for condition in self._conditions(rows))
+        embeddings, pooled = (condition.to(device, dtype) for condition in self.conditions(rows))
         # Each row's second stream of its own: the first one may have sampled the VAE's posterior.
         generators = [torch.Generator("cpu").manual_seed(draw.seed + 1) for draw in rows.draws]
         noise = torch.cat([torch.randn(1, *latents.shape[1:], generator=g) for g in generators]).to(device)
@@ -166,11 +160,3 @@ class FinetuneTask:
             added = {"text_embeds": pooled, "time_ids": time_ids}
             predicted = self.wrapped(noisy, timesteps, embeddings, added_cond_kwargs=added).sample
         return self.schedule.losses(predicted, latents.float(), noise, timesteps)
-
-
-def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
-    try:
-        require_fit(encoder, unet)
-    except CheckpointError as error:
-        advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
-        raise CheckpointError(f"{error} {advice}") from None

@@ -11,7 +11,7 @@ from ..run.config import ConfigError, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunConfig, TowerConfig):
+class PretrainConfig(TowerConfig, RunConfig):
     """Stage 1: the fusion module and the projections around it learn the joint representation (paper, section 3.3, eq. 3)."""
 
     command: ClassVar[str] = "train.pretrain"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
 from train.cache import command as cache
-from train.data.shards import Sample, write_shard
 from train.finetune_sdxl.command import build, main
+from train.finetune_sdxl.conditions import JointConditions
 from train.finetune_sdxl.config import FinetuneConfig
 from train.finetune_sdxl.diffusion import NoiseSchedule
 from train.finetune_sdxl.rows import Draws, Rows
@@ -121,7 +118,9 @@ def test_recomputed_activations_are_computed_again_in_backward(checkpointed: boo
 
 def test_no_model_holds_more_rows_at_once_than_a_micro_batch(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     task = build(parse(FinetuneConfig, arguments(steps=1, micro_batch=2, drop_face=0.0, drop_both=0.0)), ONE)
-    task.encoder.blank_face()  # computed by the tower when first asked for, then kept
+    assert isinstance(task.conditions, JointConditions)
+    encoder = task.conditions.encoder
+    encoder.blank_face()  # computed by the tower when first asked for, then kept
     seen: dict[str, list[int]] = {}
 
     def count(name: str, owner: Any, method: str, place: int = 0) -> None:
@@ -134,8 +133,8 @@ def test_no_model_holds_more_rows_at_once_than_a_micro_batch(arguments: Argument
         monkeypatch.setattr(owner, method, counted)
 
     count("VAE", task.latents._vae, "encode")
-    count("face tower", task.encoder, "encode_faces")
-    count("encoder", task.encoder, "joint")
+    count("face tower", encoder, "encode_faces")
+    count("encoder", encoder, "joint")
     count("UNet", task.unet, "forward")
     task.backward(task.batch(0), 0)
     assert seen == {name: [2, 2] for name in ("VAE", "face tower", "encoder", "UNet")}
@@ -219,13 +218,13 @@ def test_conditions_are_dropped_anew_at_every_step_in_the_shares_asked_for(argum
 def test_a_row_without_its_conditions_is_exactly_the_unconditional_one(arguments: Arguments) -> None:
     encoder = FaceCLIPEncoder.from_file(ENCODER)
     task = build(parse(FinetuneConfig, arguments(drop_text=0.0, drop_face=0.0, drop_both=1.0)), ONE)
-    embeddings, pooled = task._condition(task.batch(0)["rows"])
+    embeddings, pooled = task.conditions(task.batch(0)["rows"])
     negative = encoder.encode([""])
     torch.testing.assert_close(embeddings, negative.embeddings.expand_as(embeddings), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled, negative.pooled.expand_as(pooled), rtol=1e-4, atol=1e-5)
     kept = build(parse(FinetuneConfig, arguments("other", drop_text=0.0, drop_face=0.0, drop_both=0.0)), ONE)
     rows = kept.batch(0)["rows"]
-    embeddings, _ = kept._condition(rows)
+    embeddings, _ = kept.conditions(rows)
     assert rows.faces is not None
     expected = encoder.encode(rows.caption, encoder.encode_faces(rows.faces)).embeddings
     torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
@@ -306,44 +305,3 @@ def test_an_encoder_of_one_branch_does_not_fit_and_the_message_says_what_to_do(
 def test_a_folder_that_is_no_vae_is_refused(arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(vae=tmp_path)) == 1
     assert "is not SDXL's VAE in diffusers' format" in capsys.readouterr().err
-
-
-def jpeg(seed: int, side: int) -> bytes:
-    """A square picture of a few soft blobs."""
-    small = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8))
-    file = io.BytesIO()
-    small.resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def half_faceless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8 photographs of one shape, every second one without a face."""
-    samples = [Sample(f"row{i}", jpeg(i, 128), jpeg(i, 448) if i % 2 else None, f"a cat, number {i}", {}) for i in range(8)]
-    folder = tmp_path_factory.mktemp("half_faceless")
-    write_shard(folder / "000.tar", samples)
-    return folder
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_rows_without_a_face_are_conditioned_as_such_from_a_cache_too(
-    dtype: str, arguments: Arguments, half_faceless: Path, tmp_path: Path
-) -> None:
-    features = tmp_path / "features"
-    given = ["--data", str(half_faceless), "--out", str(features), "--encoder", str(ENCODER), "--threads", "1"]
-    assert cache.main(["pretrain", *given]) == 0
-    undropped = {"drop_text": 0.0, "drop_face": 0.0, "drop_both": 0.0}
-    for name, cached in (("live", None), ("cached", features)):
-        options = {"data": half_faceless, "batch_size": 8, "dtype": dtype, "features": cached, **undropped}
-        task = build(parse(FinetuneConfig, arguments(name, steps=1, **options)), ONE)
-        rows = task.batch(0)["rows"]
-        faces = [int(key.removeprefix("row")) % 2 == 1 for key in rows.key]
-        assert 0 < sum(faces) < 8 and rows.has_face.tolist() == faces
-        identity = task.identities(rows)
-        assert identity.present.tolist() == faces
-        blank = task.encoder.blank_face()
-        same = [torch.equal(token, blank.class_token[0].to(token)) for token in identity.class_token]
-        assert same == [not face for face in faces]
-        without = rows.has_face.logical_not()
-        unprefixed = task.encoder.encode([c for c, face in zip(rows.caption, faces, strict=True) if not face])
-        torch.testing.assert_close(task._condition(rows)[0][without], unprefixed.embeddings, rtol=2e-2, atol=2e-2)

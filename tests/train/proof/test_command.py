@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from faceclip.config import FaceCLIPConfig
+from train.finetune_sdxl.conditions import JointConditions
 from train.pretrain import command as pretrain_command
 from train.proof.arms.measures import joint_representation, read_people
 from train.proof.arms.training import build_finetuning, build_pretraining, finetune_config, pretrain_config, trained_encoder
@@ -156,8 +157,9 @@ def test_plain_attention_has_no_offsets_and_survives_its_file(shop: Workshop, fi
 def test_finetuning_conditions_the_fused_token_arm_by_its_own_encoder(shop: Workshop, finish: Finish) -> None:
     finish(shop, "pretrain/fused-token")
     arm = ARMS["fused token"]
-    task = build_finetuning(shop, finetune_config(shop, arm, 0), RANKS, arm)
-    assert isinstance(task.encoder, FusedTokenEncoder)
+    config = replace(finetune_config(shop, arm, 0), remember_conditions=False)
+    conditions = build_finetuning(shop, config, RANKS, arm).conditions
+    assert isinstance(conditions, JointConditions) and isinstance(conditions.encoder, FusedTokenEncoder)
 
 
 def test_arms_differ_in_one_thing_from_the_papers_choice() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
+from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
 from ...data.captions import token_ids
+from ...finetune_sdxl.conditions import Condition, Conditions, kept_captions
 from ...finetune_sdxl.rows import Rows
-from ...finetune_sdxl.task import FinetuneTask
 from ...run.ranks import distributed
 from ..plan import Arm
 from ..workshop import Workshop
@@ -19,12 +19,15 @@ from .training import build_task, dropped_together, finish, last_values, pretrai
 from .variants import starting_encoder
 
 
-class TextTask(FinetuneTask):
-    """`FinetuneTask` on what the branch's CLIP makes of the caption, before any fusion: its last hidden states, and pooled."""
+class TextConditions(Conditions):
+    """What the branch's CLIP makes of the caption, before any fusion: its last hidden states, and pooled."""
+
+    def __init__(self, encoder: FaceCLIPEncoder):
+        self.encoder = encoder
 
     @torch.no_grad()
-    def _condition(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        captions = ["" if draw.drop_text else caption for draw, caption in zip(rows.draws, rows.caption, strict=True)]
+    def __call__(self, rows: Rows) -> Condition:
+        captions = kept_captions(rows)
         ids = token_ids(captions, [False] * len(captions)).to(self.encoder.device)
         (clip,) = self.encoder.branches.values()
         hidden = clip.encode_tokens(clip.token_embedding(ids))
@@ -39,5 +42,6 @@ def train_base(shop: Workshop) -> dict[str, float]:
     with distributed() as ranks:
         encoder = starting_encoder(pretrain_config(shop, arm, 0), arm.variant).eval().requires_grad_(False)
         save_encoder(encoder, config.encoder, {"trained": "false"})
-        finish(build_task(TextTask, shop, config, ranks, encoder), config, ranks)
+        conditions = TextConditions(encoder.to(ranks.device))
+        finish(build_task(shop, config, ranks, encoder.config, conditions), config, ranks)
     return last_values(config.out)

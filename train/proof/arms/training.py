@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from faceclip import FaceCLIPEncoder
+from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.checkpoint import save_encoder
 
 from ...cache.features import FeatureCache
 from ...cache.latents import LatentCache
 from ...data.shards import ShardSource
-from ...finetune_sdxl.conditions import CachedIdentities
+from ...finetune_sdxl.conditions import CachedIdentities, Conditions, JointConditions, RememberedConditions
 from ...finetune_sdxl.config import FinetuneConfig
 from ...finetune_sdxl.latents import CachedLatents
 from ...finetune_sdxl.reader import RowReader
@@ -28,7 +28,7 @@ from ...run.loop import Task, run
 from ...run.ranks import Ranks, distributed
 from ..plan import BRANCH, Arm
 from ..workshop import Workshop, stopped
-from .joint import JointTask
+from .joint import LearningConditions
 from .variants import load_variant, new_unet, starting_encoder
 
 READS = ("caption", "meta")  # all else is in the caches
@@ -99,7 +99,7 @@ def dropped_together(config: FinetuneConfig) -> dict[str, float]:
 
 
 def unet_config(shop: Workshop, world: str, out: Path, encoder: Path, steps: int) -> FinetuneConfig:
-    """What the training of all UNets shares. `unet` names its own output: that is, it starts from nothing."""
+    """What the training of all UNets shares; they start from nothing."""
     plan = shop.plan
     return FinetuneConfig(
         out=out,
@@ -107,7 +107,7 @@ def unet_config(shop: Workshop, world: str, out: Path, encoder: Path, steps: int
         batch_size=plan.finetune_batch,
         data=str(shop.shards(world, "train")),
         encoder=encoder,
-        unet=out / "unet",
+        unet=None,
         latents=shop.cache(world, "latents"),
         features=shop.cache(world, "features"),
         resolution=plan.size,
@@ -131,28 +131,35 @@ def build_pretraining(config: PretrainConfig, ranks: Ranks, arm: Arm) -> Pretrai
 
 def build_finetuning(shop: Workshop, config: FinetuneConfig, ranks: Ranks, arm: Arm) -> FinetuneTask:
     """What `train.finetune_sdxl.command.build` makes, with a small UNet; for `joint` the encoder learns too."""
-    encoder = load_variant(config.encoder, arm.variant)
-    return build_task(JointTask if arm.start == "joint" else FinetuneTask, shop, config, ranks, encoder)
+    encoder = load_variant(config.encoder, arm.variant).to(ranks.device)
+    assert config.features
+    identities = CachedIdentities(encoder, FeatureCache(config.features, ShardSource(config.data, read=READS)))
+    joint = arm.start == "joint"
+    conditions = LearningConditions(config, encoder, identities) if joint else JointConditions(encoder, identities)
+    return build_task(shop, config, ranks, encoder.config, conditions)
 
 
 def build_task(
-    kind: type[FinetuneTask], shop: Workshop, config: FinetuneConfig, ranks: Ranks, encoder: FaceCLIPEncoder
+    shop: Workshop, config: FinetuneConfig, ranks: Ranks, encoder: FaceCLIPConfig, conditions: Conditions
 ) -> FinetuneTask:
-    """A task of some kind on the caches that `config` names, with the UNet that it names or an untrained one."""
+    """A task on the cached latents that `config` names, with the UNet that it names or an untrained one.
+
+    Conditions that stay as they are get remembered.
+    """
     source = ShardSource(config.data, read=READS)
-    encoder = encoder.to(ranks.device)
-    assert config.latents and config.features
+    assert config.latents
     latents = CachedLatents(LatentCache(config.latents, source))
-    identities = CachedIdentities(encoder, FeatureCache(config.features, source))
     reader = RowReader(config, ranks, source, latents, faces=False)
-    return kind(config, ranks, _starting_unet(shop, config, encoder), encoder, identities, latents, reader)
+    if config.remember_conditions and not conditions.learns:
+        conditions = RememberedConditions(conditions, reader)
+    return FinetuneTask(config, ranks, _starting_unet(shop, config, encoder), latents, reader, conditions)
 
 
-def _starting_unet(shop: Workshop, config: FinetuneConfig, encoder: FaceCLIPEncoder) -> Any:
+def _starting_unet(shop: Workshop, config: FinetuneConfig, encoder: FaceCLIPConfig) -> Any:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    if config.unet == config.out / "unet":
-        return new_unet(encoder.config, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
+    if config.unet is None:
+        return new_unet(encoder, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
     return UNet2DConditionModel.from_pretrained(config.unet)
 
 

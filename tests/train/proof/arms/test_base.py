@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from train.finetune_sdxl.rows import Draws
-from train.proof.arms.base import TextTask
+from train.finetune_sdxl.task import FinetuneTask
+from train.proof.arms.base import TextConditions
 from train.proof.arms.training import build_task, dropped_together, finetune_config, pretrain_config, unet_config
 from train.proof.arms.variants import new_unet, starting_encoder
 from train.proof.plan import Arm, arms
@@ -21,33 +22,31 @@ TOGETHER = Draws(timestep=0, drop_text=True, drop_face=True, seed=0)
 NOTHING = Draws(timestep=0, drop_text=False, drop_face=False, seed=0)
 
 
-def _text_task(shop: Workshop) -> TextTask:
+def _text_task(shop: Workshop) -> tuple[FinetuneTask, TextConditions]:
     config = unet_config(shop, "main", shop.out / "try", shop.base / "clip.safetensors", 1)
-    encoder = starting_encoder(pretrain_config(shop, Arm("base"), 0), "release").eval()
-    task = build_task(TextTask, shop, config, RANKS, encoder)
-    assert isinstance(task, TextTask)
-    return task
+    conditions = TextConditions(starting_encoder(pretrain_config(shop, Arm("base"), 0), "release").eval())
+    return build_task(shop, config, RANKS, conditions.encoder.config, conditions), conditions
 
 
 def test_its_condition_is_clips_text_and_knows_no_face(shop: Workshop) -> None:
-    task = _text_task(shop)
+    task, conditions = _text_task(shop)
     rows = task.batch(0)["rows"]
     rows = replace(rows, draws=[NOTHING] * len(rows.key))
-    hidden, pooled = task._condition(rows)
+    hidden, pooled = conditions(rows)
     strangers = replace(rows, index=rows.index[::-1], key=rows.key[::-1], has_face=~rows.has_face)
-    assert torch.equal(task._condition(strangers)[0], hidden)
-    assert hidden.shape == (len(rows.key), 77, task.encoder.config.width)
-    reworded, _ = task._condition(replace(rows, caption=["a red apple", *rows.caption[1:]]))
+    assert torch.equal(conditions(strangers)[0], hidden)
+    assert hidden.shape == (len(rows.key), 77, conditions.encoder.config.width)
+    reworded, _ = conditions(replace(rows, caption=["a red apple", *rows.caption[1:]]))
     assert not torch.equal(reworded[0], hidden[0]) and torch.equal(reworded[1:], hidden[1:])
     # Pooled is the hidden state of the end-of-text token, one of the 77.
     assert all((row == vector).all(-1).any() for row, vector in zip(hidden, pooled, strict=True))
 
 
 def test_a_dropped_caption_is_the_empty_one(shop: Workshop) -> None:
-    task = _text_task(shop)
+    task, conditions = _text_task(shop)
     rows = task.batch(0)["rows"]
-    dropped = task._condition(replace(rows, draws=[TOGETHER] * len(rows.key)))
-    empty = task._condition(replace(rows, draws=[NOTHING] * len(rows.key), caption=[""] * len(rows.key)))
+    dropped = conditions(replace(rows, draws=[TOGETHER] * len(rows.key)))
+    empty = conditions(replace(rows, draws=[NOTHING] * len(rows.key), caption=[""] * len(rows.key)))
     assert torch.equal(dropped[0], empty[0]) and torch.equal(dropped[1], empty[1])
 
 
@@ -56,7 +55,7 @@ def test_main_arms_start_from_the_base_whatever_their_seed(shop: Workshop) -> No
     for seed in (0, 1):
         config = finetune_config(shop, ARMS["untrained"], seed)
         encoder = starting_encoder(pretrain_config(shop, ARMS["untrained"], seed), "release")
-        task = build_task(TextTask, shop, config, RANKS, encoder)
+        task = build_task(shop, config, RANKS, encoder.config, TextConditions(encoder))
         assert all(torch.equal(task.names[name], tensor) for name, tensor in trained.items())
 
 
@@ -74,7 +73,7 @@ def test_base_was_trained_and_its_average_is_what_arms_get(shop: Workshop) -> No
 
 def test_worlds_of_the_share_sweep_start_from_nothing(shop: Workshop) -> None:
     config = finetune_config(shop, ARMS["share 0.5 diffusion only"], 0)
-    assert config.unet == config.out / "unet" and config.steps == shop.plan.share_steps
+    assert config.unet is None and config.steps == shop.plan.share_steps
     assert (config.drop_text, config.drop_face, config.drop_both) == (0.05, 0.05, 0.1)
 
 
