@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from . import arrows
+
 ROOT = Path(__file__).resolve().parent.parent
-LONGEST_FILE = 350
 
 # Imported only inside the function that needs them: optional, or slow, or both.
 HEAVY = {"accelerate", "cv2", "diffusers", "dlib", "face_recognition_models", "insightface", "onnx", "onnxruntime", "skimage"}
@@ -146,16 +147,78 @@ def test_requirements_mirror_the_projects_dependencies() -> None:
     assert not {re.split(r"[\s<>=~!\[]", name)[0] for name in dependencies} & {"torch", "torchvision", "numpy"}
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "dev.py", *sources("faceclip", "nodes", "demo", "scripts", "benchmarks", "tests")], ids=name_of
-)
-def test_no_file_is_so_long_that_it_is_two(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
-
-
 @pytest.mark.parametrize("name", ["dev.py", "demo/__init__.py", "demo/link.py", "demo/server.py", "demo/setup.py"])
 def test_set_up_needs_the_standard_library_only(name: str) -> None:
     # It runs before anything is installed.
     names = everywhere(ROOT / name)
     assert top(names) <= set(sys.stdlib_module_names) | {"demo"}
     assert {part for part in names if part.startswith((".", "demo"))} <= {".link", "demo.setup"}
+
+
+RULES = [
+    arrows.wrong_ways,
+    arrows.circles,
+    arrows.circles_of_rooms,
+    arrows.drawn_in_real,
+    arrows.finetuning_in_pretraining,
+    arrows.too_long,
+]
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, str]:
+    return arrows.read_tree(ROOT)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_project_keeps_the_rule(rule: Callable[[arrows.Tree], list[str]], tree: dict[str, str]) -> None:
+    assert {"nodes/encode.py", "faceclip/identity.py", "train/run/loop.py", "demo/server.py", "dev.py"} <= tree.keys()
+    assert rule(tree) == []
+
+
+LAZILY = "def f():\n    "
+PLANTED = [
+    (arrows.wrong_ways, {"faceclip/bad.py": "import train.run.loop"}, "faceclip.bad -> train.run.loop"),
+    (arrows.wrong_ways, {"faceclip/face/bad.py": LAZILY + "from ...nodes import types"}, "faceclip.face.bad -> nodes.types"),
+    (arrows.wrong_ways, {"train/run/bad.py": "import nodes"}, "train.run.bad -> nodes"),
+    (arrows.wrong_ways, {"train/bad.py": "from demo.client import ComfyClient"}, "train.bad -> demo.client"),
+    (arrows.wrong_ways, {"train/bad.py": LAZILY + "import faceclip, demo"}, "train.bad -> demo"),
+    (arrows.wrong_ways, {"nodes/bad.py": "from ..train.run import loop"}, "nodes.bad -> train.run.loop"),
+    (arrows.wrong_ways, {"demo/bad.py": "from nodes.encode import Nothing"}, "demo.bad -> nodes.encode"),
+    (
+        arrows.circles,
+        {"nodes/a.py": "from .b import f", "nodes/b.py": LAZILY + "from . import a"},
+        "nodes.a -> nodes.b -> nodes.a",
+    ),
+    (
+        arrows.circles,
+        {"faceclip/a.py": "if TYPE_CHECKING:\n    from .b import B", "faceclip/b.py": "from .a import A"},
+        "faceclip.a -> faceclip.b -> faceclip.a",
+    ),
+    (
+        arrows.circles,
+        {"train/run/a.py": "import train.run.b", "train/run/b.py": "from .c import x", "train/run/c.py": "from ..run.a import x"},
+        "train.run.a -> train.run.b -> train.run.c -> train.run.a",
+    ),
+    (arrows.circles_of_rooms, {"train/run/bad.py": "from ..cache import features"}, "cache -> run -> cache"),
+    *(
+        (arrows.drawn_in_real, {f"train/{room}/bad.py": f"from ..{drawn} import command"}, f"train.{room}.bad -> train.{drawn}")
+        for room in sorted(arrows.REAL_TRAINING)
+        for drawn in sorted(arrows.DRAWN_WORLD)
+    ),
+    (
+        arrows.finetuning_in_pretraining,
+        {"train/pretrain/__main__.py": "from .bad import f", "train/pretrain/bad.py": LAZILY + "import train.finetune_sdxl.rows"},
+        "train.finetune_sdxl.rows",
+    ),
+    (arrows.too_long, {"train/run/bad.py": "x = 1\n" * 351}, "train/run/bad.py: 351 lines"),
+    (arrows.too_long, {"tests/train/bad.py": "x = 1\n" * 504}, "tests/train/bad.py: 504 lines"),
+    (arrows.too_long, {"bad.py": "\n" * 351}, "bad.py: 351 lines"),
+]
+
+
+@pytest.mark.parametrize(("rule", "planted", "found"), PLANTED)
+def test_the_rule_finds_a_planted_violation(
+    rule: Callable[[arrows.Tree], list[str]], planted: dict[str, str], found: str, tree: dict[str, str]
+) -> None:
+    assert any(line.startswith(found) for line in rule({**tree, **planted}))

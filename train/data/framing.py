@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..cache.row_store import CacheError
-from .shards import Sample, ShardSource
+from .shards import Sample, ShardError, ShardSource
 
 Size = tuple[int, int]
 """Height, width in pixels."""
@@ -130,4 +129,4 @@ def _measure(sample: Sample) -> Size:
         with Image.open(io.BytesIO(sample.image)) as picture:
             return picture.height, picture.width
     except (OSError, Image.DecompressionBombError) as error:
-        raise CacheError(f"The photograph of sample {sample.key!r} is no picture ({error}). Take the sample out.") from error
+        raise ShardError(f"The photograph of sample {sample.key!r} is not a picture ({error}). Take the sample out.") from error
