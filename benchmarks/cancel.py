@@ -30,7 +30,6 @@ from flops import SDXL  # noqa: E402
 
 from demo.client import ComfyClient, GraphError, Prompt  # noqa: E402
 from demo.scratch import scratch_server  # noqa: E402
-from faceclip.checkpoint import save_encoder  # noqa: E402
 
 FACES = 8
 LARGE = (4000, 3000)
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
         client = ComfyClient(server.address)
         folder = base / "models" / "faceclip"
         folder.mkdir(exist_ok=True)
-        save_encoder(random_encoder(torch.bfloat16, torch.device("cpu")), folder / ENCODER)
+        random_encoder(torch.bfloat16, torch.device("cpu")).save(folder / ENCODER)
         if "load_unet" in options.only:
             save_unet(base / "models" / "diffusion_models" / UNET)
         photo = client.upload_photo("photo.png", png(Image.fromarray(data.astronaut()).resize(LARGE)))

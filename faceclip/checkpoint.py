@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import ops
 from .config import METADATA_KEY, FaceCLIPConfig
-from .model.encoder import FaceCLIPEncoder
 from .recognize import ENCODER, plain_names, recognize
 from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors
 
 __all__ = [
     "CheckpointError",
-    "load_encoder",
     "open_encoder_file",
     "read_state_dict",
-    "save_encoder",
     "write_safetensors",
 ]
 
 _OWN = "face_clip_"  # how the name of each tensor of an encoder begins
 TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
-
-
-def load_encoder(
-    path: str | Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    compute_dtype: torch.dtype | None = None,
-    operations=None,
-    progress: Callable[[int, int], None] | None = None,
-) -> FaceCLIPEncoder:
-    """Build the encoder of a file: weights kept in `dtype` on `device`, in eval mode and without gradients.
-
-    `compute_dtype` defaults to `dtype` where `device` is fast in it, else to fp32. `operations` defaults to `torch.nn`, or to
-    layers that cast their weights when the two differ. Equal face towers are held once. `progress(done, total)` counts tensors
-    read. Raises CheckpointError.
-    """
-    file = open_encoder_file(path)
-    config = config_of(file)
-    with torch.device("meta"):  # before anything is read
-        one_tower = not any(name.startswith(TOWER) for name in file.entries)
-        require_exact(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
-    tensors = {}
-    for done, (name, entry) in enumerate(file.entries.items(), 1):
-        tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
-        if progress:
-            progress(done, len(file.entries))
-    shared = _share_face_tower(tensors, config)
-    compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
-    operations = operations or (nn if compute_dtype == dtype else ops.casting)
-    with torch.device("meta"):
-        encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
-    require_exact(file, encoder, tensors)
-    encoder.load_state_dict(tensors, assign=True)
-    encoder.compute_dtype = compute_dtype
-    return encoder.train(False).requires_grad_(False)
-
-
-def save_encoder(encoder: FaceCLIPEncoder, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write our format: safetensors, configuration in the metadata, a shared face tower once. Whole or not at all."""
-    tensors = encoder.state_dict()
-    if len(encoder.face_towers) < len(encoder.branches):
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
-    write_safetensors(path, tensors, {"format": "faceclip_encoder", METADATA_KEY: encoder.config.to_json(), **(metadata or {})})
 
 
 def open_encoder_file(path: str | Path) -> TensorFile:
@@ -107,6 +60,7 @@ def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def config_of(file: TensorFile) -> FaceCLIPConfig:
+    """The configuration that a file holds, or that its shapes tell. Raises CheckpointError."""
     try:
         if METADATA_KEY in file.metadata:
             config = FaceCLIPConfig.from_json(file.metadata[METADATA_KEY])
@@ -117,7 +71,7 @@ def config_of(file: TensorFile) -> FaceCLIPConfig:
         raise CheckpointError(f"{file.path}: {error}") from error
 
 
-def _share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> bool:
+def share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> bool:
     """Whether both branches have the same face tower; if so, both names then stand for the same memory."""
     if not {"l", "g"} <= set(config.branches):
         return False
@@ -130,12 +84,11 @@ def _share_face_tower(tensors: dict[str, Tensor], config: FaceCLIPConfig) -> boo
 
 
 def twin(name: str) -> str:
+    """The name under which branch `l` has a tensor of branch `g`'s face tower."""
     return SAME_TOWER + name.removeprefix(TOWER)
 
 
-def require_exact(
-    file: TensorFile, encoder: FaceCLIPEncoder, tensors: Mapping[str, Tensor | Entry], shared: bool = False
-) -> None:
+def require_exact(file: TensorFile, encoder: nn.Module, tensors: Mapping[str, Tensor | Entry], shared: bool = False) -> None:
     """Raise CheckpointError unless the file has every tensor of the encoder, in its shape, and no other."""
     expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not (shared and n.startswith(TOWER))}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..faceclip import Conditioning, FaceCLIPEncoder, FaceT5Encoder, Identity
-from ..faceclip.checkpoint import load_encoder
 from ..faceclip.face.photo import to_rgb
 from ..faceclip.model.identity_encoder import IdentityEncoder
 from ..faceclip.prompt import LongPrompts
@@ -90,7 +89,7 @@ class EncoderModel(FaceReader):
         Moves the progress bar and heeds the Cancel button.
         """
         load_device, offload_device = _devices()
-        encoder = load_encoder(
+        encoder = FaceCLIPEncoder.from_file(
             path,
             offload_device,
             dtype or comfy.model_management.text_encoder_dtype(load_device),

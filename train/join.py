@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 from .frozen.towers import join
 from .run.command_line import run_command
@@ -27,7 +26,7 @@ def _run(argv: Sequence[str] | None) -> None:
     for name, text in (("l", "encoder file with branch l"), ("g", "encoder file with branch g"), ("out", "file to write")):
         parser.add_argument(name, type=Path, help=text)
     options = parser.parse_args(argv)
-    save_encoder(join(FaceCLIPEncoder.from_file(options.l), FaceCLIPEncoder.from_file(options.g)), options.out)
+    join(FaceCLIPEncoder.from_file(options.l), FaceCLIPEncoder.from_file(options.g)).save(options.out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import FaceCLIPConfig
+from .. import ops
+from ..checkpoint import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, share_face_tower
+from ..config import METADATA_KEY, FaceCLIPConfig
 from ..identity import Identity
 from ..prompt import CONTEXT, LongPrompts, TokenizedPrompt, tokenize
+from ..tensor_file import write_safetensors
 from .branch import BranchOutput, FaceCLIPBranch
 from .face_tower import FaceTower
 from .identity_encoder import IdentityEncoder, require_finite, require_strength
@@ -51,15 +54,46 @@ class FaceCLIPEncoder(IdentityEncoder):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         compute_dtype: torch.dtype | None = None,
+        operations: Any = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> FaceCLIPEncoder:
         """Read the released `.pt`, a safetensors of it, or a converted file, with one branch or both.
 
-        `dtype` is what the weights are kept in. `compute_dtype` defaults to it where the device is fast in it, else to
-        fp32 (bf16 and fp16 on CPUs without such instructions). Raises CheckpointError, which says what the file looks like.
-        """
-        from ..checkpoint import load_encoder
+        dtype: what the weights are kept in. They have no gradients, and equal face towers are held once.
+        compute_dtype: by default `dtype` where the device is fast in it, else fp32 (bf16 and fp16 on CPUs without such
+            instructions).
+        operations: by default `torch.nn`, or layers that cast their weights when the two differ.
+        progress: told (tensors read, of how many).
 
-        return load_encoder(path, torch.device(device), dtype, compute_dtype)
+        Raises CheckpointError, which says what the file looks like.
+        """
+        file = open_encoder_file(path)
+        config, device = config_of(file), torch.device(device)
+        with torch.device("meta"):  # before anything is read
+            one_tower = not any(name.startswith(TOWER) for name in file.entries)
+            require_exact(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
+        tensors = {}
+        for done, (name, entry) in enumerate(file.entries.items(), 1):
+            tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
+            if progress:
+                progress(done, len(file.entries))
+        shared = share_face_tower(tensors, config)
+        compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
+        operations = operations or (nn if compute_dtype == dtype else ops.casting)
+        with torch.device("meta"):
+            encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
+        require_exact(file, encoder, tensors)
+        encoder.load_state_dict(tensors, assign=True)
+        encoder.compute_dtype = compute_dtype
+        return encoder.train(False).requires_grad_(False)
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write our format: safetensors, configuration in the metadata, a shared face tower once. Whole or not at all."""
+        tensors = self.state_dict()
+        if len(self.face_towers) < len(self.branches):
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TOWER)}
+        own = {"format": "faceclip_encoder", METADATA_KEY: self.config.to_json()}
+        write_safetensors(path, tensors, {**own, **(metadata or {})})
 
     @property
     def branches(self) -> dict[str, FaceCLIPBranch]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def sdxl_files(tmp_path_factory: pytest.TempPathFactory) -> SDXLFiles:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder, unet, vae = _encoder(), _unet(), _vae()
-    save_encoder(encoder, folder / "encoder.safetensors")
+    encoder.save(folder / "encoder.safetensors")
     torch.save(unet.state_dict(), folder / "unet.pt")
     base = folder / "base"
     unet.save_config(base / "unet")

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import CheckpointError, load_encoder, save_encoder
+from faceclip.checkpoint import CheckpointError
 from faceclip.convert import convert
 
 
@@ -104,7 +104,7 @@ def test_the_configuration_travels_in_the_metadata(tmp_path):
     base = FaceCLIPConfig.preset("mini").branches["l"]
     config = FaceCLIPConfig({"l": replace(base, text=replace(base.text, layers=1, heads=8, activation="gelu"))})
     encoder = FaceCLIPEncoder(config).eval()
-    save_encoder(encoder, tmp_path / "own.safetensors", {"trained": "false"})
+    encoder.save(tmp_path / "own.safetensors", {"trained": "false"})
     loaded = FaceCLIPEncoder.from_file(tmp_path / "own.safetensors")
     assert loaded.config == config
     assert torch.equal(outputs(loaded), outputs(encoder))
@@ -159,11 +159,11 @@ def test_a_wrong_file_is_told_what_it_is(tmp_path, names, message):
 
 def test_weights_small_arithmetic_exact_by_default_where_the_machine_is_slow_in_bf16(tmp_path, monkeypatch):
     encoder = make(share=True)
-    save_encoder(encoder, tmp_path / "x.safetensors")
+    encoder.save(tmp_path / "x.safetensors")
     monkeypatch.setattr("faceclip.ops.computes_natively", lambda dtype, device: False)
-    slow = load_encoder(tmp_path / "x.safetensors", torch.device("cpu"), torch.bfloat16)
+    slow = FaceCLIPEncoder.from_file(tmp_path / "x.safetensors", torch.device("cpu"), torch.bfloat16)
     monkeypatch.setattr("faceclip.ops.computes_natively", lambda dtype, device: True)
-    fast = load_encoder(tmp_path / "x.safetensors", torch.device("cpu"), torch.bfloat16)
+    fast = FaceCLIPEncoder.from_file(tmp_path / "x.safetensors", torch.device("cpu"), torch.bfloat16)
     assert (slow.compute_dtype, fast.compute_dtype) == (torch.float32, torch.bfloat16)
     assert {p.dtype for p in [*slow.parameters(), *fast.parameters()]} == {torch.bfloat16}
     reference = outputs(encoder)

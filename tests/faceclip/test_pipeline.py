@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 from faceclip.pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline, PipelineUnavailableError
 from faceclip.prompt import tokenize
 from faceclip.tensor_file import CheckpointError, write_safetensors
@@ -230,7 +229,7 @@ class TestFiles:
             self.load(sdxl_files, unet=tmp_path / "unet.safetensors")
 
     def test_an_encoder_of_another_size_is_refused(self, sdxl_files, tmp_path):
-        save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("g")), tmp_path / "g.safetensors")
+        FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("g")).save(tmp_path / "g.safetensors")
         with pytest.raises(CheckpointError, match="embeddings of width 48 and pooled ones of 48, the UNet takes 80 and 48"):
             self.load(sdxl_files, encoder=tmp_path / "g.safetensors")
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import CheckpointError, save_encoder
+from faceclip.checkpoint import CheckpointError
 from faceclip.prompt import CONTEXT, END, IDENTITY_POSITION, IDENTITY_TOKEN, START, parse_weights, tokenize
 
 ANY = settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
     folder = tmp_path_factory.mktemp("whole")
     torch.manual_seed(0)
     encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("tiny"))
-    save_encoder(encoder, folder / "a.safetensors")
+    encoder.save(folder / "a.safetensors")
     torch.save(encoder.state_dict(), folder / "a.pt")
     content = {path.suffix: path.read_bytes() for path in folder.iterdir()}
     return _Files(content, {name: tensor.shape for name, tensor in encoder.state_dict().items()})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import load_encoder, read_state_dict
+from faceclip.checkpoint import read_state_dict
 from faceclip.model.branch import FaceCLIPBranch
 
 from .config import TowerConfig
@@ -121,7 +121,7 @@ def join(first: FaceCLIPEncoder, second: FaceCLIPEncoder) -> FaceCLIPEncoder:
 
 def _from_encoder(path: Path, shape: FaceCLIPConfig) -> FaceCLIPEncoder:
     name = next(iter(shape.branches))
-    loaded = load_encoder(path, torch.device("cpu"), torch.float32)
+    loaded = FaceCLIPEncoder.from_file(path, torch.device("cpu"), torch.float32)
     if name not in loaded.branches:
         raise InitError(f"{path} has no branch {name!r}; it has {', '.join(loaded.branches)}. Choose --branch accordingly.")
     encoder = FaceCLIPEncoder(shape)

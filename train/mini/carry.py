@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import Linear
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 from ..cache.features import FeatureCache
 from ..data.captions import token_ids
@@ -120,7 +119,7 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
         shuffled(len(source), schedule.batch, schedule.steps, schedule.seed),
         schedule,
     )
-    save_encoder(encoder.eval().requires_grad_(False), out, {"trained": "true"})
+    encoder.eval().requires_grad_(False).save(out, {"trained": "true"})
     last = history[-50:]
     return {name: sum(errors[name] for errors in last) / len(last) for name in last[0]}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import read_state_dict, save_encoder, write_safetensors
+from faceclip.checkpoint import read_state_dict, write_safetensors
 from faceclip.metrics import measure_identity_map
 from faceclip.pipeline import FaceCLIPPipeline, best_device
 from faceclip.sdxl_files import load_unet
@@ -54,7 +54,7 @@ def write_mini(shop: Workshop, work: Path, encoder: Path, unet_run: Path) -> dic
     paths.append(models / "vae/faceclip_mini_vae.safetensors")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-    save_encoder(FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16), paths[0], METADATA)
+    FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16).save(paths[0], METADATA)
     unet = unet_run / "unet" / "diffusion_pytorch_model.safetensors"
     # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
     write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder, write_safetensors
+from faceclip.checkpoint import write_safetensors
 
 from ..data.batches import TrainingData
 from ..data.captions import with_prefix
@@ -107,7 +107,7 @@ class PretrainTask:
         if not self.ranks.is_main:
             return
         metadata = {"trained": "true", "steps": str(self.config.steps)}
-        save_encoder(self.model.encoder, self.config.out / "encoder.safetensors", metadata)
+        self.model.encoder.save(self.config.out / "encoder.safetensors", metadata)
         heads = {f"heads.{name}": tensor for name, tensor in self.model.heads.state_dict().items()}
         heads |= {f"loss.{name}": tensor for name, tensor in self.loss.state_dict().items()}
         write_safetensors(self.config.out / "heads.safetensors", heads, {"format": "faceclip_training_heads"})

@@ -151,9 +151,8 @@ def test_a_file_of_an_unknown_size_is_told(tmp_path):
 
 
 def test_the_other_encoder_is_sent_to_its_own_loader(golden, tmp_path):
-    from faceclip.checkpoint import save_encoder
 
-    save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("tiny")), tmp_path / "faceclip.safetensors")
+    FaceCLIPEncoder(FaceCLIPConfig.preset("tiny")).save(tmp_path / "faceclip.safetensors")
     with pytest.raises(CheckpointError, match="is not a FaceT5 encoder.*Load FaceCLIP Encoder"):
         FaceT5Encoder.from_file(tmp_path / "faceclip.safetensors")
     with pytest.raises(CheckpointError, match="is not a FaceCLIP encoder.*Load FaceT5"):

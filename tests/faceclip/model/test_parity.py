@@ -66,9 +66,8 @@ def test_text_only_equals_the_rows_without_a_face(tiny_golden, tiny_encoder):
 
 def test_weights_kept_in_bf16_and_computed_in_fp32_stay_within_the_bf16_bound(tiny_golden, tmp_path):
     from faceclip import FaceCLIPEncoder
-    from faceclip.checkpoint import save_encoder
 
-    save_encoder(tiny_golden.encoder(), tmp_path / "encoder.safetensors")
+    tiny_golden.encoder().save(tmp_path / "encoder.safetensors")
     encoder = FaceCLIPEncoder.from_file(tmp_path / "encoder.safetensors", dtype=torch.bfloat16, compute_dtype=torch.float32)
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
     conditioning = encoder.encode(tiny_golden.prompts, encoder.encode_faces(tiny_golden.faces))

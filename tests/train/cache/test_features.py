@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 from train.cache.command import main
 from train.cache.features import FeatureCache, JoinedFeatures, cache_features
 from train.cache.latents import LatentCache
@@ -73,7 +72,7 @@ def test_patch_tokens_are_stored_in_half_precision_unless_told_otherwise(shards:
 
 def test_features_of_a_finished_encoder_for_finetuning(shards: Path, source: ShardSource, tmp_path: Path) -> None:
     encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("mini")).eval()
-    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    encoder.save(tmp_path / "encoder.safetensors")
     flags = ["--encoder", str(tmp_path / "encoder.safetensors"), "--patch-dtype", "float32"]
     assert main(["pretrain", "--data", str(shards), "--out", str(tmp_path / "cache"), *flags]) == 0
     cache = FeatureCache(tmp_path / "cache", source)

@@ -162,10 +162,9 @@ def test_identical_folders_are_at_distance_0(world: Path, clip: list[str]) -> No
 
 def test_real_judges_on_a_real_face(tmp_path: Path, astronaut: np.ndarray) -> None:
     from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-    from faceclip.checkpoint import save_encoder
 
     torch.manual_seed(0)
-    save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("tiny")), tmp_path / "encoder.safetensors")
+    FaceCLIPEncoder(FaceCLIPConfig.preset("tiny")).save(tmp_path / "encoder.safetensors")
     portrait = Image.fromarray(astronaut[:320, 80:400])
     (tmp_path / "out").mkdir()
     portrait.save(tmp_path / "reference.png")

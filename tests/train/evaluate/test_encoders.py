@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 from faceclip.face import Face
 from faceclip.tensor_file import write_safetensors
 from train.data.decode import clip_crop
@@ -28,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = PretrainModel(FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("l")))
-    save_encoder(model.encoder, folder / "encoder.safetensors")
+    model.encoder.save(folder / "encoder.safetensors")
     heads = {f"heads.{name}": tensor for name, tensor in model.heads.state_dict().items()}
     write_safetensors(folder / "heads.safetensors", {**heads, "loss.scale": torch.ones(1)}, {"format": "faceclip_training_heads"})
     return folder
@@ -110,7 +109,7 @@ def test_files_that_do_not_belong_together_are_refused(
     write_safetensors(other / "heads.safetensors", {"heads.text.weight": torch.zeros(2, 2)}, {})
     assert zero_shot(other, animals) == 1
     assert "is not the heads.safetensors of the run that made" in capsys.readouterr().err
-    save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("mini")), other / "encoder.safetensors")
+    FaceCLIPEncoder(FaceCLIPConfig.preset("mini")).save(other / "encoder.safetensors")
     assert zero_shot(other, animals) == 1
     assert "has 2 branches" in capsys.readouterr().err
     (tmp_path / "animals" / "empty").mkdir()

@@ -294,9 +294,8 @@ def test_an_encoder_of_one_branch_does_not_fit_and_the_message_says_what_to_do(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from faceclip import FaceCLIPConfig
-    from faceclip.checkpoint import save_encoder
 
-    save_encoder(FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("l")), tmp_path / "l.safetensors")
+    FaceCLIPEncoder(FaceCLIPConfig.preset("mini").only("l")).save(tmp_path / "l.safetensors")
     assert main(arguments(encoder=tmp_path / "l.safetensors")) == 1
     message = capsys.readouterr().err
     assert "the encoder gives embeddings of width 32" in message and "train.join" in message

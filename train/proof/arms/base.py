@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 from ...data.captions import token_ids
 from ...finetune_sdxl.conditions import Condition, Conditions, kept_captions
@@ -41,7 +40,7 @@ def train_base(shop: Workshop) -> dict[str, float]:
     config = replace(config, cooldown=plan.base_steps // 4, **dropped_together(config))
     with distributed() as ranks:
         encoder = starting_encoder(pretrain_config(shop, arm, 0), arm.variant).eval().requires_grad_(False)
-        save_encoder(encoder, config.encoder, {"trained": "false"})
+        encoder.save(config.encoder, {"trained": "false"})
         conditions = TextConditions(encoder.to(ranks.device))
         finish(build_task(shop, config, ranks, encoder.config, conditions), config, ranks)
     return last_values(config.out)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from faceclip import FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 from ...data.captions import caption_ids, with_prefix
 from ...finetune_sdxl.conditions import Condition, Conditions, IdentitySource, kept_captions, kept_identity
@@ -45,4 +44,4 @@ class LearningConditions(Conditions):
         for name, parameter in self._learns.items():
             parameter.data.copy_(weights[name])
         metadata = {"trained": "true", "steps": str(self._config.steps)}
-        save_encoder(self.encoder, self._config.out / "encoder.safetensors", metadata)
+        self.encoder.save(self._config.out / "encoder.safetensors", metadata)

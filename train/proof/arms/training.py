@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import save_encoder
 
 from ...cache.features import FeatureCache
 from ...cache.latents import LatentCache
@@ -40,7 +39,7 @@ def pretrain(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
     with distributed() as ranks:
         if arm.start != "pretrained":
             encoder = starting_encoder(config, arm.variant)
-            save_encoder(encoder, config.out / "encoder.safetensors", {"trained": "false"})
+            encoder.save(config.out / "encoder.safetensors", {"trained": "false"})
             return {}
         finish(build_pretraining(config, ranks, arm), config, ranks)
     return last_values(config.out)
