@@ -9,6 +9,7 @@ Epochs leave no rest: the batch that ends one epoch of a source begins the next,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 
 from .shards import Sample, ShardSource
+
+logger = logging.getLogger(__name__)
 
 ENDLESS = 1 << 60
 """Length of the sequence of samples: more than any run takes."""
@@ -142,6 +145,17 @@ class _Places:
 
     def __repr__(self) -> str:
         return f"_Places({len(self)} rows)"  # grain names its steps by repr
+
+
+def warn_of_few(samples: int, batch_size: int) -> None:
+    """Log a warning where a batch is larger than the data."""
+    if batch_size > samples:
+        logger.warning(
+            "The global batch of %d rows is larger than the data, %d samples: every batch holds some of them more than once, and "
+            "a contrastive loss takes them for different ones.",
+            batch_size,
+            samples,
+        )
 
 
 def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world: int) -> None:

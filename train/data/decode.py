@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from faceclip.face import CROP_SIZE
+from faceclip.face import CROP_SIZE, FaceError
+from faceclip.face.photo import read_photo
 
 from .captions import caption_ids
 from .shards import Sample
@@ -41,7 +41,9 @@ class DecodeSample:
 
 
 def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
-    """A stored picture as RGB. Raises ValueError, naming `what` it is, for bytes that are no picture or cut short.
+    """A stored picture as RGB, read as `train.prepare` reads pictures: upright, and over white.
+
+    Raises ValueError, naming `what` it is, for bytes that are no picture or cut short.
 
     With `least` a large JPEG may come back smaller, each side at least so many pixels: its decoder leaves out what the
     resize after it would average away. At twice the final size that is 3.5 times as fast, and 0.25 of 255 off on average.
@@ -49,11 +51,8 @@ def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
     if not data:
         raise ValueError(f"its {what} is missing")
     try:
-        picture = Image.open(io.BytesIO(data))
-        if least is not None:
-            picture.draft("RGB", (least, least))
-        return picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a broken PNG is a SyntaxError
+        return Image.fromarray(read_photo(data, what, least).pixels)
+    except FaceError as error:
         raise ValueError(f"its {what} is no picture or cut short ({error})") from error
 
 

@@ -82,6 +82,10 @@ class StoredIndex:
         self._places = {name: header[name]["data_offsets"] for name in ("spans", "keys", "pixels")}
         self._rows, self._key_width = header["keys"]["shape"]
         self.bytes, self.fingerprint, self.absent = _facts(header)
+        sizes = {"spans": _SPANS, "pixels": 8, "keys": self._key_width}
+        for name, (first, end) in self._places.items():
+            if not 0 <= first <= end or end - first != self._rows * sizes[name] or self._rows < 1:
+                raise ValueError(f"its {name} have another length than its header says")
         last = max(end for _, end in self._places.values())
         if start + last != Path(path).stat().st_size:
             raise ValueError("it has another length than its header says")
@@ -139,7 +143,7 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
                 member = row[_COLUMNS[extension]]
                 if member[1] == ABSENT:  # of several pictures, such as a mask beside, the first is the photograph
                     member[:] = entry.offset_data, entry.size
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, OSError, EOFError) as error:
         raise ShardError(f"{path} is no tar, or damaged ({error}; {length:,} bytes). Copy or make it again.") from error
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an empty block ends every tar
@@ -212,8 +216,15 @@ def _load(sidecar: str) -> Index:
         header = json.loads(raw[8:start])
         length, fingerprint, _ = _facts(header)
         spans, keys, pixels = (_array(raw, start, header[name], kind) for name, kind in _ARRAYS.items())
+        if (
+            spans.shape[1:] != (4, 2)
+            or pixels.shape[1:] != (2,)
+            or keys.ndim != 2
+            or not len(spans) == len(keys) == len(pixels) > 0
+        ):
+            raise ValueError("its parts do not fit each other")
         return ShardIndex(spans, keys, pixels, length, fingerprint)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ShardError(
             f"The index {sidecar} is damaged ({error}). Delete it: the shard's own headers are then read."
         ) from error

@@ -23,6 +23,7 @@ import numpy as np
 
 from .shard_index import INDEX_SUFFIX, ShardError, read_index, scan_tar, write_index
 from .storage import is_local, list_files, publishing, read_range
+from .texts import decode_text, parse_json
 
 Member = Literal["image", "face", "caption", "meta"]
 MEMBERS: tuple[Member, ...] = get_args(Member)
@@ -45,8 +46,16 @@ class Sample:
 
     @property
     def identity(self) -> int:
-        """The label of the person, -1 when unknown."""
-        return int(self.meta.get("identity", -1))
+        """The label of the person, -1 when unknown. Raises ShardError for what is no label."""
+        label = self.meta.get("identity", -1)
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if type(label) is not int or not -1 <= label < 2**63:
+            raise ShardError(
+                f"The sample {self.key!r} has the identity {str(label)[:40]!r} in its json. Labels are whole numbers from 0: run "
+                "train.prepare, which makes them of names, or leave it out."
+            )
+        return label
 
 
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> int:
@@ -182,6 +191,12 @@ class ShardSource:
         path = self.shards[shard]
         key, table = self._indexes[shard].lookup(local)
         spans: dict[Member, np.ndarray] = {MEMBERS[column]: table[column] for column in self._columns}
+        length = self._indexes[shard].bytes
+        if any(size >= 0 and not tarfile.BLOCKSIZE <= start <= length - size for start, size in spans.values()):
+            raise ShardError(
+                f"The index {path}{INDEX_SUFFIX} is damaged: it places sample {key!r} outside of the shard. Delete it: the "
+                "shard's own headers are then read."
+            )
         present: dict[Member, tuple[int, int]] = {}
         for member, (start, size) in spans.items():
             if size >= 0:
@@ -236,7 +251,7 @@ def _is_header(block: bytes, size: int) -> bool:
 
 def _parse_caption(data: bytes, key: str, path: str) -> str:
     try:
-        return data.decode()
+        return decode_text(data)
     except UnicodeDecodeError as error:
         raise ShardError(
             f"The sample {key!r} of {path} has a caption that is no UTF-8 ({error}). Save it as UTF-8, or run train.prepare: "
@@ -248,7 +263,7 @@ def _parse_meta(data: bytes | None, key: str, path: str) -> dict[str, Any]:
     if not data:
         return {}
     try:
-        meta = json.loads(data)
+        meta = parse_json(data)
     except ValueError as error:
         raise ShardError(f"The sample {key!r} of {path} has a json that cannot be read ({error}).") from error
     if not isinstance(meta, dict):
@@ -264,7 +279,15 @@ def find_shards(paths: Iterable[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for path in map(str, paths):
-        tars = [name for name in list_files(path) if name.endswith(".tar")]
+        names = set(list_files(path))
+        tars = sorted(name for name in names if name.endswith(".tar"))
+        for name in sorted(names):
+            shard = name.removesuffix(INDEX_SUFFIX)
+            if name.endswith(f".tar{INDEX_SUFFIX}") and shard not in names:
+                raise ShardError(
+                    f"{name} has no shard {posixpath.basename(shard)} beside it: a shard is missing. Copy it again, or "
+                    "delete its index to go on without it."
+                )
         if not tars:
             where = "on this machine" if is_local(path) else "there"
             raise ShardError(

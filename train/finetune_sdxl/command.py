@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from faceclip import FaceCLIPEncoder
@@ -20,6 +21,7 @@ from faceclip.sdxl_files import load_unet, require_fit
 from ..cache.features import FeatureCache
 from ..cache.latents import LatentCache
 from ..cache.row_store import CacheError
+from ..data.batches import warn_of_few
 from ..data.shards import Member, ShardSource
 from ..frozen.vae import load_vae
 from ..run.config import DTYPES, ConfigError
@@ -51,7 +53,7 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
     if config.unet is None:
         raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
-    unet = load_unet(config.unet, config.unet_config or config.unet / "config.json", dtype)
+    unet = load_unet(config.unet, config.unet_config or _config_beside(config.unet), dtype)
     _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
     identities: IdentitySource = LiveIdentities(encoder)
@@ -61,7 +63,11 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     conditions: Conditions = JointConditions(encoder, identities)
     if config.remember_conditions:
         conditions = RememberedConditions(conditions, reader)
-    return FinetuneTask(config, ranks, unet, latents, reader, conditions)
+    task = FinetuneTask(config, ranks, unet, latents, reader, conditions)
+    task.fingerprint = source.fingerprint
+    if ranks.is_main:
+        warn_of_few(len(source), config.batch_size)
+    return task
 
 
 def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
@@ -70,6 +76,17 @@ def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
     except CheckpointError as error:
         advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
         raise CheckpointError(f"{error} {advice}") from None
+
+
+def _config_beside(unet: Path) -> Path:
+    """The configuration in a diffusers folder, or beside a file of one. Raises ConfigError where a file has none."""
+    place = (unet if unet.is_dir() else unet.parent) / "config.json"
+    if not unet.is_dir() and unet.exists() and not place.is_file():
+        raise ConfigError(
+            f"{unet} is a file of weights alone, which does not tell its layers. Give --unet-config, the config.json of its "
+            "model in diffusers' format, or the model's folder as --unet."
+        )
+    return place
 
 
 def _reads(config: FinetuneConfig) -> tuple[Member, ...]:

@@ -31,6 +31,9 @@ from .rows import Rows
 class FinetuneTask:
     """SDXL finetuning as the loop sees it (`train.run.loop.Task`)."""
 
+    fingerprint: str = ""
+    """Of what it is trained on; empty where nobody has told."""
+
     def __init__(
         self,
         config: FinetuneConfig,

@@ -70,7 +70,7 @@ def prepare(
         raise PrepareError(
             f"{out} lies within the source, whose pictures would then change. Choose a folder outside of {source}."
         )
-    units = find_units(source, options.shard_size, options.columns)
+    units = find_units(source, options.shard_size, options.columns, need_captions=not options.caption_model)
     _claim(out, source, units, options)
     done = {Path(path).stem for path in list_files(join(out, UNITS))}
     jobs = [(number, unit) for number, unit in enumerate(units) if Path(unit_report(out, number)).stem not in done]

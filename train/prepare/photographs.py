@@ -9,23 +9,16 @@ from __future__ import annotations
 import functools
 import io
 import re
-import tempfile
-import warnings
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
-from faceclip.face import FaceError, load_photo
-
-from ..data.storage import is_local
+from faceclip.face.photo import read_photo as read_file
 
 JPEG_QUALITY = 95
-_UPRIGHT = (None, 1)
-_EXIF_ORIENTATION = 0x0112
-# Formats whose further pictures are a film; those of a camera's MPO or a TIFF are previews and pages.
-_FILMS = ("GIF", "WEBP", "PNG", "AVIF")
+_JPEGS = ("JPEG", "MPO")  # an MPO is a JPEG with further ones behind it
 # Segments of a JPEG that say how to read its pixels: JFIF (APP0) and Adobe's colour transform (APP14). The other APPn and the
 # comment are metadata.
 _METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
@@ -45,34 +38,33 @@ def read_photo(data: bytes, name: str) -> tuple[bytes, np.ndarray]:
         AnimatedError: the file holds several frames.
         FaceError: the file is empty, cut short or no picture. Damaged files make decoders raise other errors, too.
     """
-    pixels = _load(data, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `load_photo` refuses what is no photograph's size
-        picture = Image.open(io.BytesIO(data))
-    with picture:
-        if picture.format in _FILMS and getattr(picture, "n_frames", 1) > 1:
-            raise AnimatedError(f"{name} has {getattr(picture, 'n_frames', 1)} frames")
-        profile = picture.info.get("icc_profile")
-        to_srgb = _to_srgb(profile, "CMYK" if picture.mode == "CMYK" else "RGB") if profile else None
-        if to_srgb is not None:
-            # Printers' colours are converted as they are, the others after transparency was laid over white.
-            source = ImageOps.exif_transpose(picture) if picture.mode == "CMYK" else Image.fromarray(pixels)
-            pixels = np.array(ImageCms.applyTransform(source, to_srgb))
-        elif is_plain_jpeg(picture):
+    photo = read_file(data, name, convert=_printers)
+    if photo.frames > 1:
+        raise AnimatedError(f"{name} has {photo.frames} frames")
+    pixels = photo.pixels
+    to_srgb = _to_srgb(photo.profile, "CMYK" if photo.mode == "CMYK" else "RGB") if photo.profile else None
+    if to_srgb is not None and photo.mode != "CMYK":  # after transparency was laid over white
+        pixels = np.array(ImageCms.applyTransform(Image.fromarray(pixels), to_srgb))
+    elif to_srgb is None and photo.format in _JPEGS and photo.mode == "RGB" and photo.orientation == 1:
+        # Stored as they are: compressing again would lose detail.
+        try:
             return without_metadata(data), pixels
+        except ValueError:  # a decoder reads it, this does not
+            pass
     return to_jpeg(pixels), pixels
 
 
-def _load(data: bytes, name: str) -> np.ndarray:
-    if is_local(name) and Path(name).is_file():
-        return load_photo(name)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        try:
-            return load_photo(file.name)
-        except FaceError as error:
-            raise FaceError(str(error).replace(file.name, name)) from error
+def _printers(picture: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """Printers' colours become those of their profile, as they are."""
+    profile = picture.info.get("icc_profile")
+    to_srgb = _to_srgb(profile, "CMYK") if profile and picture.mode == "CMYK" else None
+    return to_srgb and (lambda part: _rgb(ImageCms.applyTransform(part, to_srgb)))
+
+
+def _rgb(picture: Image.Image | None) -> Image.Image:
+    if picture is None:
+        raise ValueError("its colour profile gives no picture")
+    return picture
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,13 +86,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform if np.abs(moved.astype(int) - colours).max() > 3 else None
 
 
-def is_plain_jpeg(picture: Image.Image) -> bool:
-    """Whether a file is an upright RGB JPEG, whose pixels are stored as they are: compressing again would lose detail."""
-    # MPO is a JPEG with further ones behind it.
-    kind = picture.format in ("JPEG", "MPO") and picture.mode == "RGB"
-    return kind and picture.getexif().get(_EXIF_ORIENTATION) in _UPRIGHT
-
-
 def without_metadata(data: bytes) -> bytes:
     """A JPEG with the same pixels and nothing else: no EXIF, XMP, IPTC, colour profile, comment, nor bytes behind its end.
 
@@ -111,10 +96,13 @@ def without_metadata(data: bytes) -> bytes:
         raise ValueError("it does not begin like a JPEG")
     kept, place = [data[:2]], 2
     while place < len(data):
-        start = place
+        start = data.find(b"\xff", place)  # what lies between segments is padding
+        if start < 0:
+            break
+        place = start
         while data[place : place + 1] == b"\xff":
             place += 1
-        if place == start or place >= len(data):
+        if place >= len(data):
             break
         marker = data[place]
         if marker == _END:

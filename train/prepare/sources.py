@@ -5,26 +5,21 @@ A unit becomes at most one shard. It is small to send to a worker and reads its 
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
+import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.shards import ShardSource
-from ..data.storage import is_local, join, list_files, open_seekable, read_bytes, size_of
+from ..data.storage import is_local, join, list_files
+from ..data.texts import decode_text, name_of, parse_json
+from .folders import PICTURES, Beside, pictures_below
+from .tables import Columns, Row, SourceError, open_parquet, parquet_rows, read_csv
 
-# Also kinds that may turn out to be unreadable here, so that the report names them.
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
-
-
-Row = tuple[str | None, str | None, str | None, str | None]
-"""What a table says of a photograph: path or URL, caption, person, class."""
-
-
-class SourceError(ValueError):
-    """A source that cannot be read: what is wrong, what was found, and what to do."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,20 +54,6 @@ class Unit(Protocol):
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of a table's columns."""
-
-    image_column: str = "path"
-    """Column with the photographs' paths (relative ones start at the table's folder) or URLs."""
-    caption_column: str = "caption"
-    """Column with the captions."""
-    identity_column: str = "identity"
-    """Column that names the person; may be absent."""
-    class_column: str = "class"
-    """Column with the word for what a picture shows, which zero-shot classification has to find; may be absent."""
-
-
-@dataclass(frozen=True)
 class FolderUnit:
     """Pictures of a folder, each with its caption in a `.txt` of the same name, and `identity` (the person) and `class` (what it
     shows) in a `.json`, all optional."""
@@ -85,13 +66,14 @@ class FolderUnit:
         return len(self.names)
 
     def records(self) -> Iterator[Record | BrokenRecord]:
+        beside = Beside()
         for name in self.names:
             photo = Path(self.root, name)
             key = key_of(name)
-            caption, described = photo.with_suffix(".txt"), photo.with_suffix(".json")
             try:
-                text = caption.read_text("utf-8-sig").strip() if caption.is_file() else None
-                meta = json.loads(described.read_text("utf-8")) if described.is_file() else {}
+                caption, described = beside.find(photo, "txt"), beside.find(photo, "json")
+                text = decode_text(caption.read_bytes()).strip() if caption else None
+                meta = parse_json(described.read_bytes()) if described else {}
             except (OSError, ValueError) as error:  # text that is no UTF-8 is a ValueError
                 yield BrokenRecord(key, f"the caption or json beside {photo} cannot be read ({error})")
                 continue
@@ -118,9 +100,8 @@ class RowsUnit:
             elif caption and any("\udc80" <= letter <= "\udcff" for letter in caption):  # what "surrogateescape" left
                 yield BrokenRecord(key, f"the caption of row {number} is no UTF-8: save the table as UTF-8")
             else:
-                yield Record(
-                    key, _beside(self.folder, photo), caption.strip() if caption else None, identity or None, word or None
-                )
+                found = photo if isinstance(photo, bytes) else _beside(self.folder, photo)
+                yield Record(key, found, caption.strip() if caption else None, identity, word)
 
 
 @dataclass(frozen=True)
@@ -137,22 +118,14 @@ class ParquetUnit:
         return self.stop - self.start
 
     def records(self) -> Iterator[Record | BrokenRecord]:
-        rows = tuple(self._rows())
-        yield from RowsUnit(_folder_of(self.path), self.start, rows).records()
-
-    def _rows(self) -> Iterator[Row]:
-        import pyarrow.parquet as parquet
-
-        file = parquet.ParquetFile(open_seekable(self.path))
-        wanted = [name for name in _names(self.columns) if name in file.schema.names]
-        first = 0
-        for group in range(file.num_row_groups):
-            after = first + file.metadata.row_group(group).num_rows
-            if first < self.stop and after > self.start:
-                table = file.read_row_group(group, columns=wanted)
-                low, high = max(self.start, first) - first, min(self.stop, after) - first
-                yield from (_row(row, self.columns) for row in table.slice(low, high - low).to_pylist())
-            first = after
+        number = self.start
+        try:
+            for row in parquet_rows(self.path, self.start, self.stop, self.columns):
+                yield from RowsUnit(_folder_of(self.path), number, (row,)).records()
+                number += 1
+        except Exception as error:  # of damaged pages pyarrow raises what comes
+            problem = f"rows {number} to {self.stop - 1} of {self.path} cannot be read ({str(error)[:200]})"
+            yield BrokenRecord(f"{number:09d}", problem)
 
 
 @dataclass(frozen=True)
@@ -183,22 +156,26 @@ class TarUnit:
             yield Record(key_of(sample.key), sample.image, caption, _said(sample.meta, "identity"), _said(sample.meta, "class"))
 
 
-def find_units(source: str, shard_size: int, columns: Columns) -> list[Unit]:
+def find_units(source: str, shard_size: int, columns: Columns, need_captions: bool = False) -> list[Unit]:
     """Cut a source into units of `shard_size` records; each tar is one.
 
     Raises:
-        SourceError: there is nothing there, a table lacks a column, or its kind is unknown.
+        SourceError: there is nothing there, a table lacks a column (with `need_captions`, that of captions), or its kind is
+            unknown.
     """
     suffix = Path(source).suffix.lower()
     if suffix == ".parquet":
-        return _parquet_units(source, shard_size, columns)
+        count, columns = open_parquet(source, columns, need_captions)
+        starts = range(0, count, shard_size)
+        return [ParquetUnit(source, start, min(start + shard_size, count), columns) for start in starts]
     if suffix in (".csv", ".tsv"):
-        return _csv_units(source, shard_size, columns, "\t" if suffix == ".tsv" else ",")
+        rows = read_csv(source, columns, need_captions)
+        return [RowsUnit(_folder_of(source), n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
     tars: list[Unit] = [TarUnit(name) for name in list_files(source) if name.endswith(".tar")]
+    if is_local(source) and Path(source).is_dir():
+        return _folder_units(Path(source), shard_size, tars)
     if tars:
         return tars
-    if is_local(source) and Path(source).is_dir():
-        return _folder_units(Path(source), shard_size)
     found = "nothing there" if not list_files(source) else "something else"
     raise SourceError(
         f"{source} is no source of photographs: found {found}. Give a folder with pictures and .txt captions, "
@@ -206,64 +183,22 @@ def find_units(source: str, shard_size: int, columns: Columns) -> list[Unit]:
     )
 
 
-def _folder_units(root: Path, shard_size: int) -> list[Unit]:
-    names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.suffix.lower() in PICTURES)
-    if not names:
+def _folder_units(root: Path, shard_size: int, tars: list[Unit]) -> list[Unit]:
+    """Pictures of a folder. Beside tars they count where they have captions: shards may have a picture of a report by them."""
+    names = pictures_below(root)
+    if not names and not tars:
         raise SourceError(f"The folder {root} holds no picture ({', '.join(PICTURES)}) and no .tar.")
-    return [FolderUnit(str(root), tuple(part)) for part in _parts(names, shard_size)]
-
-
-def _csv_units(path: str, shard_size: int, columns: Columns, delimiter: str) -> list[Unit]:
-    text = _existing(path).decode("utf-8-sig", errors="surrogateescape")  # a row that is none is told with the rows
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    _require_columns(path, list(reader.fieldnames or []), columns)
-    rows = [_row(row, columns) for row in reader]
-    if not rows:
-        raise SourceError(f"The table {path} has no row below its heading.")
-    return [RowsUnit(_folder_of(path), n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
-
-
-def _parquet_units(path: str, shard_size: int, columns: Columns) -> list[Unit]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    if size_of(path) is None:
-        raise SourceError(f"There is no file {path}.")
-    try:
-        file = parquet.ParquetFile(open_seekable(path))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SourceError(f"{path} is no parquet file, or damaged ({error}).") from error
-    _require_columns(path, file.schema.names, columns)
-    count = file.metadata.num_rows
-    if not count:
-        raise SourceError(f"The table {path} has no row.")
-    starts = range(0, count, shard_size)
-    return [ParquetUnit(path, start, min(start + shard_size, count), columns) for start in starts]
-
-
-def _require_columns(path: str, found: Sequence[str], columns: Columns) -> None:
-    if columns.image_column not in found:
-        raise SourceError(
-            f"The table {path} has no column {columns.image_column!r} with the photographs' paths; "
-            f"it has {', '.join(found) or 'none'}. Name it with --image-column "
-            "(and --caption-column, --identity-column, --class-column)."
-        )
-
-
-def _row(row: dict[str, Any], columns: Columns) -> Row:
-    photo, caption, identity, word = (None if row.get(name) is None else str(row[name]) for name in _names(columns))
-    return photo, caption, identity, word
-
-
-def _names(columns: Columns) -> tuple[str, str, str, str]:
-    return columns.image_column, columns.caption_column, columns.identity_column, columns.class_column
-
-
-def _existing(path: str) -> bytes:
-    try:
-        return read_bytes(path)
-    except FileNotFoundError as error:
-        raise SourceError(f"There is no file {path}.") from error
+    if tars and names:
+        beside = Beside()
+        captioned = [name for name in names if beside.find(root / name, "txt") or beside.find(root / name, "json")]
+        if not captioned:
+            logger.warning(
+                "%s holds tars: its %d pictures without captions, such as %s, are left out.", root, len(names), names[0]
+            )
+            names = []
+        else:
+            logger.warning("%s holds pictures and %d tars: both are read.", root, len(tars))
+    return [*(FolderUnit(str(root), tuple(part)) for part in _parts(names, shard_size)), *tars]
 
 
 def _folder_of(path: str) -> str:
@@ -271,12 +206,17 @@ def _folder_of(path: str) -> str:
 
 
 def _beside(folder: str, photo: str) -> str:
-    return photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
+    """Where a table's photograph lies; of a local one in the spelling of names that is there."""
+    path = photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
+    if not is_local(path) or os.path.lexists(path):
+        return path
+    plain = path.removesuffix(photo) + photo.replace("\\", "/")  # a table from Windows
+    spelled = [unicodedata.normalize(form, name) for name in (path, plain) for form in ("NFC", "NFD")]
+    return next((name for name in (plain, *spelled) if os.path.lexists(name)), path)
 
 
 def _said(described: Any, name: str) -> str | None:
-    value = described.get(name) if isinstance(described, dict) else None
-    return None if value is None else str(value)
+    return name_of(described.get(name)) if isinstance(described, dict) else None
 
 
 def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from faceclip import FaceCLIPEncoder
 
 from ..cache.features import FeatureCache
-from ..data.batches import ReadOptions, TrainingData
+from ..data.batches import ReadOptions, TrainingData, warn_of_few
 from ..data.decode import DecodeSample
 from ..data.shards import MEMBERS, Member, ShardSource
 from ..frozen.teacher import load_teacher
@@ -54,7 +54,11 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
         transform=transform,
         reading=ReadOptions(threads=config.workers),
     )
-    return PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
+    task = PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
+    task.fingerprint = source.fingerprint + (guided.fingerprint if guided else "")
+    if ranks.is_main:
+        warn_of_few(len(source), config.batch_size)
+    return task
 
 
 def _reads(config: PretrainConfig) -> tuple[Member, ...]:

@@ -32,6 +32,9 @@ from .model import PretrainModel, blocks_of, freeze
 class PretrainTask:
     """Pretraining as the loop sees it (`train.run.loop.Task`)."""
 
+    fingerprint: str = ""
+    """Of what it is trained on; empty where nobody has told."""
+
     def __init__(
         self,
         config: PretrainConfig,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,18 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from .ranks import Ranks
+from .saved_metadata import SafeReader
 from .sharding import ShardedAdamW
 
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 _META = "run.json"
+_NAME = r"step-(\d{8,})"  # what else lies beside, a copy that somebody made, is none of the run's
 
 
 class CheckpointWriteError(RuntimeError):
@@ -47,13 +50,14 @@ class SavedState:
     """The tensors of one checkpoint, read when asked for; every rank for itself."""
 
     def __init__(self, folder: Path):
-        self._reader = FileSystemReader(folder)
+        self._reader = SafeReader(folder)
         self._folder = folder
         try:
             described = self._reader.read_metadata().state_dict_metadata
-        except (OSError, EOFError, UnpicklingError) as error:
-            raise self._unreadable(error) from error
-        self._kinds = {n: (e.properties.dtype, e.size) for n, e in described.items() if isinstance(e, TensorStorageMetadata)}
+            entries = {name: entry for name, entry in described.items() if isinstance(entry, TensorStorageMetadata)}
+            self._kinds = {name: (entry.properties.dtype, entry.size) for name, entry in entries.items()}
+        except Exception as error:  # of a damaged pickle comes anything
+            raise _unreadable(folder, error) from error
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, in CPU memory."""
@@ -85,14 +89,38 @@ class SavedState:
             try:
                 load({**state}, storage_reader=self._reader, no_dist=True)
             # torch wraps what it met in a CheckpointException, which is a BaseException.
-            except (OSError, RuntimeError, CheckpointException) as error:
-                raise self._unreadable(error) from error
+            except (Exception, CheckpointException) as error:
+                raise _unreadable(self._folder, error) from error
 
-    def _unreadable(self, error: BaseException) -> ResumeError:
-        return ResumeError(
-            f"The checkpoint {self._folder} is damaged: {error}\n"
-            "Delete that folder, and the same command goes on from the one before."
-        )
+
+def _unreadable(folder: Path, error: BaseException) -> ResumeError:
+    return ResumeError(
+        f"The checkpoint {folder} is damaged: {_cause(error)}. Delete that folder, and the same command goes on from the one "
+        "before."
+    )
+
+
+def _cause(error: BaseException | None) -> str:
+    """What went wrong, in a line: torch wraps what a rank met in a CheckpointException that prints its whole traceback."""
+    if isinstance(error, CheckpointException):
+        error = next((found[0] for found in error.failures.values()), error)
+    if isinstance(error, OSError | ValueError | UnpicklingError) and str(error):
+        return " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+class _Notes(dict[str, Any]):
+    """What a checkpoint's run.json says; raises ResumeError where it is asked for what it lacks."""
+
+    def __init__(self, folder: Path, notes: Mapping[str, Any]):
+        super().__init__(notes)
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:  # ranks tell each other
+        return _Notes, (self._folder, dict(self))
+
+    def __missing__(self, name: str) -> Any:
+        raise _unreadable(self._folder, ValueError(f"{_META} lacks {name}"))
 
 
 class Checkpoints:
@@ -107,7 +135,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if path.suffix != ".part")
+        return sorted(int(match[1]) for path in self.folder.glob("step-*") if (match := re.fullmatch(_NAME, path.name)))
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -150,9 +178,19 @@ class Checkpoints:
 
     def _look(self) -> tuple[int, dict[str, Any]] | None:
         for part in self.folder.glob("step-*.part"):
-            shutil.rmtree(part, ignore_errors=True)
+            if re.fullmatch(_NAME, part.stem):  # not what people keep beside under names of their own
+                shutil.rmtree(part, ignore_errors=True)
         steps = self.steps()
-        return (steps[-1], json.loads((self.path(steps[-1]) / _META).read_text())) if steps else None
+        if not steps:
+            return None
+        folder = self.path(steps[-1])
+        try:
+            meta = json.loads((folder / _META).read_bytes())
+            if not isinstance(meta, dict) or not isinstance(meta.get("config", {}), dict):
+                raise ValueError(f"{_META} holds no notes of a run")
+            return steps[-1], _Notes(folder, meta)
+        except (OSError, ValueError, RecursionError) as error:
+            raise _unreadable(folder, error) from error
 
     def _begin(self, part: Path, meta: Mapping[str, Any]) -> None:
         if self.ranks.is_main:
@@ -178,10 +216,13 @@ class Checkpoints:
         kept = self.steps()
         survivor = f"The checkpoint of step {kept[-1]} is intact" if kept else "There is no earlier checkpoint"
         free = shutil.disk_usage(self.folder).free / 2**30
-        cause = str(failure) if failure else "another rank failed"
+        cause = _cause(failure) if failure else "another rank failed"
+        # Of a full disk torch says what it found only ("unexpected pos"); of these others, what it is.
+        full = not any(words in cause.lower() for words in ("no such file", "permission", "read-only"))
+        advice = "Free some space, or lower keep_last" if full else "Put that right"
         return (
-            f"The checkpoint of step {step} could not be written below {self.folder} ({free:.1f} GiB free there): {cause}\n"
-            f"{survivor}. Free some space, or lower keep_last, and start the same command again to go on from there."
+            f"The checkpoint of step {step} could not be written below {self.folder} ({free:.1f} GiB free there): {cause}. "
+            f"{survivor}. {advice}, and start the same command again to go on from there."
         )
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, Union
 
+from faceclip.cli.options import print_anything
+
+from ..data.texts import decode_text
 from .config import ConfigError, RunConfig
 
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -23,6 +26,7 @@ def run_command(work: Callable[[], int | None], *expected: type[Exception], leve
 
     Such an error is a ValueError or one of `expected`. Its message goes to stderr; any other error keeps its traceback.
     """
+    print_anything()
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     try:
         return work() or 0
@@ -54,7 +58,12 @@ def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
         raise ConfigError(f"There is no configuration {name!r}. Give the path of a YAML file, or one of the presets: {known}.")
-    content = yaml.safe_load(path.read_text()) or {}
+    try:
+        content = yaml.safe_load(decode_text(path.read_bytes())) or {}
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        told = " ".join(str(error).split())
+        advice = " Within double quotes a backslash is special: write paths without quotes." if "escape" in told else ""
+        raise ConfigError(f"{path} is not YAML that can be read ({told}).{advice}") from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} is not a configuration: it holds a {type(content).__name__}, expected `key: value` lines.")
     hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if typing.get_origin(hint) is not ClassVar}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .checkpointing import CheckpointWriteError
 from .command_line import Config, parse, run_command
+from .folder_lock import held
 from .logs import require_loggers
 from .loop import NonFiniteLossError, Task, run
 from .ranks import Ranks, distributed
@@ -26,6 +27,9 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
         config = parse(kind, argv)
         require_loggers(config)
         with distributed() as ranks:
+            if ranks.is_main:
+                with held(config.out):  # asked once before the models are read, and kept when the run begins
+                    pass
             task = build(config, ranks)
             if ranks.is_main:
                 rows = config.batch_size // ranks.world

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from .checkpointing import Checkpoints, SavedState, State
 from .command_line import as_plain, write_yaml
 from .config import RunConfig
+from .folder_lock import held
 from .logs import RunLog
 from .ranks import Ranks
 from .sharding import ShardedAdamW, Shards
@@ -33,6 +34,8 @@ class NonFiniteLossError(RuntimeError):
 
 class Task(Protocol):
     """One stage of training, as the loop sees it. Everything random in a step follows from the seed and its number."""
+
+    # A task may also have `fingerprint`, a text that tells the data it is trained on: a run that goes on with other data says so.
 
     @property
     def optimizer(self) -> Optimizer:
@@ -80,8 +83,14 @@ class Task(Protocol):
 def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is resumed.
 
-    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written.
+    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written, FolderInUseError when
+    another process writes into `config.out`.
     """
+    with held(config.out) if ranks.is_main else nullcontext():
+        return _run(task, config, ranks)
+
+
+def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     checkpoints = Checkpoints(config.out / "checkpoints", ranks, config.keep_last)
     if ranks.is_main:
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +144,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def _save(task: Task, config: RunConfig, checkpoints: Checkpoints, done: int, log: RunLog) -> None:
     if done == checkpoints.newest:
         return
-    checkpoints.save(done, task.state(), {"config": as_plain(config)})
+    checkpoints.save(done, task.state(), {"config": as_plain(config), "data": getattr(task, "fingerprint", None)})
     log.note("checkpoint", done, {"path": str(checkpoints.path(done))})
 
 
@@ -144,9 +153,17 @@ def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
     if not found:
         return 0
     step, meta = found
-    changed = {k: (meta["config"].get(k), v) for k, v in as_plain(config).items() if meta["config"].get(k) != v}
+    noted = meta["config"]
+    changed = {k: (noted.get(k), v) for k, v in as_plain(config).items() if noted.get(k) != v}
     for name, (before, now) in changed.items():
         logger.warning("Going on with another %s than the run began with: %s, was %s.", name, now, before)
+    before, now = meta.get("data"), getattr(task, "fingerprint", None)
+    if before and now and before != now:
+        logger.warning(
+            "Going on with other data than the run began with: the shards' contents have changed since step %d. What was learnt "
+            "stays learnt; for a run of its own, give another --out.",
+            step,
+        )
     task.load_state(checkpoints.saved(step), step)
     logger.info("Going on from step %d.", step)
     return step

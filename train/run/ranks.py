@@ -174,6 +174,15 @@ def place_among_ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
             if rank not in environment:
                 raise LaunchError(f"{world} is {environment[world]}, but {rank} is not set: start the command with torchrun.")
             return int(environment[rank]), int(environment[world]), int(environment.get(local_rank, 0))
+    if "SLURM_STEP_ID" in environment:  # not in a batch script, which is one process
+        world = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
+        if world > 1 and {"SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+            return int(environment["SLURM_PROCID"]), world, int(environment.get("SLURM_LOCALID", 0))
+        if world > 1:
+            raise LaunchError(
+                f"srun started {world} processes, which do not know where to find each other. Set MASTER_ADDR (the first node's "
+                "name) and MASTER_PORT (a free port) for all of them, or have srun start torchrun once on each node."
+            )
     if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
         # accelerate names a port for several processes, yet starts several only with --multi_gpu (or through MPI).
         raise LaunchError(

@@ -1,0 +1,161 @@
+"""Tables of photographs: .csv, .tsv and .parquet, as people's tools write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.storage import open_seekable, read_bytes, size_of
+from ..data.texts import decode_text, name_of
+
+Row = tuple[str | bytes | None, str | None, str | None, str | None]
+"""What a table says of a photograph: path, URL or the file's bytes, caption, person, class."""
+
+
+class SourceError(ValueError):
+    """A source that cannot be read: what is wrong, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a table's columns."""
+
+    image_column: str = "path"
+    """Column with the photographs' paths (relative ones start at the table's folder) or URLs; of a parquet also with their bytes.
+    Where there is no `path`, a parquet's `image`."""
+    caption_column: str = "caption"
+    """Column with the captions; of several captions in a row, the first."""
+    identity_column: str = "identity"
+    """Column that names the person; may be absent."""
+    class_column: str = "class"
+    """Column with the word for what a picture shows, which zero-shot classification has to find; may be absent."""
+
+
+def names(columns: Columns) -> tuple[str, str, str, str]:
+    return columns.image_column, columns.caption_column, columns.identity_column, columns.class_column
+
+
+def read_csv(path: str, columns: Columns, need_captions: bool) -> list[Row]:
+    """The rows of a .csv or .tsv. Raises SourceError."""
+    try:
+        text = decode_text(read_bytes(path), errors="surrogateescape")  # a row that is no UTF-8 is told with the rows
+    except FileNotFoundError as error:
+        raise SourceError(f"There is no file {path}.") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"The table {path} is cut short, or no text ({error}). Save it as UTF-8.") from error
+    records = _tab_separated(path, text) if path.lower().endswith(".tsv") else _comma_separated(path, text, ",")
+    heading, *others = [record for record in records if record] or [[]]
+    require_columns(path, heading, columns, need_captions)
+    rows = [_row(dict(zip(heading, record, strict=False)), columns) for record in others]
+    if not rows:
+        raise SourceError(f"The table {path} has no row below its heading.")
+    return rows
+
+
+def _comma_separated(path: str, text: str, delimiter: str) -> list[list[str]]:
+    # Lines as the format has them: U+2028, form feeds and the like, which web text holds, end none.
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as strict:
+        try:
+            if "unexpected end" in str(strict):
+                raise
+            return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:
+            raise SourceError(
+                f'The table {path} cannot be read ({error}): most likely a quotation mark (") opens in a row and never closes. '
+                "Write a quotation mark within a quoted cell twice."
+            ) from error
+
+
+def _tab_separated(path: str, text: str) -> list[list[str]]:
+    """Most tools quote nothing here, and a caption may begin with a quotation mark; some quote cells with line breaks in them."""
+    lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
+    lines = [line for line in lines if line]
+    tabs = lines[0].count("\t") if lines else 0
+    if any(line.count("\t") != tabs for line in lines) and any(
+        cell.startswith('"') for line in lines for cell in line.split("\t")
+    ):
+        try:
+            return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        except csv.Error:  # not so quoted, then
+            pass
+    return [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1]
+    if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return cell
+
+
+def open_parquet(path: str, columns: Columns, need_captions: bool) -> tuple[int, Columns]:
+    """The number of rows of a parquet file, and its columns. Raises SourceError."""
+    import pyarrow.parquet as parquet
+
+    if size_of(path) is None:
+        raise SourceError(f"There is no file {path}.")
+    try:
+        file = parquet.ParquetFile(open_seekable(path))
+        found, count = list(file.schema_arrow.names), file.metadata.num_rows
+    except Exception as error:  # pyarrow's own, OSError, and of damaged footers whatever comes
+        raise SourceError(f"{path} is no parquet file, or damaged ({str(error)[:200]}).") from error
+    if columns.image_column == "path" and "path" not in found and "image" in found:
+        columns = Columns("image", columns.caption_column, columns.identity_column, columns.class_column)
+    require_columns(path, found, columns, need_captions)
+    if count <= 0:
+        raise SourceError(f"The table {path} has no row.")
+    return count, columns
+
+
+def parquet_rows(path: str, start: int, stop: int, columns: Columns) -> Iterator[Row]:
+    """Rows `start` to `stop`. Of a damaged file comes whatever pyarrow raises."""
+    import pyarrow.parquet as parquet
+
+    file = parquet.ParquetFile(open_seekable(path))
+    wanted = [name for name in names(columns) if name in file.schema_arrow.names]
+    first = 0
+    for group in range(file.num_row_groups):
+        after = first + file.metadata.row_group(group).num_rows
+        if first < stop and after > start:
+            table = file.read_row_group(group, columns=wanted)
+            low, high = max(start, first) - first, min(stop, after) - first
+            for place in range(low, high, 64):  # pictures may be in it: few at a time
+                yield from (_row(row, columns) for row in table.slice(place, min(64, high - place)).to_pylist())
+        first = after
+
+
+def require_columns(path: str, found: Sequence[str], columns: Columns, need_captions: bool) -> None:
+    """Raise SourceError where a column is absent that is needed, or was named."""
+    usual, has = Columns(), ", ".join(found) or "none"
+    if columns.image_column not in found:
+        raise SourceError(
+            f"The table {path} has no column {columns.image_column!r} with the photographs' paths; it has {has}. Name it with "
+            "--image-column (and --caption-column, --identity-column, --class-column)."
+        )
+    if columns.caption_column not in found and need_captions:
+        raise SourceError(
+            f"The table {path} has no column {columns.caption_column!r} with captions; it has {has}. Name it with "
+            "--caption-column, or a model that writes captions with --caption-model."
+        )
+    for what, name, common in (
+        ("caption", columns.caption_column, usual.caption_column),
+        ("identity", columns.identity_column, usual.identity_column),
+        ("class", columns.class_column, usual.class_column),
+    ):
+        if name not in found and name != common:
+            raise SourceError(f"The table {path} has no column {name!r}; it has {has}. Check --{what}-column.")
+
+
+def _row(row: dict[str, Any], columns: Columns) -> Row:
+    photo, caption, identity, word = (row.get(name) for name in names(columns))
+    if isinstance(photo, dict):  # as Hugging Face's `datasets` writes pictures
+        photo = photo.get("bytes") or photo.get("path")
+    if isinstance(caption, list):
+        caption = next((text for text in caption if text), None)
+    photo = photo if photo is None or isinstance(photo, bytes) else str(photo)
+    return photo or None, None if caption is None else str(caption), name_of(identity), name_of(word)
