@@ -89,7 +89,7 @@ def workflow_files() -> list[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests run per workflow: `workflow` for every one, `mini_workflow` for those that run as they are, `download_workflow`
-    for those that want files from elsewhere."""
+    for those that want files from elsewhere, `sdxl_workflow` for those of them that have SDXL's."""
     from demo.graph import downloads, read_workflow
 
     if "workflow" in metafunc.fixturenames:
@@ -100,6 +100,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "download_workflow" in metafunc.fixturenames:
         large = [path for path in workflow_files() if downloads(read_workflow(path))]
         metafunc.parametrize("download_workflow", large, ids=lambda path: path.stem)
+    if "sdxl_workflow" in metafunc.fixturenames:
+        sdxl = [path for path in workflow_files() if "sdxl" in path.stem]
+        metafunc.parametrize("sdxl_workflow", sdxl, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="session")
@@ -199,6 +202,9 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (base / "models" / folder / name).touch()
     shutil.copytree(ROOT / "models" / "people", base / "input" / PEOPLE_FOLDER)
     link_pack(base / "custom_nodes")
+    (base / "custom_nodes" / "tiny_flux").mkdir()
+    for source, name in (("tiny_flux_node.py", "__init__.py"), ("flux_core.py", "flux_core.py")):
+        shutil.copy(ROOT / "tests" / source, base / "custom_nodes" / "tiny_flux" / name)
     encoder = FaceCLIPEncoder.from_file(ROOT / "models" / "faceclip" / "faceclip_mini_encoder.safetensors").eval()
     (base / "output" / "faceclip_identities").mkdir()
     encoder.blank_face().save(base / "output" / "faceclip_identities" / "my_person.safetensors")

@@ -36,3 +36,29 @@ def tiny_flux_clip(t5: Path, clip_l: Path, width: int = 64) -> Any:
         assert not unknown
         assert set(missing) <= {"text_projection.weight", "encoder.embed_tokens.weight"}, missing
     return clip
+
+
+def flux_transformer(heads: int, head_width: int, depth: tuple[int, int], dtype: Any = None) -> dict[str, Any]:
+    """Random weights of a FLUX transformer in diffusers' names, for conditioning of the golden tiny model's widths."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(
+            num_layers=depth[0],
+            num_single_layers=depth[1],
+            attention_head_dim=head_width,
+            num_attention_heads=heads,
+            joint_attention_dim=64,
+            pooled_projection_dim=48,
+            axes_dims_rope=(head_width // 4, head_width // 4, head_width // 2),
+            guidance_embeds=True,
+        )
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1 << 20, generator=generator)
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        count = tensor.numel()
+        values = noise.repeat(-(-count // len(noise)))[:count].view(tensor.shape) * (tensor.shape[-1] ** -0.5)
+        weights[name] = (values + 1 if "norm_" in name and tensor.ndim == 1 else values).to(dtype or torch.float32).clone()
+    return weights

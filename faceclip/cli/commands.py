@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their options; each sets `run`, a function of the parsed options."""
-    parser = argparse.ArgumentParser(prog="faceclip", description="FaceCLIP: a face and a prompt become an SDXL picture.")
+    parser = argparse.ArgumentParser(prog="faceclip", description="FaceCLIP: a face and a prompt become an SDXL or FLUX picture.")
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in (_add_convert, _add_detect, _add_encode, _add_generate, _add_similarity, add_download):
         add(commands)
@@ -125,18 +125,18 @@ def _add_generate(commands) -> None:
     parser = commands.add_parser("generate", help="make a picture of the person in a photo")
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--out", type=picture_path, required=True, help="the picture to write (.png, .jpg, .webp, ...)")
+    parser.add_argument("--family", choices=("sdxl", "flux"), default="sdxl", help="FaceCLIP-SDXL (default) or FaceT5-FLUX")
+    parser.add_argument("--unet", type=Path, help="of sdxl: the released unet.pt, a safetensors of it, or a diffusers folder")
+    parser.add_argument("--transformer", type=Path, help="of flux: dit.pt, what `convert` made of it, or a diffusers folder")
     parser.add_argument(
-        "--unet", type=Path, required=True, help="the released unet.pt, a safetensors of it, or a diffusers folder"
+        "--base", help="SDXL base or FLUX.1-dev: a diffusers folder, or a repository in Hugging Face's cache (default: that)"
     )
-    parser.add_argument(
-        "--base", default=SDXL_BASE, help="SDXL base: a diffusers folder, or a repository in Hugging Face's cache"
-    )
-    parser.add_argument("--negative", default=NEGATIVE_PROMPT, help="what the picture should not be (default: common faults)")
+    parser.add_argument("--negative", help="what the picture should not be (default: common faults)")
     parser.add_argument("--seed", type=seed_number, help="default: a random one, which is printed")
     parser.add_argument("--steps", type=at_least_one, default=50, help="default: 50")
     parser.add_argument("--width", type=multiple_of_8, default=864, help="pixels (default: 864)")
     parser.add_argument("--height", type=multiple_of_8, default=1152, help="pixels (default: 1152)")
-    parser.add_argument("--cfg", type=not_negative, default=5.0, help="guidance; 1 switches it off (default: 5)")
+    parser.add_argument("--cfg", type=not_negative, help="guidance; 1 switches it off (default: 5, with flux 3.5)")
     parser.add_argument("--offload", action="store_true", help="keep on the GPU only what is at work: slower, less memory")
     add_encoder_options(parser)
     parser.set_defaults(run=_generate)
@@ -196,29 +196,47 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
+    network = _network(options)
     crop = _face_crop(options)
-    pipeline = FaceCLIPPipeline.from_files(
-        options.encoder, options.unet, options.base, device=options.device, dtype=_dtype(options), offload=options.offload
-    )
+    where: dict[str, Any] = {"device": options.device, "dtype": _dtype(options), "offload": options.offload}
+    if options.family == "flux":
+        from ..flux.pipeline import FLUX_BASE, FLUX_NEGATIVE_PROMPT, FaceT5Pipeline
+
+        pipeline = FaceT5Pipeline.from_files(options.encoder, network, options.base or FLUX_BASE, **where)
+        negative, cfg = FLUX_NEGATIVE_PROMPT, 3.5
+    else:
+        pipeline = FaceCLIPPipeline.from_files(options.encoder, network, options.base or SDXL_BASE, **where)
+        negative, cfg = NEGATIVE_PROMPT, 5.0
+    cfg = cfg if options.cfg is None else options.cfg
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     start = time.perf_counter()
     (picture,) = pipeline(
         options.prompt,
         crop,
-        negative_prompt=options.negative,
+        negative_prompt=negative if options.negative is None else options.negative,
         width=options.width,
         height=options.height,
         steps=options.steps,
-        guidance=options.cfg,
+        guidance=cfg,
         seed=seed,
         strength=options.strength,
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(options.out)
     print(
-        f"{options.out}: {picture.width} x {picture.height}, seed {seed}, {options.steps} steps, CFG {options.cfg:g}, "
+        f"{options.out}: {picture.width} x {picture.height}, seed {seed}, {options.steps} steps, CFG {cfg:g}, "
         f"strength {options.strength:g}, {time.perf_counter() - start:.1f} s on {options.device}"
     )
+
+
+def _network(options: argparse.Namespace) -> Path:
+    """What makes the picture, by family. Raises CheckpointError if it was not given, or that of the other family was."""
+    wanted, other = ("transformer", "unet") if options.family == "flux" else ("unet", "transformer")
+    path = getattr(options, wanted)
+    if path is None or getattr(options, other) is not None:
+        name = "dit.pt" if wanted == "transformer" else "unet.pt"
+        raise CheckpointError(f"generate --family {options.family} needs --{wanted} (the released {name}), and no --{other}.")
+    return path
 
 
 def _similarity(options: argparse.Namespace) -> None:

@@ -127,19 +127,21 @@ class FaceT5Pipeline:
         if steps < 1 or num_images < 1:
             raise ValueError(f"Steps and number of images must be at least 1; found {steps} and {num_images}.")
         positive, negative = self.conditioning(prompt, face, negative_prompt, strength)
-        rows = len(positive[0])
+        # Repeated here: diffusers repeats only what it encodes itself.
+        embeddings, pooled, without, pooled_without = (
+            part.repeat_interleave(num_images, dim=0) for part in (*positive, *negative)
+        )
         result = self.flux(
-            prompt_embeds=positive[0],
-            pooled_prompt_embeds=positive[1],
-            negative_prompt_embeds=negative[0],
-            negative_pooled_prompt_embeds=negative[1],
+            prompt_embeds=embeddings,
+            pooled_prompt_embeds=pooled,
+            negative_prompt_embeds=without,
+            negative_pooled_prompt_embeds=pooled_without,
             true_cfg_scale=guidance,
             guidance_scale=embedded_guidance,
             width=width,
             height=height,
             num_inference_steps=steps,
-            num_images_per_prompt=num_images,
-            generator=generators(seed, rows * num_images),
+            generator=generators(seed, len(embeddings)),
         )
         return result.images
 
@@ -164,6 +166,7 @@ class FaceT5Pipeline:
         negative = self._encode([negative_prompt], None, 1.0)
         if self._offload:
             self.encoder.to("cpu")
+            self.flux.maybe_free_model_hooks()  # T5 would stay until the transformer runs, CLIP-L until the end
         rows = len(positive[0])
         return positive, (negative[0].expand(rows, -1, -1), negative[1].expand(rows, -1))
 

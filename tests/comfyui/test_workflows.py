@@ -77,8 +77,8 @@ def only(prompt: Prompt, kind: str) -> dict:
     return node["inputs"]
 
 
-def test_a_workflow_runs_on_the_mini_files(download_workflow: Path, client: ComfyClient, photo: str) -> None:
-    prompt = on_mini(download_workflow, client, photo)
+def test_a_workflow_runs_on_the_mini_files(sdxl_workflow: Path, client: ComfyClient, photo: str) -> None:
+    prompt = on_mini(sdxl_workflow, client, photo)
     for node in prompt.values():
         if node["class_type"] == "FaceCLIPDetectFaces":
             node["inputs"]["on_no_face"] = "text only"  # of a picture made so small, none may be found
