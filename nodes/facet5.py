@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 
 import comfy.sd
-import torch
 from comfy_api.latest import io
 
-from ..faceclip import Identity
+from ..faceclip import FaceT5Encoder, Identity
 from ..faceclip.hub import size_text
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
@@ -122,10 +121,9 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         parts = encode_prompt(clip, read)
         embeddings = [facet5.encode(hidden, identity, strength) for hidden, _ in parts]
         if read.weighted:
-            # As in FaceCLIP Text Encode: a weight moves a token away from what the empty prompt of the same person has there.
             empty = [facet5.encode(hidden, identity, strength) for hidden, _ in encode_prompt(clip, read_prompt(clip, ""))]
             pairs = zip(empty, embeddings, strict=True)
-            embeddings = [torch.lerp(none, full, read.weights.to(full)) for none, full in pairs]
+            embeddings = [FaceT5Encoder.emphasise(full, none, read.weights) for none, full in pairs]
         conditioning = []
         for rows, (_, options) in zip(embeddings, parts, strict=True):
             pooled = options["pooled_output"].expand(len(rows), -1)

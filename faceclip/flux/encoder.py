@@ -110,6 +110,17 @@ class FaceT5Encoder(IdentityEncoder):
         require_finite(result)
         return result
 
+    @staticmethod
+    def emphasise(embeddings: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
+        """Weighted words, as FaceCLIP has them: a weight moves a token away from what the empty prompt of the same person has.
+
+        `embeddings` and `empty` [N, 512, 4096], each with its identity, `weights` [512, 1] or [N, 512, 1], 1 where nothing is
+        emphasised. Raises ValueError for weights that make no finite numbers.
+        """
+        result = torch.lerp(empty, embeddings, weights.to(embeddings))
+        require_finite(result)
+        return result
+
     def _fuse(self, hidden: Tensor, people: Identity) -> Tensor:
         patches = people.patch_tokens[:, 0].to(self.device, self.compute_dtype)
         return self(hidden, patches.expand(len(hidden), -1, -1))

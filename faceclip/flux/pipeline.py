@@ -180,8 +180,7 @@ class FaceT5Pipeline:
         rows = len(embeddings)
         if any(prompt.weighted for prompt in read):
             empty = self.encoder.encode(self._t5([read_prompt("", self.flux.tokenizer_2)]), identity, strength=strength)
-            weights = torch.stack([prompt.weights for prompt in read]).to(embeddings)
-            embeddings = torch.lerp(empty, embeddings, weights)
+            embeddings = self.encoder.emphasise(embeddings, empty, torch.stack([prompt.weights for prompt in read]))
         pooled = self._pooled([prompt.plain for prompt in read])
         return embeddings.to(self.flux.transformer.dtype), pooled.expand(rows, -1)
 

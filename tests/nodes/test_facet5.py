@@ -202,3 +202,37 @@ def test_comfyui_can_unload_it_and_it_comes_back(encode: Any, facet5: Any, peopl
     assert any(held.model is facet5.patcher for held in management.current_loaded_models)
     management.unload_all_models()
     assert torch.equal(encode("a man", people[0])[0][0], first)
+
+
+@pytest.mark.parametrize("weight", ["1e39", "nan", "inf"])
+def test_a_weight_that_makes_no_numbers_is_refused(weight: str, encode: Any) -> None:
+    with pytest.raises(ValueError, match="no finite numbers.*a weight in the prompt"):
+        encode(f"a man in (red:{weight})")
+
+
+@pytest.mark.parametrize("what", ["load", "text"])
+def test_the_bar_moves_and_cancel_is_heeded(what: str, bar: Any, run: Any, encode: Any, facet5: Any) -> None:
+    import comfy.model_management as management
+
+    def work() -> None:
+        if what == "load":
+            run("FaceCLIPT5Loader", facet5_name="face_t5_encoder.pt", dtype="fp32")
+        else:
+            encode("a man")
+
+    before = encode("a man")[0][0]
+    bar.shown.clear()
+    work()
+    done, totals = zip(*bar.shown, strict=True)
+    assert done[-1] == totals[-1] > 5 and list(done) == sorted(done)
+    bar.shown.clear()
+    bar.cancel_at = 3
+    with pytest.raises(management.InterruptProcessingException):
+        work()
+    bar.cancel_at = 0
+    assert torch.equal(encode("a man")[0][0], before)
+
+
+def test_a_dtype_that_is_none_is_refused(run: Any, facet5: Any) -> None:
+    with pytest.raises(ValueError, match="dtype is 'int4'. Choose one of: default, fp32"):
+        run("FaceCLIPT5Loader", facet5_name="face_t5_encoder.pt", dtype="int4")
