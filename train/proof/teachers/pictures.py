@@ -76,12 +76,19 @@ def load_pictures(shards: str | Path, size: int, crops: bool = False, threads: i
     """Every sample of some shards. `size` is the side of `images` in pixels; `crops` are read on demand: they take the time."""
     members = MEMBERS if crops else ("image", "caption", "meta")
     source = ShardSource(shards, read=members)
+    count = len(source)
+    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    faces = torch.empty(count, *((3, CROP, CROP) if crops else (0,)), dtype=torch.uint8)
+
+    def read(row: int) -> tuple[Tensor, Sample]:
+        # Into place at once: thousands of small tensors, kept between large ones, leave holes of several times their size.
+        return _read(source[row], images[row], faces[row])
+
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda i: _read(source[i], size, crops), range(len(source))))
-    images, faces, landmarks, samples = zip(*rows, strict=True)
+        landmarks, samples = zip(*pool.map(read, range(count)), strict=True)
     return Pictures(
-        torch.stack(images),
-        torch.stack(faces),
+        images,
+        faces,
         torch.stack(landmarks),
         torch.tensor([sample.identity for sample in samples]),
         [sample.caption for sample in samples],
@@ -115,12 +122,12 @@ def traits_of(sample: Sample) -> Tensor:
     return torch.from_numpy(traits(Person(sample.identity, latents))).float()
 
 
-def _read(sample: Sample, size: int, crops: bool) -> tuple[Tensor, Tensor, Tensor, Sample]:
+def _read(sample: Sample, image: Tensor, face: Tensor) -> tuple[Tensor, Sample]:
+    """Fill in the picture [3, S, S] and, unless it is empty, the crop; return landmarks and what is left of the sample."""
     whole = decode(sample.image, "picture")
-    picture = whole.resize((size, size), Image.Resampling.BICUBIC)
-    return (
-        torch.from_numpy(np.array(picture)).permute(2, 0, 1),
-        face_crop(sample.face) if crops else torch.empty(0, dtype=torch.uint8),
-        torch.tensor(sample.meta.get("landmarks", [[0.0, 0.0]] * 5), dtype=torch.float32) / whole.width,
-        replace(sample, image=b"", face=None),
-    )
+    picture = whole.resize((image.shape[-1], image.shape[-2]), Image.Resampling.BICUBIC)
+    image.copy_(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    if face.numel():
+        face.copy_(face_crop(sample.face))
+    landmarks = torch.tensor(sample.meta.get("landmarks", [[0.0, 0.0]] * 5), dtype=torch.float32) / whole.width
+    return landmarks, replace(sample, image=b"", face=None)
