@@ -43,6 +43,8 @@ def explained(file: RemoteFile, url: str, part: Path | None = None) -> Iterator[
         raise DownloadError(
             f"No connection to {url} ({type(error).__name__}: {error}). {_kept(part)}{_later()} {by_hand(file)}"
         ) from error
+    except RecursionError as error:  # huggingface_hub follows a redirect within the server by calling itself
+        raise DownloadError(f"{url} leads round in circles: its redirects never end. {by_hand(file)}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DownloadError(
@@ -80,5 +82,5 @@ def _later() -> str:
 
 def transport_errors() -> tuple[type[Exception], ...]:
     """What the HTTP client raises: huggingface_hub has had `requests`, then `httpx`, then `httpx2`."""
-    known = (("requests", "RequestException"), ("httpx", "TransportError"), ("httpx2", "TransportError"))
+    known = (("requests", "RequestException"), ("httpx", "RequestError"), ("httpx2", "RequestError"))
     return tuple(getattr(sys.modules[name], error) for name, error in known if name in sys.modules)

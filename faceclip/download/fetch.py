@@ -9,16 +9,19 @@ is whole. Nothing in this module is imported by the nodes: a graph that runs dow
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
+import re
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 from ..hub import RemoteFile, size_text
 from .errors import DownloadError, by_hand, explained, transport_errors
@@ -27,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 State = Literal["there", "partial", "different", "missing"]
 
-_SHA256_LENGTH = 64
 _BLOCK = 1 << 20
 # Left free on the disk beyond what is fetched: a full system disk breaks more than a download.
 _SPARE = 256 << 20
@@ -81,7 +83,7 @@ def ask_server(file: RemoteFile) -> Offer:
     with explained(file, url):
         found = hub.get_hf_file_metadata(url)
     etag = (found.etag or "").lower()
-    sha256 = etag if len(etag) == _SHA256_LENGTH else None
+    sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None  # it becomes part of a file's name
     for what, published, offered in (("size", file.size, found.size), ("sha256", file.sha256, sha256)):
         if published and offered and published != offered:
             raise DownloadError(
@@ -155,7 +157,7 @@ def _append(offer: Offer, part: Path, http_get: Callable[..., None]) -> None:
     with part.open("ab") as target:
         http_get(
             offer.url,
-            target,
+            _Bounded(target, offer),
             resume_size=done,
             headers=offer.headers,
             expected_size=offer.size,
@@ -163,8 +165,50 @@ def _append(offer: Offer, part: Path, http_get: Callable[..., None]) -> None:
         )
 
 
+class _Bounded(io.BufferedIOBase):
+    """The partial file: it takes no more than the server offered, nor more than the disk can spare if it offered nothing."""
+
+    def __init__(self, target: BinaryIO, offer: Offer):
+        self._target, self._offer = target, offer
+        self._room = offer.size
+
+    def write(self, block: Any) -> int:
+        place = self._target.tell() + len(block)
+        if self._room is not None and place > self._room:
+            raise DownloadError(
+                f"{self._offer.url} sends more than the {self._room:,} bytes that it offered. It was stopped. "
+                f"{by_hand(self._offer.file)}"
+            )
+        if self._room is None and shutil.disk_usage(Path(self._target.name).parent).free < _SPARE:
+            raise DownloadError(
+                f"{self._offer.url} tells no size and has filled the disk but for {size_text(_SPARE)}. It was stopped. "
+                f"{by_hand(self._offer.file)}"
+            )
+        return self._target.write(block)
+
+    def tell(self) -> int:
+        return self._target.tell()
+
+    def seek(self, *where: int) -> int:
+        return self._target.seek(*where)
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._target.truncate(size)
+
+    def flush(self) -> None:
+        self._target.flush()
+
+
 def _check(offer: Offer, part: Path) -> None:
     """Compare the whole file with its checksum, if there is one; a wrong file is removed, since nothing can mend it."""
+    with part.open("rb") as source:
+        start = source.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        part.unlink()
+        raise DownloadError(
+            f"What came from {offer.url} is a web page, not {offer.file.name}: a login page, or an error's. It was removed. "
+            f"{by_hand(offer.file)}"
+        )
     if offer.sha256 is None:
         return
     from tqdm import tqdm
@@ -190,18 +234,30 @@ def _settle(file: RemoteFile, part: Path) -> list[Path]:
         target = part.with_name(file.name)
         part.replace(target)
         return [target]
-    with zipfile.ZipFile(part) as archive:
+    try:
+        archive = zipfile.ZipFile(part)
+    except zipfile.BadZipFile as error:
+        part.unlink()
+        raise DownloadError(f"{file.name} is no zip archive, or damaged ({error}). It was removed. {by_hand(file)}") from error
+    with archive:
         # By their last name: some packs are in a folder of their own within the archive.
         inside = {Path(name).name: name for name in archive.namelist()}
         if absent := [name for name, _ in file.members if name not in inside]:
             raise DownloadError(f"{file.name} lacks {', '.join(absent)}. {by_hand(file)}")
-        for name, _ in file.members:
+        for name, size in file.members:
             target = part.with_name(name)
             if target.exists():
                 continue
             unpacked = part.with_name(f"{name}.unpacking")
-            with archive.open(inside[name]) as source, unpacked.open("wb") as copy:
-                shutil.copyfileobj(source, copy, _BLOCK)
+            if archive.getinfo(inside[name]).file_size != size:
+                found = archive.getinfo(inside[name]).file_size
+                raise DownloadError(f"{name} in {file.name} has {found:,} bytes, not {size:,}. {by_hand(file)}")
+            try:
+                with archive.open(inside[name]) as source, unpacked.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, _BLOCK)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                unpacked.unlink(missing_ok=True)
+                raise DownloadError(f"{name} in {file.name} is damaged ({error}). {by_hand(file)}") from error
             unpacked.replace(target)
     part.unlink()
     return [part.with_name(name) for name, _ in file.members]

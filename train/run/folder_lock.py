@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _NAME = ".lock"
 
 
@@ -19,8 +21,6 @@ def held(out: Path) -> Iterator[None]:
 
     Raises FolderInUseError.
     """
-    from filelock import FileLock, Timeout
-
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _NAME, timeout=0)
     try:

@@ -6,6 +6,8 @@ each; a voter who comes back under the same name goes on where they stopped. `--
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from faceclip.metrics import Interval, MetricUnavailableError
 
 from ..evaluate.protocol import ProtocolError
 from ..run.command_line import run_command
-from .votes import QUESTIONS, Preference, VoteFile, find_pairs, preferences, read_votes
+from .votes import QUESTIONS, Preference, VoteFile, find_pairs, fingerprint, preferences, read_votes, require_study
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,13 @@ def serve(command: StudyCommand) -> None:
     from .page import launch
 
     pairs = find_pairs(command.a, command.b, command.protocol, command.faces)
-    votes = VoteFile(command.votes)
+    votes = VoteFile(command.votes, fingerprint(pairs))
     print(f"{len(pairs)} pairs. Votes: {command.votes}. Open http://127.0.0.1:{command.port} and stop with Ctrl-C.")
     try:
-        launch(pairs, votes, command.port)
+        # Gradio keeps each picture that it shows in a file of its own.
+        with tempfile.TemporaryDirectory(prefix="faceclip_study_") as shown:
+            os.environ["GRADIO_TEMP_DIR"] = shown
+            launch(pairs, votes, command.port)
     except OSError as error:
         raise ProtocolError(f"The page cannot be served on port {command.port}: choose another with --port. ({error})") from error
 
@@ -76,9 +81,12 @@ def report(command: StudyCommand) -> str:
     found = preferences(votes, command.level)
     if not found:
         raise ProtocolError(f"Nobody has voted yet: {command.votes} has no vote.")
+    if known := any(vote.study for vote in votes):
+        require_study(command.votes, votes, fingerprint(find_pairs(command.a, command.b)))
+    about = f"A = {command.a}, B = {command.b}: " if known else _UNKNOWN
     voters, pairs = ({getattr(vote, name) for vote in votes} for name in ("voter", "pair"))
     lines = [
-        f"A = {command.a}, B = {command.b}: {len(votes)} votes of {len(voters)} voters on {len(pairs)} pairs.",
+        f"{about}{len(votes)} votes of {len(voters)} voters on {len(pairs)} pairs.",
         "",
         "| question | A | B | same | A preferred | over pairs | over voters | left side | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -88,6 +96,9 @@ def report(command: StudyCommand) -> str:
         "by bootstrap over pairs and over voters, who are not. The verdict asks all of them to leave out 50 %.",
     ]
     return "\n".join(lines)
+
+
+_UNKNOWN = "A and B are the folders that the study was started with, in that order; this file does not say which. "
 
 
 def _line(found: Preference) -> str:

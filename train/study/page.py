@@ -11,7 +11,7 @@ from PIL import Image
 from faceclip.face import load_photo
 from faceclip.metrics.errors import require
 
-from .votes import QUESTIONS, Choice, Pair, Side, Vote, VoteFile, now, order_for
+from .votes import QUESTIONS, Choice, Pair, Side, Vote, VoteFile, now, order_for, voter_name
 
 LONGEST = 1024
 LEFT, RIGHT, SAME = "Left", "Right", "No difference"
@@ -65,7 +65,7 @@ def build(pairs: Sequence[Pair], votes: VoteFile) -> Any:
         asked = [gradio.update(visible=name in pair.questions, value=None) for name in QUESTIONS]
         photo = gradio.update(visible=pair.reference is not None, value=_picture(pair.reference) if pair.reference else None)
         return [
-            (pair.name, side),
+            (voter, pair.name, side),
             gradio.update(visible=False),
             gradio.update(visible=True),
             f"Pair {done + 1} of {len(pairs)}",
@@ -78,21 +78,27 @@ def build(pairs: Sequence[Pair], votes: VoteFile) -> Any:
         ]
 
     def begin(voter: str) -> list[Any]:
-        if not voter.strip():
-            gradio.Warning("Please enter a name first; any will do, and the same one lets you go on later.", duration=4)
+        try:
+            name = voter_name(voter)
+        except ValueError as error:
+            gradio.Warning(str(error), duration=4)
             return [gradio.skip()] * len(shown)
-        return show(voter.strip())
+        return show(name)
 
-    def record(voter: str, current: tuple[str, Side], *answers: str | None) -> list[Any]:
-        name, side = current
+    def record(written: str, current: tuple[str, str, Side] | None, *answers: str | None) -> list[Any]:
+        """The votes are those of whom the session's pair was made for, whatever name is `written` on the page by now."""
+        if current is None:
+            gradio.Warning("Please enter a name first.", duration=4)
+            return [gradio.skip()] * len(shown)
+        voter, name, side = current
         pair = next(pair for pair in pairs if pair.name == name)
         given = dict(zip(QUESTIONS, answers, strict=True))
-        if any(given[question] is None for question in pair.questions):
+        if any(given[question] not in (LEFT, RIGHT, SAME) for question in pair.questions):
             gradio.Warning("Please answer every question.", duration=4)
             return [gradio.skip()] * len(shown)
         choices: dict[str, Choice] = {question: _choice(given[question], side) for question in pair.questions}
-        votes.add([Vote(now(), voter.strip(), name, question, side, choice) for question, choice in choices.items()])
-        return show(voter.strip())
+        votes.add([Vote(now(), voter, name, question, side, choice) for question, choice in choices.items()])
+        return show(voter)
 
     with gradio.Blocks(title="Which picture?", analytics_enabled=False) as page:
         current = gradio.State(None)

@@ -9,10 +9,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -59,9 +59,51 @@ class Vote:
     left: Side
     """Which folder was shown on the left."""
     choice: Choice
+    study: str = ""
+    """The fingerprint of the two folders; empty in files of earlier versions."""
 
 
 COLUMNS = tuple(field.name for field in fields(Vote))
+LONGEST_NAME = 100
+_FINGERPRINT = 16 + 1 + 16
+_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for a formula, if a cell begins so
+
+
+def voter_name(text: str) -> str:
+    """A voter's name as it is kept: in one line, without signs that are no letters. Raises ValueError where none is left."""
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    if not name:
+        raise ValueError("Please enter a name first; any will do, and the same one lets you go on later.")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"Please enter a shorter name: {LONGEST_NAME} letters at most.")
+    return name
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Of the pictures in both folders, the first folder's before the second's: other or changed pictures have another."""
+    sides = []
+    for side in ("a", "b"):
+        digest = hashlib.sha256()
+        for pair in pairs:
+            digest.update(f"{pair.name}\n".encode(errors="surrogateescape"))
+            digest.update(hashlib.sha256(getattr(pair, side).read_bytes()).digest())
+        sides.append(digest.hexdigest()[:16])
+    return "-".join(sides)
+
+
+def require_study(path: Path, votes: Sequence[Vote], study: str) -> None:
+    """Raise ProtocolError unless all votes are about the folders with this fingerprint, or do not say."""
+    others = {vote.study for vote in votes} - {"", study}
+    if not others:
+        return
+    first, second = study.split("-")
+    if f"{second}-{first}" in others:
+        raise ProtocolError(f"The votes in {path} are about these folders in the other order: A was B. Exchange the two.")
+    count = sum(vote.study in others for vote in votes)
+    raise ProtocolError(
+        f"{count} of the {len(votes)} votes in {path} are about other pictures than those in the two folders: of another study, "
+        "or the pictures have been changed since. Name that study's folders, or another file with --votes."
+    )
 
 
 def find_pairs(a: Path, b: Path, table: str = "", faces: Path | None = None) -> list[Pair]:
@@ -120,25 +162,29 @@ class VoteFile:
         ProtocolError: the file is there and holds something else.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, study: str = ""):
+        """`study`: the fingerprint of the folders that votes are about."""
+        self.path, self.study = path, study
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.stat().st_size == 0:
             self._append(",".join(COLUMNS) + "\n")
             return
-        read_votes(path)
+        votes = read_votes(path)
+        if study:
+            require_study(path, votes, study)
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
+        whole = _whole_lines(content)
+        if whole.partition(b"\n")[0].decode() != ",".join(COLUMNS):  # of an earlier version: it is made anew, in one go
+            whole = _as_csv(votes, heading=True)
+        if whole != content:
+            part = path.with_name(f"{path.name}.part")
+            part.write_bytes(whole)
+            part.replace(path)
 
     def add(self, votes: Sequence[Vote]) -> None:
         """Write the votes of one pair, all or (after a crash) not one half of a line."""
-        text = io.StringIO()
-        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(asdict(vote) for vote in votes)
-        self._append(text.getvalue())
+        self._append(_as_csv([replace(vote, study=vote.study or self.study) for vote in votes]).decode())
 
     def done(self, voter: str) -> set[tuple[str, str]]:
         """The (pair, question) that this voter has answered."""
@@ -165,19 +211,48 @@ def read_votes(path: Path) -> list[Vote]:
     """
     if not path.is_file():
         raise ProtocolError(f"There are no votes at {path}.")
-    content = path.read_bytes()
-    text = content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace")
-    reader = csv.DictReader(io.StringIO(text))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise ProtocolError(f"{path} holds no votes: its first line should be {','.join(COLUMNS)}. Choose another file.")
+    text = _whole_lines(path.read_bytes()).decode("utf-8", errors="replace")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     votes: dict[tuple[str, str, str], Vote] = {}
-    for line, record in enumerate(reader, 2):
-        if record["left"] not in get_args(Side) or record["choice"] not in get_args(Choice):
-            raise ProtocolError(f"{path}, line {line}, is no vote: {record}.")
-        left, choice = cast(Side, record["left"]), cast(Choice, record["choice"])
-        vote = Vote(record["time"], record["voter"], record["pair"], record["question"], left, choice)
-        votes[vote.voter, vote.pair, vote.question] = vote
+    try:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):
+            raise ProtocolError(f"{path} holds no votes: its first line should be {','.join(COLUMNS)}. Choose another file.")
+        for record in reader:
+            if record.get("left") not in get_args(Side) or record.get("choice") not in get_args(Choice):
+                raise ProtocolError(f"{path}, line {reader.line_num}, is no vote: {str(record)[:300]}.")
+            known = {name: _without_guard(record[name] or "") for name in reader.fieldnames or ()}
+            vote = Vote(**known)  # type: ignore[arg-type]
+            votes[vote.voter, vote.pair, vote.question] = vote
+    except csv.Error as error:
+        raise ProtocolError(f"{path}, line {reader.line_num + 1}, is no vote ({error}). Take that line out.") from error
     return list(votes.values())
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """The lines without one that a crash cut short. A last vote that only lacks its line end is whole."""
+    whole = content[: content.rfind(b"\n") + 1]
+    last = content[len(whole) :].rstrip(b"\r").decode("utf-8", errors="replace")
+    cells = next(csv.reader([last]), []) if len(last) < 100_000 else []
+    if len(cells) == len(COLUMNS) and cells[-2] in get_args(Choice) and len(cells[-1]) in (0, _FINGERPRINT):
+        return content[: len(whole)] + last.encode() + b"\n"
+    return whole
+
+
+def _as_csv(votes: Sequence[Vote], heading: bool = False) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if heading:
+        writer.writeheader()
+    writer.writerows({name: _with_guard(value) for name, value in asdict(vote).items()} for vote in votes)
+    return text.getvalue().encode()
+
+
+def _with_guard(cell: str) -> str:
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _without_guard(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 @dataclass(frozen=True)

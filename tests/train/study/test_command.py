@@ -10,7 +10,19 @@ import pytest
 
 from train.evaluate.protocol import ProtocolError
 from train.study.command import main
-from train.study.votes import COLUMNS, QUESTIONS, Pair, Vote, VoteFile, find_pairs, order_for, preferences, read_votes
+from train.study.votes import (
+    COLUMNS,
+    QUESTIONS,
+    Pair,
+    Vote,
+    VoteFile,
+    find_pairs,
+    fingerprint,
+    order_for,
+    preferences,
+    read_votes,
+    voter_name,
+)
 
 from .pictures import A_COLOUR, B_COLOUR, paint
 
@@ -71,7 +83,10 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_the_file_goes_on(tmp_path: P
     path = tmp_path / "votes.csv"
     VoteFile(path).add([vote("ann", 1, "A"), vote("ann", 2, "B")])
     whole = path.read_bytes()
-    for cut in range(len(whole) - 20, len(whole)):
+    path.write_bytes(whole[:-1])  # an editor left the line end out: the vote is whole
+    assert len(read_votes(path)) == 2
+    assert VoteFile(path).done("ann") == {("1", "quality"), ("2", "quality")} and path.read_bytes() == whole
+    for cut in range(len(whole) - 20, len(whole) - 1):
         path.write_bytes(whole[:cut])
         assert len(read_votes(path)) == 1
         file = VoteFile(path)
@@ -96,6 +111,56 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     path.write_text(",".join(COLUMNS) + "\nt,ann,1,quality,A,C\n")
     with pytest.raises(ProtocolError, match="line 2, is no vote"):
         read_votes(path)
+
+
+def test_a_name_is_a_line_of_letters_and_not_too_long() -> None:
+    assert voter_name("  Ann\tB.\n\x07 ") == "Ann B."
+    for name, told in (("", "enter a name"), (" \n", "enter a name"), ("z" * 140_000, "shorter name")):
+        with pytest.raises(ValueError, match=told):
+            voter_name(name)
+
+
+def test_nothing_in_the_file_is_a_formula_to_a_spreadsheet(tmp_path: Path) -> None:
+    names = ['=HYPERLINK("http://x")', "+1", "-1", "@sum", "'quoted", "'=x", "plain"]
+    file = VoteFile(tmp_path / "votes.csv")
+    file.add([vote(name, name, "A") for name in names])
+    cells = [row[column] for row in csv.DictReader(file.path.open()) for column in ("voter", "pair")]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+    assert [found.voter for found in read_votes(file.path)] == names
+    assert VoteFile(file.path).done("+1") == {("+1", "quality")}
+
+
+def test_a_file_that_somebody_spoilt_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    VoteFile(path).add([vote("ann", 1, "A")])
+    with path.open("a") as file:
+        file.write(f"t,{'z' * 140_000},1,quality,A,A,\n")
+    with pytest.raises(ProtocolError, match=r"votes\.csv, line 3, is no vote"):
+        read_votes(path)
+
+
+def test_votes_are_those_of_the_folders_that_they_were_about(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, path = folders / "a", folders / "b", folders / "votes.csv"
+    study = fingerprint(find_pairs(a, b))
+    VoteFile(path, study).add([vote(f"v{i}", p, "A", left="AB"[p % 2]) for i in range(6) for p in range(4)])
+    assert [found.study for found in read_votes(path)] == [study] * 24
+    assert main([str(a), str(b), "--votes", str(path), "--report"]) == 0
+    assert f"A = {a}, B = {b}: 24 votes" in capsys.readouterr().out
+    assert main([str(b), str(a), "--votes", str(path), "--report"]) == 1
+    assert "these folders in the other order: A was B" in capsys.readouterr().err
+    paint(a / "x" / "0.png", (9, 9, 9))
+    for command in (["--report"], ["--port", "1"]):
+        assert main([str(a), str(b), "--votes", str(path), *command]) == 1
+        assert "24 of the 24 votes" in capsys.readouterr().err
+
+
+def test_votes_of_an_earlier_version_are_kept_and_say_less(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folders / "votes.csv"
+    path.write_text(",".join(COLUMNS[:-1]) + "\nt,ann,0,quality,A,B\nt,ann,1,quality,A,A\n")
+    assert main([str(folders / "a"), str(folders / "b"), "--votes", str(path), "--report"]) == 0
+    assert "in that order; this file does not say which. 2 votes" in capsys.readouterr().out
+    VoteFile(path, "x" * 33).add([vote("bob", 0, "A")])
+    assert [(found.voter, found.study) for found in read_votes(path)] == [("ann", ""), ("ann", ""), ("bob", "x" * 33)]
 
 
 def test_a_clear_preference_and_none() -> None:
