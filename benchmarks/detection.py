@@ -45,12 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         "| detector | found | false | CPU ms median / p90 / max | " + " / ".join(map(str, TURNS)) + " degrees: median (worst) |"
     )
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|")
     for backend in options.backend:
         try:
             detector = load_detector(backend)
         except DetectorUnavailableError as error:
-            print(f"| {backend} | not installed: {str(error)[:60]} | | | |")
+            print(f"| {backend} | not installed: {str(error)[:60]} | | | | |")
             continue
         found = [look(detector, picture, options.repeat) for picture in chosen]
         print(row(backend, chosen, found))
@@ -89,7 +89,6 @@ def _is_at(face: Face, at: tuple[float, float, float]) -> bool:
 def row(name: str, chosen: Sequence[Picture], looks: Sequence[tuple[list[Face], float]]) -> str:
     """The table's line for one detector."""
     results = [judged(picture, faces) for picture, (faces, _) in zip(chosen, looks, strict=True)]
-    milliseconds = [1000 * seconds for _, seconds in looks]
     total, found = sum(len(p.faces) for p in chosen), sum(len(hits) for hits, _ in results)
     upright = {p.name: roll_of(hits[0]) for p, (hits, _) in zip(chosen, results, strict=True) if p.kind == "photo" and 0 in hits}
     errors: dict[int, list[float]] = defaultdict(list)
@@ -106,9 +105,14 @@ def row(name: str, chosen: Sequence[Picture], looks: Sequence[tuple[list[Face], 
     for picture, (hits, _) in zip(chosen, results, strict=True):
         missed[picture.kind] += len(picture.faces) - len(hits)
     where = ", ".join(f"{count} {kind}" for kind, count in missed.items() if count)
-    times = f"{np.median(milliseconds):.0f} / {np.percentile(milliseconds, 90):.0f} / {max(milliseconds):.0f}"
+    times = []
+    for some in (True, False):
+        milliseconds = [1000 * seconds for p, (_, seconds) in zip(chosen, looks, strict=True) if bool(p.faces) == some] or [
+            np.nan
+        ]
+        times.append(" / ".join(f"{np.percentile(milliseconds, share):.0f}" for share in (50, 90, 100)))
     false = sum(len(wrong) for _, wrong in results)
-    return f"| {name} | {found} of {total}{f' (missed: {where})' if where else ''} | {false} | {times} | {turned} |"
+    return f"| {name} | {found} of {total}{f' (missed: {where})' if where else ''} | {false} | {' | '.join(times)} | {turned} |"
 
 
 def roll_of(face: Face) -> float:

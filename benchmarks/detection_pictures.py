@@ -112,7 +112,8 @@ def _collages(sources: Sequence[Picture]) -> Iterator[Picture]:
 
 def _drawn(which: SetName) -> Iterator[Picture]:
     """People and objects drawn by `train.synthetic`, and noise."""
-    from train.synthetic import CLASSES, World
+    from train.synthetic.objects import CLASSES
+    from train.synthetic.portrait import World
 
     world = World(41 if which == "choose" else 42, 512)
     random = np.random.default_rng(world.seed)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Sequence
 from typing import get_args
 
 import comfy.model_management
 import comfy.utils
-import numpy as np
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceclip.face import (
     Backend,
-    Face,
     FaceBatch,
     FaceChoice,
     FaceDetector,
+    NoFaceError,
     OnNoFace,
     Order,
     Provider,
     faces_from_images,
     load_detector,
 )
+from ..faceclip.face.photo import to_rgb8
 from .compat import newer, require_choice
 from .folders import insightface_folders
 from .said import say
@@ -38,37 +40,38 @@ class FaceCLIPFaceDetectorLoader(io.ComfyNode):
             node_id="FaceCLIPFaceDetectorLoader",
             display_name="Load Face Detector",
             category="FaceCLIP/loaders",
-            description="Load what finds faces in photos: InsightFace (more exact, non-commercial models) or dlib (offline).",
+            description="Choose what finds faces in photos. Detect Faces without a detector takes the same as auto.",
             inputs=[
                 io.Combo.Input(
                     "backend",
                     options=list(get_args(Backend)),
                     default="auto",
-                    tooltip="auto takes InsightFace if it and its pack are installed, else dlib.",
+                    tooltip="auto takes InsightFace if it and its pack are installed, else yunet, which comes with the pack.",
                 ),
                 io.Combo.Input(
                     "pack",
                     options=list(PACKS),
                     default="buffalo_l",
                     tooltip="InsightFace's model pack, in models/insightface or ~/.insightface, for non-commercial use. "
-                    "dlib needs none.",
+                    "The others need none.",
                 ),
                 io.Combo.Input(
                     "provider",
                     options=list(get_args(Provider)),
                     default="auto",
-                    tooltip="Where InsightFace runs. auto: CUDA, then CoreML, then the CPU. dlib runs on the CPU.",
+                    tooltip="Where InsightFace runs. auto: CUDA, then CoreML, then the CPU. "
+                    "yunet runs on ComfyUI's GPU, dlib on the CPU.",
                 ),
             ],
             outputs=[FaceDetectorType.Output(display_name="detector", tooltip="For Detect Faces.")],
-            **newer(io.Schema, search_aliases=["insightface", "dlib", "face analysis"]),
+            **newer(io.Schema, search_aliases=["insightface", "dlib", "yunet", "face analysis"]),
         )
 
     @classmethod
     def execute(cls, backend: Backend, pack: str, provider: Provider) -> io.NodeOutput:
         require_choice("pack", pack, PACKS)
         require_choice("provider", provider, get_args(Provider))
-        return io.NodeOutput(load_detector(backend, pack, provider, insightface_folders()))
+        return io.NodeOutput(load_detector(backend, pack, provider, insightface_folders(), detector_device()))
 
 
 class FaceCLIPDetectFaces(io.ComfyNode):
@@ -84,7 +87,8 @@ class FaceCLIPDetectFaces(io.ComfyNode):
                 FaceDetectorType.Input(
                     "detector",
                     optional=True,
-                    tooltip="From Load Face Detector. Leave it open only for crops of 448 x 448 that are aligned already.",
+                    tooltip="From Load Face Detector. Without one, photos get the detector that auto takes there, and crops of "
+                    "448 x 448 that are aligned already stay as they are.",
                 ),
                 io.Combo.Input(
                     "order",
@@ -136,29 +140,46 @@ class FaceCLIPDetectFaces(io.ComfyNode):
         on_no_face: OnNoFace,
         detector: FaceDetector | None = None,
     ) -> io.NodeOutput:
-        watched = detector and _Watched(detector, len(image))
-        found = faces_from_images(image, watched, FaceChoice(order, index, count, min_confidence), on_no_face)
+        progress = comfy.utils.ProgressBar(len(image))
+
+        def seen(done: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(done)
+
+        finder = detector or load_detector("auto", roots=insightface_folders(), device=detector_device())
+        choice = FaceChoice(order, index, count, min_confidence)
+        try:
+            found = faces_from_images(image, finder, choice, on_no_face, seen, keep_aligned=detector is None)
+        except NoFaceError as error:
+            if told := example_among(image, error.indices):
+                raise NoFaceError(f"{error} {told}", error.indices) from error
+            raise
         report = _report(found)
         say(report)
         return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, report)
 
 
-class _Watched:
-    """A detector that moves the progress bar and heeds the Cancel button at every image."""
+def detector_device() -> torch.device:
+    """Where the pack's own detector runs: ComfyUI's GPU if it speaks CUDA (NVIDIA, AMD), else the CPU.
 
-    def __init__(self, detector: FaceDetector, images: int):
-        self.name = detector.name
-        self._detector = detector
-        self._progress = comfy.utils.ProgressBar(images)
+    Other GPUs lack some of its operations; a CPU takes some 40 ms a photo.
+    """
+    device = comfy.model_management.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")
 
-    def detect(self, image: np.ndarray) -> list[Face]:
-        return next(self.passes(image))
 
-    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
-        for faces in self._detector.passes(image):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            yield faces
-        self._progress.update(1)
+# ComfyUI's own input/example.png, which is in Load Image when ComfyUI starts: sha256 of its pixels, uint8 [768, 768, 3].
+EXAMPLE_PICTURE = "3a3f46cb1b1a1537a65d471da8612bc5e12f97c38de6ab3d1e75e0d70a5223c8"
+
+
+def example_among(images: Tensor, indices: Sequence[int]) -> str:
+    """A sentence about ComfyUI's example picture, if it is one of these images; else nothing."""
+    if images.shape[1:3] != (768, 768):
+        return ""
+    for place in indices:
+        if hashlib.sha256(to_rgb8(images[place]).tobytes()).hexdigest() == EXAMPLE_PICTURE:
+            return f"Image {place} is ComfyUI's own example picture, a drawing: choose your photo in Load Image."
+    return ""
 
 
 def _report(found: FaceBatch) -> str:
@@ -166,4 +187,4 @@ def _report(found: FaceBatch) -> str:
     lines = [f"{found.count} face{'s' * (found.count != 1)} taken from {photos} photo{'s' * (photos != 1)}."]
     if found.without_face:
         lines.append(f"No such face in image {', '.join(map(str, found.without_face))}.")
-    return "\n".join([*lines, *found.warnings])
+    return "\n".join([*lines, *found.said, *found.warnings])

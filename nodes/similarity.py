@@ -31,7 +31,8 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
                     "judge",
                     options=list(get_args(Judge)),
                     default="dlib",
-                    tooltip="The network that compares. Scores of different judges do not compare. insightface: buffalo_l.",
+                    tooltip="The network that compares. Scores of different judges do not compare. insightface: buffalo_l. "
+                    "auto: insightface if it and its pack are installed, else dlib.",
                 ),
             ],
             outputs=[

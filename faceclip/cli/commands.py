@@ -26,13 +26,16 @@ from ..download.models_folder import NoModelsFolderError
 from ..face import (
     CROP_SIZE,
     DetectorUnavailableError,
+    FaceDetector,
     FaceError,
     align_face,
     assess,
     detect_faces,
     load_detector,
+    load_judge,
     load_photo,
 )
+from ..face.similarity import Judge
 from ..identity import Identity
 from ..model.encoder import FaceCLIPEncoder
 from ..pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline, PipelineUnavailableError, default_dtype
@@ -146,7 +149,7 @@ def _add_similarity(commands) -> None:
     parser = commands.add_parser("similarity", help="how much pictures show the same person")
     parser.add_argument("reference", type=Path, metavar="A", help="a photo of the person; its largest face counts")
     parser.add_argument("pictures", type=Path, metavar="B", nargs="+", help="pictures to compare; the likest face of each counts")
-    parser.add_argument("--judge", choices=("dlib", "insightface"), default="dlib", help="who compares (default: dlib)")
+    parser.add_argument("--judge", choices=get_args(Judge), default="auto", help="who compares (default: auto)")
     parser.set_defaults(run=_similarity)
 
 
@@ -160,9 +163,10 @@ def _detect(options: argparse.Namespace) -> None:
     from ..face.preview import draw_faces
 
     photo = load_photo(options.photo)
-    faces = detect_faces(load_detector(options.backend), photo, options.order)
+    detector = load_detector(options.backend)
+    faces = detect_faces(detector, photo, options.order)
     if not faces:
-        raise FaceError(_no_face(options.photo, photo))
+        raise FaceError(_no_face(options.photo, photo, detector))
     options.out_dir.mkdir(parents=True, exist_ok=True)
     crops = [align_face(photo, face) for face in faces]
     quality = [assess(crop, face) for crop, face in zip(crops, faces, strict=True)]
@@ -170,9 +174,10 @@ def _detect(options: argparse.Namespace) -> None:
     for index, (face, crop, found) in enumerate(zip(faces, crops, quality, strict=True)):
         path = options.out_dir / f"{options.photo.stem}_face_{index}.png"
         Image.fromarray((crop.image * 255).round().astype("uint8")).save(path)
-        print(f"{path}: {face.size:.0f} px in the photo, confidence {face.confidence:.2f}", *found.warnings, sep="; ")
-    preview = options.out_dir / f"{options.photo.stem}_faces.png"
-    Image.fromarray(draw_faces(photo, faces, notes, range(len(faces)))).save(preview)
+        lies = [f"{found.lies}: turned upright"] if found.lies else []
+        print(f"{path}: {face.size:.0f} px in the photo, confidence {face.confidence:.2f}", *lies, *found.warnings, sep="; ")
+    preview = options.out_dir / f"{options.photo.stem}_faces.jpg"
+    Image.fromarray(draw_faces(photo, faces, notes, range(len(faces)))).save(preview, quality=90)
     print(f"{preview}: {len(faces)} face{'s' if len(faces) > 1 else ''}, numbered {options.order}")
 
 
@@ -240,12 +245,12 @@ def _network(options: argparse.Namespace) -> Path:
 
 
 def _similarity(options: argparse.Namespace) -> None:
-    from ..face.similarity import load_judge, reference_embedding, score_images
+    from ..face.similarity import reference_embedding, score_images
 
     photos = [load_photo(path) for path in (options.reference, *options.pictures)]
     judge = load_judge(options.judge)
     if not detect_faces(judge.detector, photos[0]):
-        raise FaceError(_no_face(options.reference, photos[0]))
+        raise FaceError(_no_face(options.reference, photos[0], judge.detector))
     result = score_images(judge, photos[1:], reference_embedding(judge, photos[:1]))
     for index in result.ranking:
         score = result.scores[index]
@@ -264,9 +269,10 @@ def _face_crop(options: argparse.Namespace) -> Tensor | None:
     photo = load_photo(options.face)
     if options.aligned:
         return _as_crop(options.face, photo)
-    faces = detect_faces(load_detector(options.backend), photo, options.order, at_least=options.index + 1)
+    detector = load_detector(options.backend)
+    faces = detect_faces(detector, photo, options.order, at_least=options.index + 1)
     if not faces:
-        raise FaceError(_no_face(options.face, photo))
+        raise FaceError(_no_face(options.face, photo, detector))
     if not 0 <= options.index < len(faces):
         found = f"{len(faces)} face{'s' if len(faces) > 1 else ''}"
         raise FaceError(f"{options.face} shows {found}, so there is no face number {options.index}: numbers start at 0.")
@@ -286,9 +292,12 @@ def _as_crop(path: Path, photo) -> Tensor:
     return torch.from_numpy(photo).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
-def _no_face(path: Path, photo) -> str:
+def _no_face(path: Path, photo, detector: FaceDetector) -> str:
     height, width = photo.shape[:2]
-    return f"No face was found in {path} ({width} x {height}). Use a larger, sharper photo that shows the face from the front."
+    return (
+        f"No face was found in {path} ({width} x {height}). The detector {detector.name} {detector.tried}. Use a larger, sharper "
+        "photo that shows the face from the front."
+    )
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype | None:

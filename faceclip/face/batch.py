@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
-from .align import CROP_SIZE, AlignedFace, align_face
-from .detect import MIN_CONFIDENCE, Order, detect_faces
+from .align import CROP_SIZE, TEMPLATES, align_face
+from .detect import MIN_CONFIDENCE, Order, detect_in_batch
 from .photo import to_rgb8
 from .preview import draw_faces
 from .protocol import Face, FaceDetector, FaceError, NoFaceError
@@ -20,6 +21,19 @@ logger = logging.getLogger(__name__)
 
 OnNoFace = Literal["error", "skip", "text only"]
 
+# Pictures that are looked at together, and held as bytes meanwhile.
+TOGETHER = 16
+# A crop of 448 px whose points are nearer to the template's than this, on average and in its pixels, is aligned already: crops of
+# any of the detectors drift 4 to 6 px, at most 20.
+ALIGNED_WITHIN = 40.0
+_ORDER_NAMES: dict[Order, str] = {
+    "largest": "the largest",
+    "left to right": "from the left",
+    "top to bottom": "from the top",
+    "confidence": "the surest first",
+    "centre": "from the middle",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class FaceBatch:
@@ -28,7 +42,7 @@ class FaceBatch:
     aligned: torch.Tensor
     """[N, 448, 448, 3] float32 in [0, 1]; a black row stands for an image without a face (`text only`)."""
     preview: torch.Tensor
-    """[B, H, W, 3] float32: the images with every face boxed and numbered."""
+    """[B, h, w, 3] float32: the images with every face boxed and numbered, at most 2,048 px large."""
     mask: torch.Tensor
     """[B, H, W] float32: 1 inside the boxes of the faces taken, 0 elsewhere."""
     count: int
@@ -39,6 +53,8 @@ class FaceBatch:
     """Indices of the images that have no such face."""
     quality: tuple[FaceQuality | None, ...]
     """Per row of `aligned`; None for a black row, and for a crop that came aligned."""
+    said: tuple[str, ...] = ()
+    """What else to know, one sentence each: which of several faces was taken, what was turned upright."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -71,6 +87,7 @@ def faces_from_images(
     choice: FaceChoice | None = None,
     on_no_face: OnNoFace = "error",
     progress: Callable[[int], None] | None = None,
+    keep_aligned: bool = False,
 ) -> FaceBatch:
     """Find, choose and align the faces of a batch of images.
 
@@ -81,7 +98,9 @@ def faces_from_images(
         on_no_face: what an image that has no such face does. `error` stops with the images' indices; `skip` leaves the
             image out of `aligned`, which has no rows if all are left out (of a list of photos, each is a batch of its own);
             `text only` gives a black crop, which the encoder reads as "no face".
-        progress: called with the number of images done after each one; may raise to stop.
+        progress: called with the number of images done, after each look of the detector; may raise to stop.
+        keep_aligned: images of 448 x 448 that show a face where the template has it, or no face at all, are crops that came
+            aligned: they go on as they are, and `choice` does not matter.
 
     Raises:
         NoFaceError: an image has no such face under `error`.
@@ -97,20 +116,39 @@ def faces_from_images(
     if detector is None:
         return _already_aligned(images)
 
-    views = []
-    for image in images:
-        views.append(_look_at(image, detector, choice))
-        if progress is not None:
-            progress(len(views))
+    views: list[_View] = []
+    for start in range(0, len(images), TOGETHER):
+        pictures = [to_rgb8(image) for image in images[start : start + TOGETHER]]
+
+        def told(done: int, before: int = start) -> None:
+            if progress is not None:
+                progress(before + done)
+
+        found = detect_in_batch(detector, pictures, choice.order, choice.min_confidence, choice.index + choice.count, told)
+        crops = keep_aligned and images.shape[1:3] == (CROP_SIZE, CROP_SIZE)
+        for picture, faces in zip(pictures, found, strict=True):
+            as_it_is = crops and (not faces or is_aligned(picture, faces))
+            views.append(_kept(picture) if as_it_is else _view(picture, faces, choice))
     missing = tuple(index for index, view in enumerate(views) if not view.taken)
     if missing and on_no_face == "error":
-        raise NoFaceError(_no_face_message(views, missing, choice), missing)
+        raise NoFaceError(_no_face_message(views, missing, choice, detector), missing)
     if missing:
         logger.warning("No such face in image(s) %s: %s", _listed(missing), on_no_face)
-    batch = _gather(views, black_where_missing=on_no_face == "text only")
+    batch = _gather(views, choice, black_where_missing=on_no_face == "text only")
     for text in batch.warnings:
         logger.warning("%s", text)
     return batch
+
+
+def is_aligned(picture: np.ndarray, faces: list[Face]) -> bool:
+    """Say whether a picture uint8 [448, 448, 3] is a crop aligned to the template already: one of its faces lies there."""
+    template = TEMPLATES["arcface"]
+    for face in faces:
+        matrix = align_face(picture, face, size=CROP_SIZE).matrix
+        moved = template @ matrix[:, :2].T + matrix[:, 2]
+        if np.linalg.norm(moved - template, axis=1).mean() < ALIGNED_WITHIN:
+            return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,15 +157,13 @@ class _View:
 
     size: tuple[int, int]  # width, height
     found: int
-    taken: list[tuple[AlignedFace, FaceQuality]]
+    taken: list[tuple[torch.Tensor, FaceQuality | None]]
     preview: torch.Tensor
     mask: torch.Tensor
 
 
-def _look_at(image: torch.Tensor, detector: FaceDetector, choice: FaceChoice) -> _View:
-    pixels = to_rgb8(image)
+def _view(pixels: np.ndarray, faces: list[Face], choice: FaceChoice) -> _View:
     height, width = pixels.shape[:2]
-    faces = detect_faces(detector, pixels, choice.order, choice.min_confidence, at_least=choice.index + choice.count)
     chosen = range(choice.index, min(choice.index + choice.count, len(faces)))
     crops = {index: align_face(pixels, faces[index]) for index in chosen}
     quality = {index: assess(crop, faces[index]) for index, crop in crops.items()}
@@ -136,10 +172,15 @@ def _look_at(image: torch.Tensor, detector: FaceDetector, choice: FaceChoice) ->
     return _View(
         size=(width, height),
         found=len(faces),
-        taken=[(crops[index], quality[index]) for index in chosen],
+        taken=[(torch.from_numpy(crops[index].image), quality[index]) for index in chosen],
         preview=torch.from_numpy(preview).to(torch.float32).div_(255),
         mask=_boxes_mask([faces[index] for index in chosen], height, width),
     )
+
+
+def _kept(pixels: np.ndarray) -> _View:
+    crop = torch.from_numpy(pixels).to(torch.float32).div_(255)
+    return _View((CROP_SIZE, CROP_SIZE), 1, [(crop, None)], crop, torch.ones(CROP_SIZE, CROP_SIZE))
 
 
 def _boxes_mask(faces: list[Face], height: int, width: int) -> torch.Tensor:
@@ -150,13 +191,29 @@ def _boxes_mask(faces: list[Face], height: int, width: int) -> torch.Tensor:
     return mask
 
 
-def _gather(views: list[_View], black_where_missing: bool) -> FaceBatch:
+def _said(views: list[_View], choice: FaceChoice) -> tuple[str, ...]:
+    """What was chosen where there was a choice, and which faces were turned upright."""
+    sentences = []
+    for place, view in enumerate(views):
+        where = f"image {place}: " if len(views) > 1 else ""
+        numbers = [str(choice.index + row) for row in range(len(view.taken))]
+        if view.taken and view.found > len(view.taken):
+            which = _ORDER_NAMES[choice.order] if choice.index == 0 else f"counted {_ORDER_NAMES[choice.order]}"
+            number = f"number{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+            sentences.append(f"{where}{len(numbers)} of {view.found} faces taken: {number}, {which}.")
+        for number, (_, quality) in zip(numbers, view.taken, strict=True):
+            if quality and quality.lies:
+                sentences.append(f"{where}face {number} {quality.lies}: turned upright.")
+    return tuple(sentences)
+
+
+def _gather(views: list[_View], choice: FaceChoice, black_where_missing: bool) -> FaceBatch:
     rows: list[torch.Tensor] = []
     sources: list[int] = []
     quality: list[FaceQuality | None] = []
     for index, view in enumerate(views):
         for crop, measured in view.taken:
-            rows.append(torch.from_numpy(crop.image))
+            rows.append(crop)
             sources.append(index)
             quality.append(measured)
         if not view.taken and black_where_missing:
@@ -171,6 +228,7 @@ def _gather(views: list[_View], black_where_missing: bool) -> FaceBatch:
         sources=tuple(sources),
         without_face=tuple(index for index, view in enumerate(views) if not view.taken),
         quality=tuple(quality),
+        said=_said(views, choice),
     )
 
 
@@ -179,7 +237,7 @@ def _already_aligned(images: torch.Tensor) -> FaceBatch:
     if (height, width) != (CROP_SIZE, CROP_SIZE):
         raise FaceError(
             f"Without a face detector the images must be aligned crops of {CROP_SIZE} x {CROP_SIZE} pixels, these are "
-            f"{width} x {height}. Connect a Load Face Detector node, or crops made by Detect Faces."
+            f"{width} x {height}. Give a detector, or crops made by Detect Faces."
         )
     crops = torch.stack([torch.from_numpy(to_rgb8(image)).to(torch.float32).div_(255) for image in images])
     return FaceBatch(
@@ -193,15 +251,15 @@ def _already_aligned(images: torch.Tensor) -> FaceBatch:
     )
 
 
-def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceChoice) -> str:
+def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceChoice, detector: FaceDetector) -> str:
     told = [_told(index, views[index], choice) for index in missing]
     shown = "; ".join(told[:8]) + (f"; and {len(told) - 8} more" if len(told) > 8 else "")
     if any(views[index].found for index in missing):
         advice = "Face numbers start at 0 and are shown in the preview: lower the index."
     else:
         advice = (
-            "Use a larger, sharper photo that shows the face from the front, or lower min confidence"
-            f" (now {choice.min_confidence:g})."
+            f"The detector {detector.name} {detector.tried}. Use a larger, sharper photo that shows the face from the front, "
+            f"or lower min confidence (now {choice.min_confidence:g})."
         )
     others = ""
     if len(views) > len(missing):

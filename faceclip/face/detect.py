@@ -12,7 +12,7 @@ import torch
 
 from .dlib_backend import DlibDetector
 from .insightface_backend import InsightFaceDetector, Provider
-from .protocol import DetectorUnavailableError, Face, FaceDetector, FaceError
+from .protocol import BatchDetector, DetectorUnavailableError, Face, FaceDetector, FaceError
 from .yunet_backend import YuNetDetector
 
 logger = logging.getLogger(__name__)
@@ -74,19 +74,53 @@ def detect_faces(
     Raises:
         FaceError: there is no such order.
     """
+    return detect_in_batch(detector, [image], order, min_confidence, at_least)[0]
+
+
+def detect_in_batch(
+    detector: FaceDetector,
+    images: Sequence[np.ndarray],
+    order: Order = "largest",
+    min_confidence: float = MIN_CONFIDENCE,
+    at_least: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Face]]:
+    """Return the faces of each image, as `detect_faces` does; a detector that can looks at all of them at once.
+
+    `progress` is called after each look with the number of images done; it may raise to stop.
+
+    Raises:
+        FaceError: there is no such order.
+    """
     if order not in get_args(Order):
         raise FaceError(f"There is no order '{order}' for faces. Choose one of: {', '.join(get_args(Order))}.")
-    if min(image.shape[:2]) < SMALLEST_IMAGE:
-        return []
-    best: list[Face] = []
-    for look, faces in enumerate(detector.passes(image)):
+    best: list[list[Face]] = [[] for _ in images]
+    waiting = [place for place, image in enumerate(images) if min(image.shape[:2]) >= SMALLEST_IMAGE]
+
+    def seen(place: int, faces: list[Face]) -> bool:
+        """Keep the most faces; say whether they are enough."""
         sure = [face for face in faces if face.confidence >= min_confidence]
-        if len(sure) > len(best):
-            best = sure
-        if len(best) >= at_least:
-            logger.debug("%s found %d face(s) at look %d", detector.name, len(best), look + 1)
-            break
-    return sorted(best, key=_order_key(order, image))
+        best[place] = sure if len(sure) > len(best[place]) else best[place]
+        return len(best[place]) >= at_least
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done)
+
+    if isinstance(detector, BatchDetector):
+        for number in range(detector.looks):
+            found = detector.look([images[place] for place in waiting], number) if waiting else []
+            waiting = [place for place, faces in zip(waiting, found, strict=True) if not seen(place, faces)]
+            told(len(images) - len(waiting) if number < detector.looks - 1 else len(images))
+    else:
+        for place in waiting:
+            for faces in detector.passes(images[place]):
+                enough = seen(place, faces)
+                told(place)
+                if enough:
+                    break
+        told(len(images))
+    return [sorted(faces, key=_order_key(order, image)) for faces, image in zip(best, images, strict=True)]
 
 
 def _order_key(order: Order, image: np.ndarray) -> Callable[[Face], float]:

@@ -104,6 +104,7 @@ class DlibDetector:
     """
 
     name = "dlib"
+    tried = f"looked at {', '.join(map(str, HOG_SIZES))} px, then with its slower network"
 
     def __init__(self) -> None:
         self._dlib = import_dlib()

@@ -37,6 +37,8 @@ class InsightFaceDetector:
         DetectorUnavailableError: the package, the pack or the provider is missing; says how to get it.
     """
 
+    tried = f"looked at {', '.join(map(str, SIZES))} px"
+
     def __init__(self, pack: str = "buffalo_l", provider: Provider = "auto", roots: Sequence[Path] = ()) -> None:
         self._model = load_pack_model(pack, "detection", provider, roots)
         self._model.prepare(ctx_id=0, input_size=(SIZES[0], SIZES[0]), det_thresh=LOWEST_CONFIDENCE)

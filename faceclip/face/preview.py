@@ -7,11 +7,14 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .photo import resize_to
 from .protocol import Face
 
 CHOSEN = (64, 220, 120)
 OTHER = (170, 170, 170)
 WARNED = (255, 190, 60)
+PREVIEW_SIDE = 2048
+"""Longer side of a preview at most, in pixels: nobody looks at more, and 50 megapixels take seconds to write."""
 
 
 def draw_faces(
@@ -22,18 +25,20 @@ def draw_faces(
 ) -> np.ndarray:
     """Return `image` (uint8 [H, W, 3]) with a numbered box per face; the number is the face's index in `faces`.
 
-    Beside the number of a chosen face stand its size in pixels, the detector's confidence (0 to 1), and its notes.
+    A picture larger than PREVIEW_SIDE is shown smaller. Beside the number of a chosen face stand its size in pixels, the
+    detector's confidence (0 to 1), and its notes.
 
     Args:
         notes: per face the short texts under its number, such as `small`.
         chosen: indices of the faces that go on; the others are drawn thin and grey.
     """
+    image, scale = resize_to(image, min(PREVIEW_SIDE, max(image.shape[:2])))
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     unit, font = _scale(image)
     for index, face in enumerate(faces):
         colour = (WARNED if notes[index] else CHOSEN) if index in chosen else OTHER
-        x0, y0, x1, y1 = face.box
+        x0, y0, x1, y1 = ((value + 0.5) * scale - 0.5 for value in face.box)
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2 * unit if index in chosen else unit)
         measured = [f"{face.size:.0f} px", f"{face.confidence:.2f}"] if index in chosen else []
         _label(pen, (x0, y0), " · ".join([str(index), *measured, *notes[index]]), font, colour)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Face:
     landmark_kind: LandmarkKind
     confidence: float
     """0 to 1; about 0.5 is where true and false detections part, whichever the backend."""
+    spread: float | None = None
+    """How far the points of several readings of the face lie apart, in pixels of a crop of 448; None if it was read once."""
 
     @property
     def size(self) -> float:
@@ -66,10 +68,12 @@ class Face:
 
 
 class FaceDetector(Protocol):
-    """What InsightFace and dlib both are to the rest of this package."""
+    """What all backends are to the rest of this package."""
 
     name: str
     """For logs and errors, such as `dlib` or `InsightFace buffalo_l (CPU)`."""
+    tried: str
+    """What a detector has done that found nothing, such as `looked at 640 and 1280 px`."""
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB, in no particular order."""
@@ -80,4 +84,16 @@ class FaceDetector(Protocol):
 
         Lazy: a later look costs nothing unless it is asked for.
         """
+        ...
+
+
+@runtime_checkable
+class BatchDetector(FaceDetector, Protocol):
+    """A detector that looks at many pictures at once."""
+
+    looks: int
+    """How many looks `passes` yields."""
+
+    def look(self, images: Sequence[np.ndarray], number: int) -> list[list[Face]]:
+        """Return the faces of each image, uint8 [H, W, 3] RGB, at look `number`."""
         ...

@@ -13,13 +13,17 @@ import torch
 
 from .align import align_face
 from .detect import detect_faces
-from .dlib_backend import DlibDetector, FivePoints, import_dlib, model_file
+from .dlib_backend import INSTALL_COMMAND, FivePoints, dlib_is_ready, import_dlib, model_file
 from .insightface_backend import InsightFaceDetector, Provider, load_pack_model
 from .photo import to_rgb8
 from .preview import draw_label
-from .protocol import Face, FaceDetector, FaceError, NoFaceError
+from .protocol import DetectorUnavailableError, Face, FaceDetector, FaceError, NoFaceError
+from .yunet_backend import YuNetDetector
 
-Judge = Literal["dlib", "insightface"]
+Judge = Literal["auto", "dlib", "insightface"]
+
+# Where dlib's detector sees the face on a crop aligned to ArcFace's template, in px of 448: means over published crops.
+_DLIB_BOX = (45.0, 109.0, 401.0, 463.0)
 
 
 class FaceJudge(Protocol):
@@ -36,7 +40,7 @@ class FaceJudge(Protocol):
 
 
 class DlibJudge:
-    """dlib's ResNet, 128 numbers per face; free for commercial use.
+    """dlib's ResNet, 128 numbers per face; free for commercial use. The pack's own detector finds the faces for it.
 
     Raises:
         DetectorUnavailableError: dlib or its models are not installed; names the command.
@@ -50,15 +54,21 @@ class DlibJudge:
         self._dlib = import_dlib()
         self._network = self._dlib.face_recognition_model_v1(model_file("dlib_face_recognition_resnet_model_v1.dat"))
         self._points = FivePoints()
-        self.detector: FaceDetector = DlibDetector()
+        self.detector: FaceDetector = YuNetDetector()
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
         """Return the unit vector float32 [128] of `face` in `image` (uint8 [H, W, 3] RGB)."""
-        points = face.landmarks if face.landmark_kind == "dlib" else self._points.locate(image, face.box)
+        points = face.landmarks if face.landmark_kind == "dlib" else self._points_of(image, face)
         rectangle = self._dlib.rectangle(*(round(value) for value in face.box))
         parts = [self._dlib.point(round(float(x)), round(float(y))) for x, y in points]
         shape = self._dlib.full_object_detection(rectangle, parts)
         return _unit(np.array(self._network.compute_face_descriptor(np.ascontiguousarray(image), shape)))
+
+    def _points_of(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """dlib's five points [5, 2] of a face that another detector found, looked for where it is upright and of usual size."""
+        crop = align_face(image, face)
+        points = self._points.locate((crop.image * 255).round().astype(np.uint8), _DLIB_BOX)
+        return (points - crop.matrix[:, 2]) @ np.linalg.inv(crop.matrix[:, :2]).T
 
 
 class InsightFaceJudge:
@@ -83,9 +93,11 @@ class InsightFaceJudge:
 
 
 def load_judge(
-    judge: Judge = "dlib", pack: str = "buffalo_l", provider: Provider = "auto", roots: Sequence[Path] = ()
+    judge: Judge = "auto", pack: str = "buffalo_l", provider: Provider = "auto", roots: Sequence[Path] = ()
 ) -> FaceJudge:
     """Load a judge by name; the other arguments are those of `load_detector` and matter to InsightFace only.
+
+    `auto` takes the ArcFace network of the user's InsightFace pack where it starts, else dlib.
 
     Raises:
         DetectorUnavailableError: its package or its models are missing; says how to get them.
@@ -93,7 +105,19 @@ def load_judge(
     """
     if judge not in get_args(Judge):
         raise FaceError(f"There is no judge called '{judge}'. Choose one of: {', '.join(get_args(Judge))}.")
-    return DlibJudge() if judge == "dlib" else InsightFaceJudge(pack, provider, roots)
+    if judge == "dlib":
+        return DlibJudge()
+    try:
+        return InsightFaceJudge(pack, provider, roots)
+    except DetectorUnavailableError as error:
+        if judge == "insightface":
+            raise
+        if not dlib_is_ready():
+            raise DetectorUnavailableError(
+                f"No judge of likeness is ready. Run `{INSTALL_COMMAND}` in ComfyUI's Python, then restart. "
+                f"Or set up InsightFace: {error}"
+            ) from error
+        return DlibJudge()
 
 
 @dataclass(frozen=True)

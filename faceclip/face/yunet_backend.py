@@ -57,6 +57,7 @@ class YuNetDetector:
     """
 
     name = "yunet"
+    tried = f"looked at {LOOKS[0][0]} px, at {LOOKS[1][0]} px in four turns, and at {LOOKS[2][0]} px"
     looks = len(LOOKS)
 
     def __init__(self, device: torch.device | str = "cpu"):
@@ -142,12 +143,13 @@ class YuNetDetector:
             return
         rows = [i for i, _ in kept]
         points, sure, spread = self._place_points(views[rows], np.stack([sight.points for _, sight in kept]))
-        for (i, sight), landmarks, face, _ in zip(kept, points, sure, spread, strict=True):
+        for (i, sight), landmarks, face, apart in zip(kept, points, sure, spread, strict=True):
             score = max(finds[i].score, sight.score) + ONET_SHARE * face
             confidence = 1 / (1 + math.exp(-SCORE_SLOPE * (score - SCORE_AT_HALF)))
             at = finds[i].to_photo(landmarks)
             box = _box_of(finds[i].to_photo(sight.corners))
-            yield finds[i].place, Face(box, np.stack([np.real(at), np.imag(at)], 1).astype(np.float32), "arcface", confidence)
+            five = np.stack([np.real(at), np.imag(at)], 1).astype(np.float32)
+            yield finds[i].place, Face(box, five, "arcface", confidence, float(apart))
 
     def _place_points(self, views: Tensor, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What O-Net makes of `views` uint8 [n, VIEW, VIEW, 3] whose points are about `start` [n, 5].

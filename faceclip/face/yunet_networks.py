@@ -115,7 +115,7 @@ def load_networks(device: torch.device | str = "cpu", file: Path | None = None) 
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         networks.load_state_dict(weights, assign=True)
     except Exception as error:  # safetensors' own error has no public base class
-        found = "is damaged" if path.is_file() else "is missing"
+        found = "are damaged" if path.is_file() else "are missing"
         raise DetectorUnavailableError(
             f"The weights of the pack's own face detector {found}: {path}. They come with the pack: install it again, or run "
             f"`git checkout models` in its folder. ({type(error).__name__}: {str(error)[:120]})"

@@ -48,10 +48,28 @@ def test_an_index_beyond_the_faces_says_how_many_there_are(run: Any, detector: A
         run("FaceCLIPDetectFaces", image=photo, detector=detector, index=3)
 
 
-def test_aligned_crops_need_no_detector_and_other_sizes_are_refused(run: Any, crops: torch.Tensor, photo: torch.Tensor) -> None:
+def test_without_a_detector_photos_get_one_and_aligned_crops_stay(run: Any, crops: torch.Tensor, photo: torch.Tensor) -> None:
     assert torch.allclose(run("FaceCLIPDetectFaces", image=crops)[0], crops, atol=1 / 255)
-    with pytest.raises(ValueError, match="Connect a Load Face Detector node"):
-        run("FaceCLIPDetectFaces", image=photo)
+    faces, _, _, count, report = run("FaceCLIPDetectFaces", image=photo)
+    chosen = run("FaceCLIPFaceDetectorLoader", backend="yunet")[0]
+    assert count == 1 and report.startswith("1 face taken from 1 photo.")
+    assert torch.equal(faces, run("FaceCLIPDetectFaces", image=photo, detector=chosen)[0])
+
+
+def test_a_photo_on_its_side_is_turned_upright_and_said(run: Any, photo: torch.Tensor) -> None:
+    upright = run("FaceCLIPDetectFaces", image=photo)[0]
+    faces, _, _, _, report = run("FaceCLIPDetectFaces", image=photo.rot90(1, (1, 2)))
+    assert "face 0 lies on its side (-90 degrees): turned upright." in report
+    assert (faces - upright).abs().mean() < 0.05
+
+
+def test_comfyuis_own_example_picture_is_known(run: Any, comfyui_path: Any) -> None:
+    from PIL import Image
+
+    example = np.asarray(Image.open(comfyui_path / "input" / "example.png").convert("RGB"))
+    image = torch.from_numpy(example).float()[None] / 255
+    with pytest.raises(ValueError, match="Image 0 is ComfyUI's own example picture, a drawing: choose your photo in Load Image"):
+        run("FaceCLIPDetectFaces", image=image)
 
 
 def test_an_empty_batch_is_refused(run: Any, detector: Any) -> None:

@@ -68,7 +68,16 @@ def test_the_page_shows_the_node_and_tells_of_mistakes(pack: dict[str, Any]) -> 
 def test_pages_name_nodes_as_the_editor_does(pack: dict[str, Any]) -> None:
     # In italics: our nodes, nodes of the core, and workflows.
     ours = {node.define_schema().display_name for node in pack.values()}
-    known = ours | {"Load CLIP", "CLIP Text Encode", "Load VAE", "Empty Latent Image", "Preview Image", "GrowMask", "FeatherMask"}
+    known = ours | {
+        "Load CLIP",
+        "CLIP Text Encode",
+        "Load VAE",
+        "Empty Latent Image",
+        "Preview Image",
+        "GrowMask",
+        "FeatherMask",
+        "Load Image",
+    }
     known |= {"Conditioning (Combine)", "faceclip_two_people", "DualCLIPLoader", "Load Diffusion Model", "ModelSamplingFlux"}
     for node_id in pack:
         for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", page(node_id)):

@@ -57,6 +57,7 @@ class ListedFaces:
     """A detector that answers with faces written down beforehand, one list per look; counts the looks."""
 
     name = "listed"
+    tried = "looked at its list"
 
     def __init__(self, *looks: list[Face]):
         self._looks = looks

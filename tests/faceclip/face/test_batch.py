@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceclip.face import FaceChoice, FaceError, NoFaceError, faces_from_images
+from faceclip.face import FaceChoice, FaceError, NoFaceError, faces_from_images, load_detector
 
 GREY = np.full((512, 512, 3), 128, np.uint8)
 
@@ -155,7 +155,8 @@ def test_an_image_of_8000_pixels_works(astronaut, dlib_detector, as_batch):
     ).permute(0, 2, 3, 1)
     found = faces_from_images(large, dlib_detector)
     small = faces_from_images(as_batch(astronaut), dlib_detector)
-    assert found.preview.shape == large.shape
+    assert found.preview.shape == (1, 2048, 563, 3), "bounded: nobody looks at more"
+    assert found.mask.shape == (1, 8000, 2200)
     assert (found.aligned - small.aligned).abs().mean() < 0.04, "the same crop as from the small photo"
 
 
@@ -175,16 +176,57 @@ def test_the_input_is_left_as_it_was(astronaut, dlib_detector, as_batch):
     assert torch.equal(images, before)
 
 
-def test_progress_is_told_after_every_image_and_may_stop(astronaut, two_empty, as_batch):
+def test_progress_is_told_with_the_images_done_and_may_stop(astronaut, two_empty, as_batch):
     told = []
     faces_from_images(as_batch(astronaut, astronaut, astronaut), two_empty, progress=told.append)
-    assert told == [1, 2, 3]
+    assert told == sorted(told) and set(told) >= {1, 2, 3} and told[-1] == 3
 
     def stop(done):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         faces_from_images(as_batch(astronaut), two_empty, progress=stop)
+
+
+def test_many_photos_go_through_in_a_few_batches(astronaut, as_batch, monkeypatch):
+    detector = load_detector("yunet")
+    looks = []
+    monkeypatch.setattr(
+        detector, "look", lambda images, number, look=detector.look: looks.append(len(images)) or look(images, number)
+    )
+    small = np.ascontiguousarray(astronaut[:256, 90:346])
+    images = as_batch(*[small] * 17, np.zeros_like(small), *[small] * 2)
+    told = []
+    found = faces_from_images(images, detector, on_no_face="skip", progress=told.append)
+    assert found.count == 19 and found.without_face == (17,)
+    assert looks == [16, 4, 1, 1], "sixteen pictures at a time; only the one without a face is looked at again"
+    assert told[-1] == 20 and told == sorted(told)
+
+
+def test_it_says_which_face_was_taken_and_what_was_turned(crowd, astronaut, as_batch):
+    detector = load_detector("yunet")
+    found = faces_from_images(as_batch(crowd), detector, FaceChoice(count=2))
+    assert found.said == ("2 of 3 faces taken: numbers 0, 1, the largest.",)
+    two = faces_from_images(as_batch(astronaut, np.rot90(astronaut).copy()), detector)
+    assert two.said == ("image 1: face 0 lies on its side (-90 degrees): turned upright.",)
+    head = faces_from_images(as_batch(astronaut[::-1, ::-1].copy()), detector)
+    assert head.said == ("face 0 stands on its head (180 degrees): turned upright.",)
+
+
+def test_crops_that_came_aligned_stay_and_other_photos_of_their_size_do_not(astronaut, as_batch):
+    detector = load_detector("yunet")
+    crop = faces_from_images(as_batch(astronaut), detector).aligned
+    photo = torch.nn.functional.interpolate(as_batch(astronaut).movedim(3, 1), (448, 448), mode="area").movedim(1, 3)
+    kept = faces_from_images(torch.cat([crop, torch.zeros_like(crop), photo]), detector, keep_aligned=True)
+    assert (kept.aligned[0] - crop[0]).abs().max() < 1 / 255 and kept.aligned[1].max() == 0
+    assert kept.quality[:2] == (None, None) and kept.quality[2] is not None
+    assert (kept.aligned[2] - crop[0]).abs().mean() < 0.05, "a photo of 448 px is aligned as any other"
+
+
+def test_without_a_face_it_says_what_was_tried(as_batch):
+    blank = np.zeros((300, 400, 3), np.uint8)
+    with pytest.raises(NoFaceError, match=r"yunet looked at 640 px, at 320 px in four turns, and at 1280 px\. Use a larger"):
+        faces_from_images(as_batch(blank), load_detector("yunet"))
 
 
 def test_aligned_crops_pass_through_without_a_detector(astronaut, dlib_detector, as_batch):

@@ -71,3 +71,16 @@ def test_eyes_in_one_place_mean_a_profile(portrait):
     points = TEMPLATES["arcface"].astype(np.float32).copy()
     points[1] = points[0]
     assert _quality(portrait, Face((0, 0, 448, 448), points, "arcface", 1.0)).yaw == 90
+
+
+@pytest.mark.parametrize("part", ["eyes", "mouth"])
+def test_a_covered_face_is_called_covered(portrait, part):
+    from faceclip.face import detect_faces, load_detector
+
+    covered = portrait.copy()
+    top, bottom = (360, 410) if part == "eyes" else (460, 700)
+    covered[top:bottom, 200:620] = (15, 15, 15) if part == "eyes" else (225, 232, 238)
+    (face,) = detect_faces(load_detector("yunet"), covered)
+    assert [text.split(":")[0] for text in _quality(covered, face).warnings] == ["covered"]
+    (bare,) = detect_faces(load_detector("yunet"), portrait)
+    assert _quality(portrait, bare).warnings == () and abs(_quality(portrait, bare).yaw) < 10

@@ -123,7 +123,7 @@ def test_missing_or_damaged_weights_say_what_to_do(tmp_path, damage):
     elif damage == "other":
         save_file({"a": torch.zeros(2)}, path)
     found = "missing" if damage == "missing" else "damaged"
-    with pytest.raises(DetectorUnavailableError, match=rf"is {found}: .*weights\.safetensors.*install it again"):
+    with pytest.raises(DetectorUnavailableError, match=rf"are {found}: .*weights\.safetensors.*install it again"):
         networks.load_networks(file=path)
 
 
