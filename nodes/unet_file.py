@@ -45,9 +45,9 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
     weights = _read(file, watch, steps)
     markers = _prediction_markers(whole)
     _require_whole(path, weights)
-    known = _core_knows(weights)
     if markers:  # the core looks for them beside its own names only
         weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
+    known = _core_knows(weights)
     try:
         with watched_building(watch, count, steps):
             if known:

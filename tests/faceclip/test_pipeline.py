@@ -212,7 +212,7 @@ class TestFiles:
     def test_files_in_each_others_place_are_recognised(self, sdxl_files):
         with pytest.raises(CheckpointError, match="not a FaceCLIP encoder: it looks like this: SDXL UNet"):
             self.load(sdxl_files, encoder=sdxl_files.unet)
-        with pytest.raises(CheckpointError, match="not the SDXL UNet of FaceCLIP: it looks like this: FaceCLIP encoder"):
+        with pytest.raises(CheckpointError, match="has no SDXL UNet in it: it looks like this: FaceCLIP encoder"):
             self.load(sdxl_files, unet=sdxl_files.encoder)
 
     def test_a_unet_in_comfyui_naming_is_told_apart(self, sdxl_files, tmp_path):

@@ -16,6 +16,7 @@ from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.config import FaceTowerConfig
 from faceclip.model.branch import FaceCLIPBranch
 from faceclip.model.face_tower import FaceTower
+from faceclip.tensor_file import CheckpointError
 from train.frozen.teacher import MINI_VISION, load_teacher
 from train.frozen.towers import InitError, load_face_tower, load_text_tower, new_encoder
 
@@ -207,7 +208,7 @@ def test_a_damaged_archive_is_told_from_one_that_is_whole(tmp_path: Path) -> Non
 
     with zipfile.ZipFile(tmp_path / "ViT-L-14.pt", "w") as archive:
         archive.writestr("ViT-L-14/constants.pkl", b"")
-    with pytest.raises(InitError, match="damaged TorchScript archive"):
+    with pytest.raises(CheckpointError, match="ViT-L-14.pt is damaged or incomplete"):
         load_text_tower(branch(), tmp_path / "ViT-L-14.pt")
 
 
