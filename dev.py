@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from demo.setup import (
     CLIENT,
     ROOT,
+    DevFolder,
     SetupError,
-    Workshop,
     check_users_python,
     comfyui_requirements,
     ensure_chromium,
@@ -63,7 +63,7 @@ def main() -> int:
 def demo(options: argparse.Namespace) -> int:
     """`dev.py demo`: prepare, then hand over to `demo/__main__.py`."""
     began = time.monotonic()
-    workshop = Workshop()
+    workshop = DevFolder()
     ensure_venv(workshop)
     ensure_packages(workshop, "client", CLIENT)
     comfyui, python = comfyui_to_use(options, workshop)
@@ -79,7 +79,7 @@ def demo(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     """`dev.py test`: prepare, then run pytest on everything, or as its arguments say."""
-    workshop = Workshop()
+    workshop = DevFolder()
     ensure_venv(workshop)
     comfyui = options.comfyui or ensure_comfyui(workshop)
     ensure_packages(workshop, "client", CLIENT)
@@ -102,7 +102,7 @@ def hand_over(command: Sequence[str | Path], environment: Mapping[str, str] | No
             continue
 
 
-def comfyui_to_use(options: argparse.Namespace, workshop: Workshop) -> tuple[Path, Path]:
+def comfyui_to_use(options: argparse.Namespace, workshop: DevFolder) -> tuple[Path, Path]:
     """The ComfyUI folder and the interpreter that runs it, both ready."""
     comfyui = options.comfyui or ensure_comfyui(workshop)
     # Not resolved: the `python` of a virtual environment is a link, and what it points to has other packages.
@@ -114,7 +114,7 @@ def comfyui_to_use(options: argparse.Namespace, workshop: Workshop) -> tuple[Pat
     return comfyui, workshop.python
 
 
-def install_comfyui_and_pack(workshop: Workshop, comfyui: Path) -> None:
+def install_comfyui_and_pack(workshop: DevFolder, comfyui: Path) -> None:
     """ComfyUI's requirements and the pack, with its offline face detector, in our own environment."""
     ensure_packages(workshop, "ComfyUI and the pack", [*comfyui_requirements(comfyui), "-e", ".[dlib]"])
 

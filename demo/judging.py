@@ -35,13 +35,13 @@ def likeness(people: Sequence[Path], pictures: Sequence[Path], python: Path) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
-    from train.proof.teachers.judge import load_judge
+    from train.proof.teachers.judge import load_trained_judge
 
     parser = argparse.ArgumentParser(prog="demo.judging", description="Print how much pictures look like people.")
     parser.add_argument("people", nargs="+", type=Path, help="a picture of each person")
     parser.add_argument("--pictures", nargs="+", type=Path, required=True)
     options = parser.parse_args(arguments)
-    judge = load_judge(JUDGE)
+    judge = load_trained_judge(JUDGE)
     images = torch.stack([_read(path) for path in (*options.people, *options.pictures)])
     people, pictures = judge.embed(images).split([len(options.people), len(options.pictures)])
     print(json.dumps((pictures @ people.T).tolist()))

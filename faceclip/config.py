@@ -134,7 +134,7 @@ class FaceCLIPConfig:
     def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ValueError unless an encoder of this configuration has the widths and depths of tensors with these shapes.
 
-        To be asked before the encoder is built: numbers in a file's metadata could keep that busy for ever.
+        To be asked before the encoder is built: numbers in a file's metadata could keep that busy forever.
         """
         names = {name for name in ("l", "g") if f"face_clip_{name}.text_projection" in shapes}
         if names != self.branches.keys():

@@ -153,8 +153,8 @@ class Identity:
         for name, part in zip(("class_token", "patch_tokens", "signature"), features, strict=True):
             if part.numel() and not part.abs().max() <= LARGEST:  # so written that NaN is refused
                 raise ValueError(
-                    f"This identity is damaged: its {name} holds values that are no finite numbers, or far too large. Encode the "
-                    "face again from a good photo (Encode Identity)."
+                    f"This identity is damaged: its {name} holds values that are not finite numbers, or far too large. Encode "
+                    "the face again from a good photo (Encode Identity)."
                 )
 
     def save(self, path: str | Path) -> None:

@@ -55,9 +55,9 @@ def _index(path: Path) -> dict[str, str]:
         found = json.loads(path.read_bytes())["weight_map"]
         for name, part in found.items():
             if not isinstance(part, str) or part != Path(part).name or "\\" in part or part.endswith(INDEX):
-                raise ValueError(f"it places {name[:80]!r} in {str(part)[:80]!r}, which is no file beside it")
+                raise ValueError(f"it places {name[:80]!r} in {str(part)[:80]!r}, which is not a file beside it")
         if not found:
             raise ValueError("it names no part")
         return found
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no index of a model's parts, or damaged: {error}. Download it again.") from error
+        raise CheckpointError(f"{path} is not an index of a model's parts, or damaged: {error}. Download it again.") from error

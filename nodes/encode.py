@@ -14,7 +14,7 @@ from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, EncoderModel, FaceReader
 from .folders import MODELS, find_file, likely, list_files
-from .said import say
+from .status import show_status
 from .types import EncoderType, FaceT5Type, IdentityType
 
 COMBINE = ("first", "average", "batch")
@@ -54,8 +54,8 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
         require_choice("dtype", dtype, ENCODER_DTYPES)
         path = find_file(encoder_name, [MODELS])
         model = EncoderModel.from_file(path, ENCODER_DTYPES[dtype])
-        if offer := offered(path, model.values):
-            say(offer)
+        if hint := conversion_hint(path, model.values):
+            show_status(hint)
         return io.NodeOutput(model)
 
 
@@ -168,12 +168,12 @@ class FaceCLIPTextEncode(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         result = encoder.encode_text(prompt, identity, strength, long_prompts)
-        say(told(result.prompts[0]))
+        show_status(prompt_status(result.prompts[0]))
         size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
         return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]])
 
 
-def offered(path: Path, values: int) -> str:
+def conversion_hint(path: Path, values: int) -> str:
     """What to do about a large file that could be half as large; nothing is converted unasked. "" where there is no such file."""
     size, converted = path.stat().st_size, 2 * values
     if size < max(_LARGE_FILE, 1.5 * converted):
@@ -184,7 +184,7 @@ def offered(path: Path, values: int) -> str:
     )
 
 
-def told(prompt: TokenizedPrompt) -> str:
+def prompt_status(prompt: TokenizedPrompt) -> str:
     """How long a prompt is, and what of it was left out."""
     chunks = len(prompt.input_ids)
     length = (

@@ -86,7 +86,7 @@ class EncoderModel(FaceReader):
     def from_file(path: Path, dtype: torch.dtype | None) -> EncoderModel:
         """Read any encoder file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
 
-        Moves the progress bar and heeds the Cancel button.
+        Moves the progress bar and stops on Cancel.
         """
         load_device, offload_device = _devices()
         encoder = FaceCLIPEncoder.from_file(
@@ -121,7 +121,7 @@ class FaceT5Model(FaceReader):
     def from_file(path: Path, dtype: torch.dtype | None) -> FaceT5Model:
         """Read any FaceT5 file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
 
-        Moves the progress bar and heeds the Cancel button.
+        Moves the progress bar and stops on Cancel.
         """
         load_device, offload_device = _devices()
         encoder = FaceT5Encoder.from_file(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..faceclip.face import (
     Backend,
+    Face,
     FaceBatch,
     FaceChoice,
     FaceDetector,
@@ -25,10 +28,13 @@ from ..faceclip.face import (
     load_detector,
 )
 from ..faceclip.face.photo import to_rgb8
+from ..faceclip.face.protocol import BatchDetector, Pause
 from .compat import newer, require_choice
 from .folders import insightface_folders
-from .said import say
+from .status import show_status
 from .types import FaceDetectorType
+
+BREATH = 0.02  # s; what the server's thread needs to hear of Cancel
 
 PACKS = ("buffalo_l", "antelopev2")
 
@@ -146,17 +152,44 @@ class FaceCLIPDetectFaces(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update_absolute(done)
 
-        finder = detector or load_detector("auto", roots=insightface_folders(), device=detector_device())
+        finder = watched_detector(detector or load_detector("auto", roots=insightface_folders(), device=detector_device()))
         choice = FaceChoice(order, index, count, min_confidence)
         try:
             found = faces_from_images(image, finder, choice, on_no_face, seen, keep_aligned=detector is None)
         except NoFaceError as error:
-            if told := example_among(image, error.indices):
-                raise NoFaceError(f"{error} {told}", error.indices) from error
+            if hint := example_among(image, error.indices):
+                raise NoFaceError(f"{error} {hint}", error.indices) from error
             raise
         report = _report(found)
-        say(report)
+        show_status(report)
         return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, report)
+
+
+class WatchedDetector:
+    """A detector that stops on Cancel at every look, and within looks that take seconds."""
+
+    def __init__(self, detector: FaceDetector):
+        self.name, self.tried = detector.name, detector.tried
+        self._detector = detector
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        return next(self.passes(image))
+
+    def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
+        for faces in self._detector.passes(image, pause or _let_cancel_through):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            yield faces
+
+
+def watched_detector(detector: FaceDetector) -> FaceDetector:
+    """The detector, watched for Cancel unless it looks at many pictures at once: such looks are short."""
+    return detector if isinstance(detector, BatchDetector) else WatchedDetector(detector)
+
+
+def _let_cancel_through() -> None:
+    """Give the server's thread its turn while a look holds the process: it hears of Cancel now, not when the look is over."""
+    time.sleep(BREATH)
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def detector_device() -> torch.device:

@@ -14,7 +14,7 @@ from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
 from .flux_clip import encode_prompt, read_prompt
 from .folders import MODELS, find_file, likely, list_files
-from .said import say
+from .status import show_status
 from .types import FaceT5Type, IdentityType
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class FaceCLIPT5Loader(io.ComfyNode):
         require_choice("dtype", dtype, ENCODER_DTYPES)
         path = find_file(facet5_name, [MODELS])
         model = FaceT5Model.from_file(path, ENCODER_DTYPES[dtype])
-        if offer := offered(path, model.values):
-            say(offer)
+        if hint := conversion_hint(path, model.values):
+            show_status(hint)
         return io.NodeOutput(model)
 
 
@@ -115,7 +115,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         read = read_prompt(clip, prompt)
-        say(read.told)
+        show_status(read.status)
         if read.cut:
             logger.warning("The prompt is too long (%d tokens); this was cut off: %r", read.count, read.cut)
         parts = encode_prompt(clip, read)
@@ -131,7 +131,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         return io.NodeOutput(conditioning)
 
 
-def offered(path: Path, values: int) -> str:
+def conversion_hint(path: Path, values: int) -> str:
     """What to do about the released file, most of which is T5; nothing is converted unasked. "" for a converted one."""
     size, converted = path.stat().st_size, 2 * values
     if size < 3 * converted:

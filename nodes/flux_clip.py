@@ -42,7 +42,7 @@ class FluxPrompt:
         return bool((self.weights != 1).any())
 
     @property
-    def told(self) -> str:
+    def status(self) -> str:
         """How long it is, and what of it was left out."""
         length = f"{self.count} of {T5_TOKENS - 1} tokens"
         return f"{length}: too long. Left out: {self.cut}" if self.cut else length

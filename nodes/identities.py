@@ -11,7 +11,7 @@ from ..faceclip import Identity
 from ..faceclip.file_names import is_portable
 from .compat import newer
 from .folders import IDENTITIES, find_file, identities_folder, list_files
-from .said import say
+from .status import show_status
 from .types import IdentityType
 
 
@@ -84,7 +84,9 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        say(f"Saved as {path.name}")  # which the front end shows on the node; the longer text below is in the queue's history
+        show_status(
+            f"Saved as {path.name}"
+        )  # which the front end shows on the node; the longer text below is in the queue's history
         return io.NodeOutput(identity, path.name, ui=ui.PreviewText(f"Saved as {path.name} in {path.parent}"))
 
 

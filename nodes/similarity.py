@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..faceclip.face.similarity import Judge, SimilarityScores, label_ranking, load_judge, rank_images
 from .compat import newer
+from .faces import watched_detector
 from .folders import insightface_folders
 
 
@@ -23,7 +24,9 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
             category="FaceCLIP",
             description="Sort pictures by how much they look like a person, as a face recognition network judges it.",
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to rank. Of several faces in one, the likest counts."),
+                io.Image.Input(
+                    "images", tooltip="The pictures to rank. If a picture shows several faces, the most similar one counts."
+                ),
                 io.Image.Input(
                     "reference", tooltip="One photo of the person, or several. Aligned crops from Detect Faces will do."
                 ),
@@ -37,12 +40,14 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "ranked", display_name="ranked images", tooltip="The pictures, likest first, without a face last."
+                    "ranked",
+                    display_name="ranked images",
+                    tooltip="The pictures, most similar first; those without a face come last.",
                 ),
                 io.String.Output(
                     "scores", display_name="scores", tooltip="Place, picture and score (cosine, 1 is the same face)."
                 ),
-                io.Image.Output("best", display_name="best", tooltip="The likest picture alone."),
+                io.Image.Output("best", display_name="best", tooltip="The most similar picture alone."),
             ],
             **newer(io.Schema, search_aliases=["likeness", "face distance", "compare faces"]),
         )
@@ -55,7 +60,9 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update_absolute(done)
 
-        found = rank_images(load_judge(judge, roots=insightface_folders()), images, reference, seen)
+        network = load_judge(judge, roots=insightface_folders())
+        network.detector = watched_detector(network.detector)
+        found = rank_images(network, images, reference, seen)
         ranking = list(found.ranking)
         shown = ui.PreviewImage(label_ranking(images, found))  # on the node; the outputs bear no labels
         return io.NodeOutput(images[ranking], _table(found), images[ranking[:1]], ui=shown)

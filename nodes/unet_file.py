@@ -36,7 +36,7 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
 
     `dtype` is what the weights are kept in; None leaves that to ComfyUI. A file that says that its UNet predicts v, as those do
     that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for anything that is not SDXL, saying
-    what it looks like and which loader wants it. Moves the progress bar and heeds the Cancel button.
+    what it looks like and which loader wants it. Moves the progress bar and stops on Cancel.
     """
     whole = open_tensor_file(path)
     file = unet_in(whole)
@@ -62,8 +62,8 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
         raise CheckpointError(f"{path} does not fit an SDXL UNet: {wrong}. Download it again.") from error
     if patcher is None or not isinstance(patcher.model, comfy.model_base.SDXL):
         raise CheckpointError(
-            f"{path} is no SDXL base UNet (ComfyUI reads it as {type(patcher and patcher.model).__name__}). FaceCLIP conditions "
-            "SDXL base only: choose FaceCLIP's unet.pt."
+            f"{path} is not an SDXL base UNet (ComfyUI reads it as {type(patcher and patcher.model).__name__}). FaceCLIP "
+            "conditions SDXL base only: choose FaceCLIP's unet.pt."
         )
     return patcher
 

@@ -16,7 +16,7 @@ SECONDS_BETWEEN = 0.1  # two messages to the editor
 
 
 class Watch:
-    """Told of progress, however often, it heeds the Cancel button each time and moves the bar ten times a second."""
+    """Told of progress, however often, it looks at the Cancel button each time and moves the bar ten times a second."""
 
     def __init__(self):
         self._bar = comfy.utils.ProgressBar(1)
@@ -53,7 +53,7 @@ def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
 
 @contextmanager
 def watched_building(watch: Watch, done: int, total: int) -> Iterator[None]:
-    """Heed the Cancel button while ComfyUI's core makes a network; move the bar from `done` to `total` as it gets its weights.
+    """Stop on Cancel while ComfyUI's core makes a network; move the bar from `done` to `total` as it gets its weights.
 
     The core tells nothing of either, but torch does: of each layer that becomes part of another, and of each that is given
     weights. Nothing of this is left on the network.

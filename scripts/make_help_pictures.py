@@ -105,7 +105,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     both = graph.add("ImageBatch", Place(0, 1020, 300, 60), image1=image["IMAGE"], image2=decoded["IMAGE"])
     rank = graph.add("FaceCLIPFaceSimilarity", Place(350, 1020, 320, 110), images=both["IMAGE"], reference=faces["faces"])
     scores = graph.add("PreviewAny", Place(720, 1020, 300, 200), title="Scores", source=rank["scores"])
-    best = graph.add("PreviewImage", Place(1070, 1020, 230, 260), title="The likest", images=rank["best"])
+    best = graph.add("PreviewImage", Place(1070, 1020, 230, 260), title="Most similar", images=rank["best"])
     made = graph.add(
         "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, which knows drawings)", images=decoded["IMAGE"]
     )

@@ -45,7 +45,7 @@ This loads the **mini** model that comes with the pack (runs on any CPU in secon
 Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
 """
 RANK_NOTE = """
-## Four pictures, the likest first
+## Four pictures, the most similar first
 
 *Rank by Face Similarity* compares each picture with the face in the photo. The judge is a face recognition network that FaceCLIP
 was not trained with. **dlib** may be used commercially; **insightface** is stricter, for non-commercial use.
@@ -74,11 +74,11 @@ def sdxl_rank(graph: Graph) -> None:
     )
     graph.group("3. Pictures", PURPLE, sampling)
     scores = graph.add("PreviewAny", Place(1880, 440, 320, 180), title="Scores", source=ranking["scores"])
-    best = graph.add("PreviewImage", Place(1880, 680, 320, 360), title="The likest", images=ranking["best"])
+    best = graph.add("PreviewImage", Place(1880, 680, 320, 360), title="Most similar", images=ranking["best"])
     saved = graph.add(
         "SaveImage",
         Place(2240, 0, 620, 1040),
-        title="All, likest first",
+        title="All, most similar first",
         images=ranking["ranked images"],
         filename_prefix="FaceCLIP/ranked",
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from demo.setup import (
+    DevFolder,
     SetupError,
-    Workshop,
     check_users_python,
     comfyui_requirements,
     ensure_chromium,
@@ -35,8 +35,8 @@ def dev(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return Workshop(tmp_path / "dev")
+def workshop(tmp_path: Path) -> DevFolder:
+    return DevFolder(tmp_path / "dev")
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def package(tmp_path: Path) -> str:
     return str(wheel)
 
 
-def pip_calls(workshop: Workshop) -> int:
+def pip_calls(workshop: DevFolder) -> int:
     return workshop.log.read_text().count("-m pip install")
 
 
-def test_packages_are_installed_once_and_again_after_an_interruption(workshop: Workshop, package: str) -> None:
+def test_packages_are_installed_once_and_again_after_an_interruption(workshop: DevFolder, package: str) -> None:
     ensure_venv(workshop)
     ensure_packages(workshop, "things", [package])
     assert missing_modules(workshop.python, ["nothing_much"]) == []
@@ -75,7 +75,7 @@ def test_packages_are_installed_once_and_again_after_an_interruption(workshop: W
     assert pip_calls(workshop) == 4, "after a failure the old stamp no longer counts"
 
 
-def test_a_virtual_environment_without_its_interpreter_or_pip_is_made_again(workshop: Workshop) -> None:
+def test_a_virtual_environment_without_its_interpreter_or_pip_is_made_again(workshop: DevFolder) -> None:
     ensure_venv(workshop)
     pip = next((workshop.folder / "venv").rglob("pip/__init__.py"))
     pip.unlink()
@@ -108,7 +108,7 @@ def test_torchaudio_stays_out_of_comfyuis_requirements(tmp_path: Path) -> None:
     assert comfyui_requirements(tmp_path) == ["torch", "kornia>=0.7", "requests", "torchsde", "av"]
 
 
-def test_a_failing_step_shows_the_end_of_its_log_and_what_to_do(workshop: Workshop) -> None:
+def test_a_failing_step_shows_the_end_of_its_log_and_what_to_do(workshop: DevFolder) -> None:
     workshop.folder.mkdir()
     code = "import sys; print('the reason'); sys.exit(3)"
     with pytest.raises(SetupError) as failure:
@@ -123,7 +123,7 @@ def program(path: Path, script: str) -> None:
 
 
 def test_chromium_is_debians_for_root_else_playwrights_and_a_failure_says_what_to_do(
-    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workshop: DevFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"
     monkeypatch.setenv("PATH", str(programs))
@@ -146,9 +146,9 @@ def test_chromium_is_debians_for_root_else_playwrights_and_a_failure_says_what_t
 def test_a_folder_that_is_no_comfyui_is_refused(tmp_path: Path) -> None:
     done = dev("demo", "--comfyui", str(tmp_path))
     assert done.returncode == 1
-    assert f"{tmp_path} is no ComfyUI folder" in done.stderr
+    assert f"{tmp_path} is not a ComfyUI folder" in done.stderr
     done = dev("demo", COMFYUI_PATH=str(tmp_path))
-    assert f"{tmp_path} is no ComfyUI folder" in done.stderr
+    assert f"{tmp_path} is not a ComfyUI folder" in done.stderr
 
     done = dev("demo", "nowhere.jpg", COMFYUI_PATH="")
     assert (done.returncode, done.stderr.strip()) == (1, "There is no photo at nowhere.jpg.")
@@ -172,7 +172,7 @@ def test_the_python_of_the_users_comfyui_is_found(tmp_path: Path) -> None:
     assert users_python(comfyui) == own
 
 
-def test_what_the_users_python_lacks_is_named_with_the_command_to_install_it(workshop: Workshop, package: str) -> None:
+def test_what_the_users_python_lacks_is_named_with_the_command_to_install_it(workshop: DevFolder, package: str) -> None:
     check_users_python(Path(sys.executable))  # has everything: it runs these tests
     ensure_venv(workshop)
     with pytest.raises(SetupError, match="has no torch, so it cannot run ComfyUI"):

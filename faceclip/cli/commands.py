@@ -148,7 +148,7 @@ def _add_generate(commands) -> None:
 def _add_similarity(commands) -> None:
     parser = commands.add_parser("similarity", help="how much pictures show the same person")
     parser.add_argument("reference", type=Path, metavar="A", help="a photo of the person; its largest face counts")
-    parser.add_argument("pictures", type=Path, metavar="B", nargs="+", help="pictures to compare; the likest face of each counts")
+    parser.add_argument("pictures", type=Path, metavar="B", nargs="+", help="pictures to compare; the most similar face counts")
     parser.add_argument("--judge", choices=get_args(Judge), default="auto", help="who compares (default: auto)")
     parser.set_defaults(run=_similarity)
 

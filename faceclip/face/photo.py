@@ -219,7 +219,7 @@ def _deep_grey(picture: Image.Image, name: str) -> Convert:
     for _, part in _strips(picture):
         values = np.asarray(part)
         if not np.isfinite(values).all():
-            raise FaceError(f"The image {name} holds values that are no finite numbers. Save it again from where it was made.")
+            raise FaceError(f"The image {name} holds values that are not finite numbers. Save it again from where it was made.")
         most = max(most, float(values.max(initial=0)))
     if picture.mode != "F":
         top = next((end for end in _WHOLE_NUMBERS if most < end), 2**64) - 1
@@ -276,7 +276,7 @@ def to_rgb(image: torch.Tensor) -> torch.Tensor:
     Grey is spread over three channels, transparency laid over white; what a filter left below 0 or above 1 is cut off.
 
     Raises:
-        FaceError: another number of dimensions or channels, no pixels, or values that are no finite numbers.
+        FaceError: another number of dimensions or channels, no pixels, or values that are not finite numbers.
     """
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
         raise FaceError(
@@ -289,7 +289,7 @@ def to_rgb(image: torch.Tensor) -> torch.Tensor:
     # A sum that is finite has no part that is not; where it overflows, each value is looked at.
     if not math.isfinite(float(pixels.sum())) and not pixels.isfinite().all():
         raise FaceError(
-            "The image holds values that are no finite numbers (NaN or infinity), which show as black. A VAE in half precision "
+            "The image holds values that are not finite numbers (NaN or infinity), which show as black. A VAE in half precision "
             "makes them: run it in fp32 (--fp32-vae), or use another picture."
         )
     if pixels.shape[2] == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -67,6 +67,9 @@ class Face:
         return (x0 + x1) / 2, (y0 + y1) / 2
 
 
+Pause = Callable[[], None]
+
+
 class FaceDetector(Protocol):
     """What all backends are to the rest of this package."""
 
@@ -79,10 +82,11 @@ class FaceDetector(Protocol):
         """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB, in no particular order."""
         ...
 
-    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
+    def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
         """Yield the faces of one look after the other (other sizes, slower models), the usual look first.
 
-        Lazy: a later look costs nothing unless it is asked for.
+        Lazy: a later look costs nothing unless it is asked for. `pause` is called now and then within a look that takes seconds
+        and holds the whole process: what it does there (wait, stop with an exception) is the caller's.
         """
         ...
 

@@ -125,7 +125,7 @@ class SimilarityScores:
     """How much each image shows the person of the reference."""
 
     scores: tuple[float, ...]
-    """Cosine, -1 to 1, of the image's likest face; NaN for an image without a face."""
+    """Cosine, -1 to 1, of the image's most similar face; NaN for an image without a face."""
     judge: str
     same_person_above: float
 
@@ -136,7 +136,7 @@ class SimilarityScores:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """Image indices, likest first; images without a face come last, in their own order."""
+        """Image indices, most similar first; images without a face come last, in their own order."""
         return tuple(sorted(range(len(self.scores)), key=lambda index: _or_lowest(self.scores[index]), reverse=True))
 
     @property
@@ -152,7 +152,7 @@ def score_images(
     reference: np.ndarray,
     progress: Callable[[int], None] | None = None,
 ) -> SimilarityScores:
-    """Compare every image with the reference person: of several faces in an image the likest counts.
+    """Compare every image with the reference person: of several faces in an image the most similar counts.
 
     Args:
         images: uint8 [H, W, 3] RGB each; sizes may differ.

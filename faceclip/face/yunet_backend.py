@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .align import TEMPLATES, warp
 from .photo import resize_to
-from .protocol import Face
+from .protocol import Face, Pause
 from .yunet_networks import ONET_SIDE, STRIDES, load_networks
 
 # Long sides, in pixels, at which the picture is looked at, and by how many quarters it is turned: the usual look; one for faces
@@ -68,7 +68,7 @@ class YuNetDetector:
         """Return the faces found by the usual look at `image`, uint8 [H, W, 3] RGB."""
         return next(self.passes(image))
 
-    def passes(self, image: np.ndarray) -> Iterator[list[Face]]:
+    def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
         """Yield the faces found at the usual size, then at others."""
         for number in range(self.looks):
             yield self.look([image], number)[0]

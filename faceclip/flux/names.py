@@ -49,7 +49,7 @@ def in_core(name: str) -> str:
         found, count = re.subn(f"^{pattern}", replacement, rest)
         if count:
             return found
-    raise KeyError(f"{name} is no tensor of T5.")
+    raise KeyError(f"{name} is not a tensor of T5.")
 
 
 def own_sources(names: Iterable[str], config: FaceT5Config, class_head: bool) -> dict[str, tuple[str, int]]:

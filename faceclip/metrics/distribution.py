@@ -190,4 +190,4 @@ def _check(first: Tensor, second: Tensor, at_least: int) -> None:
             f"Use more images, or a KID subset of at most {smallest}, and say so beside the number."
         )
     if not all(math.isfinite(float(features.sum())) for features in (first, second)):
-        raise MetricError("The features hold values that are no finite numbers: the extractor's weights are damaged.")
+        raise MetricError("The features hold values that are not finite numbers: the extractor's weights are damaged.")

@@ -77,7 +77,7 @@ def face_vectors(
 
 
 def likeness(faces: Sequence[np.ndarray], references: np.ndarray) -> np.ndarray:
-    """Return float64 [N, P]: the cosine of image i's likest face with person j; a row of NaN where there is no face.
+    """Return float64 [N, P]: the cosine of image i's most similar face with person j; a row of NaN where there is no face.
 
     Args:
         faces: per image the unit vectors [F, D], as `face_vectors` makes them.

@@ -67,7 +67,7 @@ def wilson(successes: int, total: int, level: float = 0.95) -> Interval:
     Raises MetricError for more successes than votes. No votes give NaN.
     """
     if not 0 <= successes <= total:
-        raise MetricError(f"{successes} of {total} votes is no share.")
+        raise MetricError(f"{successes} of {total} votes is not a share.")
     if total == 0:
         return Interval(math.nan, math.nan, math.nan, level, 0)
     z = NormalDist().inv_cdf((1 + level) / 2)

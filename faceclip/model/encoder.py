@@ -123,7 +123,7 @@ class FaceCLIPEncoder(IdentityEncoder):
         `strength` 1 is the model as trained; 0 is exactly the text-only conditioning; in between and above interpolate.
         Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same identity.
         Raises ValueError for no prompt, numbers of prompts and identities that do not match, another encoder's identity or one
-        that is damaged, and for a strength or weights that make conditioning which is no finite numbers.
+        that is damaged, and for a strength or weights that make conditioning that is not finite.
         """
         require_strength(strength)
         if identity is not None:

@@ -99,8 +99,8 @@ def require_finite(*results: Tensor) -> None:
     """Raise ValueError where conditioning holds NaN or infinity."""
     if not all(result.isfinite().all() for result in results):
         raise ValueError(
-            "The conditioning holds values that are no finite numbers and would make black pictures: the strength or a weight in "
-            "the prompt is far too large, or the encoder's file is damaged."
+            "The conditioning holds values that are not finite numbers and would make black pictures: the strength or a weight "
+            "in the prompt is far too large, or the encoder's file is damaged."
         )
 
 

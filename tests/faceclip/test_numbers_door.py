@@ -47,7 +47,7 @@ def test_a_strength_that_is_no_number_is_refused(encoder, people, strength):
 def test_conditioning_of_no_numbers_is_refused(encoder, people):
     damaged = copy.deepcopy(encoder)
     damaged.get_parameter("face_clip_l.token_embedding.weight")[2368] = NAN  # the word "cat"
-    with pytest.raises(ValueError, match="no finite numbers and would make black pictures"):
+    with pytest.raises(ValueError, match="not finite numbers and would make black pictures"):
         damaged.encode(["a cat"], people)
     assert damaged.encode(["a man"], people).embeddings.isfinite().all()
 

@@ -231,14 +231,14 @@ def test_a_part_without_the_others_names_them(tmp_path):
 def test_an_index_names_files_beside_it_only(tmp_path, place):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": place}}))
-    with pytest.raises(CheckpointError, match="which is no file beside it"):
+    with pytest.raises(CheckpointError, match="which is not a file beside it"):
         open_tensor_file(index)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', "[" * 100_000, "x"])
 def test_an_index_that_is_none_is_told(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(CheckpointError, match="is no index of a model's parts"):
+    with pytest.raises(CheckpointError, match="is not an index of a model's parts"):
         open_tensor_file(tmp_path / "model.safetensors.index.json")
 
 

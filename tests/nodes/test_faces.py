@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,32 @@ def test_cancel_stops_between_photos(run: Any, detector: Any, photo: torch.Tenso
     management.interrupt_current_processing(True)
     with pytest.raises(management.InterruptProcessingException):
         run("FaceCLIPDetectFaces", image=photo, detector=detector)
+
+
+class _Endless:
+    """A detector whose one look never ends by itself, in which somebody presses Cancel."""
+
+    name, tried = "endless", "looked on and on"
+
+    def detect(self, image: Any) -> list[Any]:
+        return next(self.passes(image))
+
+    def passes(self, image: Any, pause: Callable[[], None] | None = None) -> Iterator[list[Any]]:
+        import comfy.model_management as management
+
+        assert pause
+        pause()
+        management.interrupt_current_processing(True)
+        while True:
+            pause()
+        yield []
+
+
+def test_cancel_stops_within_a_look(run: Any, photo: torch.Tensor) -> None:
+    import comfy.model_management as management
+
+    with pytest.raises(management.InterruptProcessingException):
+        run("FaceCLIPDetectFaces", image=photo, detector=_Endless())
 
 
 def test_a_missing_insightface_says_what_to_install(run: Any, comfy: Any) -> None:

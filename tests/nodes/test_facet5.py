@@ -113,12 +113,12 @@ def test_words_beyond_511_tokens_are_cut_with_the_end_token_last_and_said(
     assert len(ids) == 512 and ids[-1] == 1 and ids[-2] != 1
     assert prompt.cut == "and the end is here" and prompt.count == 511 + 5
     said: list[str] = []
-    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.facet5"], "say", said.append)
+    monkeypatch.setattr(sys.modules[f"{pack_module.__name__}.nodes.facet5"], "show_status", said.append)
     assert encode(long)[0][0].shape == (1, 512, 64)
     assert said == ["516 of 511 tokens: too long. Left out: and the end is here"]
     assert "this was cut off: 'and the end is here'" in caplog.text
     fits = read(clip, "blue " * 511)
-    assert fits.cut == "" and fits.count == 511 and fits.told == "511 of 511 tokens"
+    assert fits.cut == "" and fits.count == 511 and fits.status == "511 of 511 tokens"
     assert [t for t, _ in fits.tokens["t5xxl"][0]][-1] == 1
 
 
@@ -206,7 +206,7 @@ def test_comfyui_can_unload_it_and_it_comes_back(encode: Any, facet5: Any, peopl
 
 @pytest.mark.parametrize("weight", ["1e39", "nan", "inf"])
 def test_a_weight_that_makes_no_numbers_is_refused(weight: str, encode: Any) -> None:
-    with pytest.raises(ValueError, match="no finite numbers.*a weight in the prompt"):
+    with pytest.raises(ValueError, match="not finite numbers.*a weight in the prompt"):
         encode(f"a man in (red:{weight})")
 
 

@@ -157,7 +157,7 @@ def run_features(config: FeatureConfig, ranks: Ranks) -> None:
             dtypes={"patch_tokens": config.patch_dtype},
             batch_size=config.batch_size,
             threads=config.threads,
-            part=(ranks.rank, ranks.world),
+            part=(ranks.rank, ranks.world_size),
             progress=report,
         )
 
@@ -186,7 +186,7 @@ def run_latents(config: LatentConfig, ranks: Ranks) -> None:
             made_by,
             batch_size=config.batch_size,
             threads=config.threads,
-            part=(ranks.rank, ranks.world),
+            part=(ranks.rank, ranks.world_size),
             progress=report,
         )
 

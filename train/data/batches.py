@@ -38,8 +38,8 @@ class ReadOptions:
     """How samples are read ahead; none of it changes what is read."""
 
     threads: int = 8
-    """Threads of the training process that read and decode samples, where there are no workers."""
-    workers: int = 0
+    """Threads of the training process that read and decode samples, where no other processes do."""
+    processes: int = 0
     """Processes that make whole batches beside the training process; 0 leaves the work to its threads."""
     ahead: int = 2
     """Batches kept ready, per process."""
@@ -61,7 +61,7 @@ class TrainingData:
         batch_size: int,
         seed: int,
         rank: int,
-        world: int,
+        world_size: int,
         transform: Transform,
         reading: ReadOptions | None = None,
     ):
@@ -69,26 +69,26 @@ class TrainingData:
         Args:
             guided: image-text pairs that take the place of main tuples, their faces left out (paper, section 3.3).
             guided_fraction: lambda, the part of every batch that is guided, in [0, 1). The paper does not give it.
-            batch_size: the global batch, over all ranks; a rank gets batch_size / world rows.
+            batch_size: the global batch, over all ranks; a rank gets batch_size / world_size rows.
             seed: orders the samples; each epoch of each source is shuffled anew.
 
         Raises:
             DataError: the batch does not divide by the ranks, lambda and the guided source contradict each other, or main
                 samples have no face.
         """
-        _check(guided, guided_fraction, batch_size, rank, world)
+        _check(guided, guided_fraction, batch_size, rank, world_size)
         if without_face := main.missing("face"):
             raise DataError(
                 f"{without_face:,} of {len(main):,} samples of the main shards have no face. Give them as guided shards, or "
                 "prepare them with face detection."
             )
-        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.step = 0
         self.epoch_steps = max(1, round(len(main) / ((1 - guided_fraction) * batch_size)))
         """Batches in which the main source is seen about once."""
         self._reading = reading or ReadOptions()
         order = _mixed_rows(len(main), len(guided) if guided else 0, guided_fraction, seed)
-        share = _RankShare(order, batch_size, rank, world)
+        share = _RankShare(order, batch_size, rank, world_size)
         load = _Load(main, guided, transform, seed)
         self._samples = grain.MapDataset.source(share).map(load)
 
@@ -106,12 +106,12 @@ class TrainingData:
         self.step = int(state["step"])
 
     def _read_from(self, step: int) -> Iterator[dict[str, Any]]:
-        rows, ahead, workers = self.batch_size // self.world, self._reading.ahead, self._reading.workers
-        if workers:
+        rows, ahead, processes = self.batch_size // self.world_size, self._reading.ahead, self._reading.processes
+        if processes:
             # Batched before it is divided: every worker makes whole batches, so their number changes none of them.
             batches = self._samples.batch(rows, batch_fn=_stack_rows)[step:]
             options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
-            return iter(batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+            return iter(batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=processes)))
         threads = self._reading.threads
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead * rows))
         return iter(self._samples[step * rows :].to_iter_dataset(options).batch(rows, batch_fn=_stack_rows))
@@ -158,14 +158,14 @@ def warn_of_few(samples: int, batch_size: int) -> None:
         )
 
 
-def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world: int) -> None:
-    if batch_size < world or batch_size % world:
+def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < world_size or batch_size % world_size:
         raise DataError(
-            f"A global batch of {batch_size} cannot be dealt to {world} ranks: every rank needs as many rows. "
-            f"Choose a multiple of {world}."
+            f"A global batch of {batch_size} cannot be dealt to {world_size} ranks: every rank needs as many rows. "
+            f"Choose a multiple of {world_size}."
         )
-    if not 0 <= rank < world:
-        raise DataError(f"Rank {rank} is not among {world} ranks, which count from 0.")
+    if not 0 <= rank < world_size:
+        raise DataError(f"Rank {rank} is not among {world_size} ranks, which count from 0.")
     if not 0 <= fraction < 1:
         raise DataError(f"The guided fraction is {fraction}; it lies from 0 (no guided data) to under 1.")
     if (guided is None) != (fraction == 0):
@@ -189,9 +189,9 @@ class _RankShare:
     rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take one.
     """
 
-    def __init__(self, order: grain.MapDataset, batch_size: int, rank: int, world: int):
+    def __init__(self, order: grain.MapDataset, batch_size: int, rank: int, world_size: int):
         self._order, self._batch_size = order, batch_size
-        self._rows = batch_size // world
+        self._rows = batch_size // world_size
         self._first = rank * self._rows
 
     def __len__(self) -> int:

@@ -53,7 +53,7 @@ def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
     try:
         return Image.fromarray(read_photo(data, what, least).pixels)
     except FaceError as error:
-        raise ValueError(f"its {what} is no picture or cut short ({error})") from error
+        raise ValueError(f"its {what} is not a picture, or is cut short ({error})") from error
 
 
 def decode_face(data: bytes | None) -> np.ndarray:

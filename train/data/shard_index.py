@@ -121,7 +121,7 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
     """Index a tar by its headers alone. Without a `fingerprint` the index gets one of names, places and lengths.
 
     Raises:
-        ShardError: the file is no tar, was cut short, or holds no sample.
+        ShardError: the file is not a tar, was cut short, or holds no sample.
     """
     found: list[tuple[str, np.ndarray]] = []
     latest: dict[str, tuple[np.ndarray, set[str]]] = {}  # each key's row, and the names of files seen for it
@@ -144,7 +144,7 @@ def scan_tar(file: IO[bytes], path: str, fingerprint: str | None = None) -> Shar
                 if member[1] == ABSENT:  # of several pictures, such as a mask beside, the first is the photograph
                     member[:] = entry.offset_data, entry.size
     except (tarfile.TarError, ValueError, OverflowError, OSError, EOFError) as error:
-        raise ShardError(f"{path} is no tar, or damaged ({error}; {length:,} bytes). Copy or make it again.") from error
+        raise ShardError(f"{path} is not a tar, or damaged ({error}; {length:,} bytes). Copy or make it again.") from error
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an empty block ends every tar
         raise ShardError(f"{path} was cut short: its {length:,} bytes end within or after sample {len(found):,}. Copy it again.")

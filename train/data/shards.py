@@ -135,7 +135,7 @@ class ShardSource:
             read: the members to read; what is left out costs no input and comes back empty. `meta` holds the identity.
 
         Raises:
-            ShardError: there is no tar, or one is empty, cut short, or no tar.
+            ShardError: there is not a tar, or one is empty, cut short, or not a tar.
         """
         unknown = set(read) - set(MEMBERS)
         if unknown:
@@ -254,7 +254,7 @@ def _parse_caption(data: bytes, key: str, path: str) -> str:
         return decode_text(data)
     except UnicodeDecodeError as error:
         raise ShardError(
-            f"The sample {key!r} of {path} has a caption that is no UTF-8 ({error}). Save it as UTF-8, or run train.prepare: "
+            f"The sample {key!r} of {path} has a caption that is not UTF-8 ({error}). Save it as UTF-8, or run train.prepare: "
             "it leaves such samples out."
         ) from error
 
@@ -267,7 +267,7 @@ def _parse_meta(data: bytes | None, key: str, path: str) -> dict[str, Any]:
     except ValueError as error:
         raise ShardError(f"The sample {key!r} of {path} has a json that cannot be read ({error}).") from error
     if not isinstance(meta, dict):
-        raise ShardError(f"The sample {key!r} of {path} has a json that is no object but {type(meta).__name__}.")
+        raise ShardError(f"The sample {key!r} of {path} has a json that is not an object but {type(meta).__name__}.")
     return meta
 
 

@@ -26,7 +26,7 @@ from faceclip.metrics import ClipScorer, FaceTowerJudge, Interval, MetricUnavail
 from faceclip.metrics.distribution import INCEPTION
 
 from ..run.command_line import run_command
-from .protocol import Protocol, ProtocolError, find_images, listed, load_protocol, write_csv
+from .protocol import EvaluationProtocol, ProtocolError, find_images, listed, load_protocol, write_csv
 from .report import change_table, markdown, notes, page, table, to_json, write_rows
 from .scoring import Candidate, Comparison, FolderScores, Tools, differences, score
 
@@ -118,7 +118,7 @@ def _run(words: list[str]) -> None:
 def write_list(command: ListCommand) -> None:
     """Write a protocol's rows as a CSV. Raises ProtocolError."""
     if command.out.suffix != ".csv":
-        raise ProtocolError(f"{command.out} is no .csv file's name.")
+        raise ProtocolError(f"{command.out} is not the name of a .csv file.")
     protocol = load_protocol(command.protocol, command.faces)
     write_csv(protocol, command.out)
     print(f"{len(protocol.rows):,} images of {len(protocol.people)} people to generate: {command.out}")
@@ -150,7 +150,9 @@ def _candidates(command: ScoreCommand) -> list[Candidate]:
     return [Candidate(*parts) for parts in zip(names, command.images, networks, strict=True)]
 
 
-def _images(protocol: Protocol, candidates: Sequence[Candidate], partial: bool) -> tuple[Protocol, list[list[Path]]]:
+def _images(
+    protocol: EvaluationProtocol, candidates: Sequence[Candidate], partial: bool
+) -> tuple[EvaluationProtocol, list[list[Path]]]:
     """The protocol and each folder's images, without the rows that a folder lacks where that is allowed."""
     found = [find_images(protocol, candidate.folder) for candidate in candidates]
     complete = [index for index in range(len(protocol.rows)) if all(paths[index] for paths in found)]
@@ -198,7 +200,7 @@ def _judge(name: Literal["dlib", "insightface", "faceclip"], command: ScoreComma
 
 
 def _write(
-    command: ScoreCommand, protocol: Protocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]]
+    command: ScoreCommand, protocol: EvaluationProtocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]]
 ) -> None:
     out = command.out
     out.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """All rows, in the order in which they are listed."""
 
     name: str
@@ -53,7 +53,7 @@ class Protocol:
         return {name: list(paths) for name, paths in found.items()}
 
 
-def load_protocol(protocol: str, faces: Path | None = None) -> Protocol:
+def load_protocol(protocol: str, faces: Path | None = None) -> EvaluationProtocol:
     """Read a protocol.
 
     Args:
@@ -70,13 +70,13 @@ def load_protocol(protocol: str, faces: Path | None = None) -> Protocol:
         known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.yaml")))
         raise ProtocolError(f"There is no protocol {protocol!r}. Choose one of {known}, or name a .yaml or .csv file.")
     if path.suffix == ".csv":
-        return Protocol(path.stem, _csv_rows(path, faces))
+        return EvaluationProtocol(path.stem, _csv_rows(path, faces))
     if path.suffix not in (".yaml", ".yml"):
-        raise ProtocolError(f"{path} is no protocol: it has to be a .yaml or a .csv file.")
+        raise ProtocolError(f"{path} is not a protocol: it has to be a .yaml or a .csv file.")
     return _from_yaml(path, faces)
 
 
-def write_csv(protocol: Protocol, path: Path) -> None:
+def write_csv(protocol: EvaluationProtocol, path: Path) -> None:
     """Write the rows as a CSV that `load_protocol` reads again. References are absolute paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -87,7 +87,7 @@ def write_csv(protocol: Protocol, path: Path) -> None:
             writer.writerow([row.image, row.identity, reference, row.prompt, "" if row.seed is None else row.seed])
 
 
-def find_images(protocol: Protocol, folder: Path) -> list[Path | None]:
+def find_images(protocol: EvaluationProtocol, folder: Path) -> list[Path | None]:
     """Per row its image below `folder`, None where it is missing. Another picture format than the row's is fine.
 
     Raises:
@@ -119,7 +119,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _from_yaml(path: Path, faces: Path | None) -> Protocol:
+def _from_yaml(path: Path, faces: Path | None) -> EvaluationProtocol:
     import yaml
 
     try:
@@ -129,7 +129,7 @@ def _from_yaml(path: Path, faces: Path | None) -> Protocol:
         name = str(content["name"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(
-            f"{path} is no protocol ({error}). It needs name, people (a number), seeds (a list) and prompts (lists by theme)."
+            f"{path} is not a protocol ({error}). It needs name, people (a number), seeds (a list) and prompts (lists by theme)."
         ) from error
     if not prompts or not seeds:
         raise ProtocolError(f"{path} has {len(prompts)} prompts and {len(seeds)} seeds; it needs one of each at least.")
@@ -147,7 +147,7 @@ def _from_yaml(path: Path, faces: Path | None) -> Protocol:
         for number, prompt in enumerate(prompts, 1)
         for seed in seeds
     ]
-    return Protocol(name, tuple(rows))
+    return EvaluationProtocol(name, tuple(rows))
 
 
 def _people_in(faces: Path) -> dict[str, Path]:
@@ -171,7 +171,7 @@ def _csv_rows(path: Path, faces: Path | None) -> tuple[Row, ...]:
             names = reader.fieldnames or []
             records = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ProtocolError(f"{path} is no CSV file in UTF-8 ({error}). Save it again as CSV.") from error
+        raise ProtocolError(f"{path} is not a CSV file in UTF-8 ({error}). Save it again as CSV.") from error
     absent = [name for name in NEEDED if name not in names]
     if absent:
         raise ProtocolError(

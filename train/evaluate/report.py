@@ -19,7 +19,7 @@ from PIL import Image
 from faceclip.face import load_photo
 from faceclip.metrics import Interval
 
-from .protocol import Protocol
+from .protocol import EvaluationProtocol
 from .scoring import FolderScores
 
 THUMBNAIL = 192
@@ -38,7 +38,10 @@ figure { margin: 0 } figcaption { font-size: 12px; max-width: 192px; color: #444
 
 
 def to_json(
-    protocol: Protocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]], settings: Mapping[str, Any]
+    protocol: EvaluationProtocol,
+    scores: Sequence[FolderScores],
+    changes: Sequence[Mapping[str, Interval]],
+    settings: Mapping[str, Any],
 ) -> str:
     """Everything measured, as JSON; what is not known is null."""
     content = {
@@ -67,7 +70,7 @@ def to_json(
     return json.dumps(_without_nan(content), indent=1)
 
 
-def write_rows(protocol: Protocol, scores: Sequence[FolderScores], path: Path) -> None:
+def write_rows(protocol: EvaluationProtocol, scores: Sequence[FolderScores], path: Path) -> None:
     """One line per image: who, what, and each of its numbers; an empty cell where there is none."""
     names = list(dict.fromkeys(name for result in scores for name in result.rows))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -107,7 +110,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def notes(protocol: Protocol, scores: Sequence[FolderScores]) -> list[str]:
+def notes(protocol: EvaluationProtocol, scores: Sequence[FolderScores]) -> list[str]:
     """What a reader of the numbers has to know."""
     interval = next(iter(scores[0].means.values()), None)
     groups = "people" if protocol.people else "prompts"
@@ -121,9 +124,9 @@ def notes(protocol: Protocol, scores: Sequence[FolderScores]) -> list[str]:
             said.append(f"{interval.clusters} {groups} are too few for an interval to be trusted; bring {_FEW} or more.")
     if scores[0].faces:
         said.append(
-            "Face similarity is the cosine of the likest face with the reference, over images in which a face was found; images "
-            "without one are in 'faces found' only. Cosines of different judges do not compare: read each beside 'of other "
-            "people'."
+            "Face similarity is the cosine of the most similar face with the reference, over images in which a face was found; "
+            "images without one are in 'faces found' only. Cosines of different judges do not compare: read each beside 'of "
+            "other people'."
         )
     if any(face.conditioned for result in scores for face in result.faces.values()):
         said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity is no evidence of likeness.")
@@ -142,7 +145,9 @@ def notes(protocol: Protocol, scores: Sequence[FolderScores]) -> list[str]:
     return said
 
 
-def page(protocol: Protocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]], pictures: int) -> str:
+def page(
+    protocol: EvaluationProtocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]], pictures: int
+) -> str:
     """The HTML report, in one file: tables, what they mean, and `pictures` rows of the protocol spread over its people."""
     parts = [f"<h1>{html.escape(protocol.name)}</h1>", _html_table(*table(scores))]
     if changes and changes[0]:
@@ -189,7 +194,7 @@ def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1%}"
 
 
-def _by_person(protocol: Protocol, result: FolderScores) -> dict[str, dict[str, float]]:
+def _by_person(protocol: EvaluationProtocol, result: FolderScores) -> dict[str, dict[str, float]]:
     people = np.array([row.identity for row in protocol.rows])
     found: dict[str, dict[str, float]] = {}
     for person in protocol.people:
@@ -221,7 +226,7 @@ def _broken(cell: str) -> str:
     return "<br>".join(f"<span class=nobr>{part}</span>" for part in parts)
 
 
-def _html_row(protocol: Protocol, scores: Sequence[FolderScores], index: int) -> str:
+def _html_row(protocol: EvaluationProtocol, scores: Sequence[FolderScores], index: int) -> str:
     row = protocol.rows[index]
     figures = [_figure(row.reference, f"reference: {row.identity}")] if row.reference else []
     for result in scores:

@@ -29,7 +29,7 @@ from faceclip.metrics import (
     summarise,
 )
 
-from .protocol import Protocol, ProtocolError, Row, list_pictures
+from .protocol import EvaluationProtocol, ProtocolError, Row, list_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class FolderScores:
 
 
 def score(
-    protocol: Protocol, candidates: Sequence[Candidate], images: Sequence[Sequence[Path]], tools: Tools
+    protocol: EvaluationProtocol, candidates: Sequence[Candidate], images: Sequence[Sequence[Path]], tools: Tools
 ) -> list[FolderScores]:
     """Score every candidate; `images` holds, for each, the picture of each of the protocol's rows.
 
@@ -136,7 +136,7 @@ def differences(first: FolderScores, other: FolderScores, rows: Sequence[Row], t
     }
 
 
-def _score_faces(result: FolderScores, judge: FaceJudge, protocol: Protocol, tools: Tools) -> None:
+def _score_faces(result: FolderScores, judge: FaceJudge, protocol: EvaluationProtocol, tools: Tools) -> None:
     people = protocol.people
     numbers = {name: number for number, name in enumerate(people)}
     references = np.stack([_reference(judge, name, photos) for name, photos in people.items()])

@@ -36,7 +36,7 @@ from .conditions import (
     RememberedConditions,
 )
 from .config import FinetuneConfig
-from .latents import CachedLatents, Latents, LiveLatents
+from .latents import CachedLatents, LatentSource, LiveLatents
 from .reader import RowReader
 from .task import FinetuneTask
 
@@ -96,7 +96,7 @@ def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
     return (*image, *face, "caption", "meta")
 
 
-def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> Latents:
+def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> LatentSource:
     if config.latents:
         cache = LatentCache(config.latents, source)
         _require_resolution(cache, config.resolution)

@@ -35,7 +35,7 @@ class CachedLatents:
         return (mean + std * noise) * self._cache.scaling_factor
 
 
-class Latents(Protocol):
+class LatentSource(Protocol):
     """Where latents come from: a VAE, or a cache of what one made."""
 
     def buckets(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..data.shards import Sample, ShardSource
 from ..run.ranks import Ranks
 from .buckets import BucketBatches
 from .config import FinetuneConfig
-from .latents import Latents
+from .latents import LatentSource
 from .rows import Draws, Rows
 
 _Read = tuple[Sample, tuple[Tensor, tuple[int, ...]], np.ndarray | None, bool]
@@ -32,18 +32,18 @@ class RowReader:
     Threads may share it. With `remember_conditions`, and latents and features from caches, a row is read once and kept.
     """
 
-    def __init__(self, config: FinetuneConfig, ranks: Ranks, source: ShardSource, latents: Latents, faces: bool):
-        if config.batch_size % ranks.world:
+    def __init__(self, config: FinetuneConfig, ranks: Ranks, source: ShardSource, latents: LatentSource, faces: bool):
+        if config.batch_size % ranks.world_size:
             raise ValueError(
-                f"A global batch of {config.batch_size} cannot be dealt to {ranks.world} ranks: every rank needs as many rows. "
-                f"Choose a multiple of {ranks.world}."
+                f"A global batch of {config.batch_size} cannot be dealt to {ranks.world_size} ranks: every rank needs as many "
+                f"rows. Choose a multiple of {ranks.world_size}."
             )
         self._config = config
         self._source = source
         self._latents = latents
         self._faces = faces
         self._batches = BucketBatches(latents.buckets(), config.batch_size, config.seed)
-        share = config.batch_size // ranks.world
+        share = config.batch_size // ranks.world_size
         self._places = range(ranks.rank * share, (ranks.rank + 1) * share)
         self.count = len(source)
         self._keeps = config.remember_conditions and config.latents is not None and not faces

@@ -17,7 +17,7 @@ from .diffusion import TIMESTEPS
 class Rows:
     """This rank's b rows of a global batch, all of one bucket, on the CPU.
 
-    pictures: what `Latents.encode` takes, [b, ...]. faces: [b, 3, 448, 448] in [0, 1], or None where features are cached.
+    pictures: what `LatentSource.encode` takes, [b, ...]. faces: [b, 3, 448, 448] in [0, 1], or None where features are cached.
     time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row.
     """
 

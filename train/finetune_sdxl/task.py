@@ -23,7 +23,7 @@ from .conditions import Conditions
 from .config import FinetuneConfig
 from .cuda_graph import GraphedUNet
 from .diffusion import NoiseSchedule
-from .latents import Latents
+from .latents import LatentSource
 from .reader import Prefetch
 from .rows import Rows
 
@@ -39,7 +39,7 @@ class FinetuneTask:
         config: FinetuneConfig,
         ranks: Ranks,
         unet: Any,
-        latents: Latents,
+        latents: LatentSource,
         reader: Callable[[int], Rows],
         conditions: Conditions,
     ):
@@ -48,11 +48,11 @@ class FinetuneTask:
             unet: a diffusers UNet of SDXL's kind, that takes embeddings of the conditions' width.
             reader: a step's number -> this rank's rows.
         """
-        if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world > 1):
+        if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world_size > 1):
             raise ConfigError(
-                f"cuda_graph is for one GPU; this run has {ranks.world} ranks on {ranks.device.type}. Leave it out."
+                f"cuda_graph is for one GPU; this run has {ranks.world_size} ranks on {ranks.device.type}. Leave it out."
             )
-        if conditions.learns and (ranks.world > 1 or config.micro_batch):
+        if conditions.learns and (ranks.world_size > 1 or config.micro_batch):
             raise ConfigError("Conditions that learn with the UNet are trained on one rank, and with whole batches.")
         self.config = config
         self.ranks = ranks

@@ -98,7 +98,7 @@ class RowsUnit:
             if not photo:
                 yield BrokenRecord(key, f"row {number} of the table names no photograph")
             elif caption and any("\udc80" <= letter <= "\udcff" for letter in caption):  # what "surrogateescape" left
-                yield BrokenRecord(key, f"the caption of row {number} is no UTF-8: save the table as UTF-8")
+                yield BrokenRecord(key, f"the caption of row {number} is not UTF-8: save the table as UTF-8")
             else:
                 found = photo if isinstance(photo, bytes) else _beside(self.folder, photo)
                 yield Record(key, found, caption.strip() if caption else None, identity, word)
@@ -178,7 +178,7 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
         return tars
     found = "nothing there" if not list_files(source) else "something else"
     raise SourceError(
-        f"{source} is no source of photographs: found {found}. Give a folder with pictures and .txt captions, "
+        f"{source} is not a source of photographs: found {found}. Give a folder with pictures and .txt captions, "
         "a .csv, .tsv or .parquet of paths and captions, or webdataset .tar files (one, a folder, or a pattern)."
     )
 

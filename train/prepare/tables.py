@@ -103,7 +103,7 @@ def open_parquet(path: str, columns: Columns, need_captions: bool) -> tuple[int,
         file = parquet.ParquetFile(open_seekable(path))
         found, count = list(file.schema_arrow.names), file.metadata.num_rows
     except Exception as error:  # pyarrow's own, OSError, and of damaged footers whatever comes
-        raise SourceError(f"{path} is no parquet file, or damaged ({str(error)[:200]}).") from error
+        raise SourceError(f"{path} is not a parquet file, or is damaged ({str(error)[:200]}).") from error
     if columns.image_column == "path" and "path" not in found and "image" in found:
         columns = Columns("image", columns.caption_column, columns.identity_column, columns.class_column)
     require_columns(path, found, columns, need_captions)

@@ -50,7 +50,7 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
         batch_size=config.batch_size,
         seed=config.seed,
         rank=ranks.rank,
-        world=ranks.world,
+        world_size=ranks.world_size,
         transform=transform,
         reading=ReadOptions(threads=config.workers),
     )
@@ -97,5 +97,5 @@ def _held_out(
         if not config.teacher:
             raise ConfigError("Measuring on held-out shards needs the image teacher: name it with --teacher.")
         features, transform = _live(config, encoder, ranks)
-    rows = config.micro_batch or config.batch_size // ranks.world
+    rows = config.micro_batch or config.batch_size // ranks.world_size
     return HeldOut(ShardSource(config.held_out), transform, features, rows)

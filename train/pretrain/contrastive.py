@@ -34,7 +34,7 @@ UNIQUE = -1  # a label equal to no other row's
 LEFT_OUT = -2  # how a row that takes no part travels in the gathered labels
 
 
-def rank_and_world(group: Group = None) -> tuple[int, int]:
+def rank_and_world_size(group: Group = None) -> tuple[int, int]:
     """This process's place in `group` (None: all ranks) and the group's size; (0, 1) where nothing is distributed."""
     if not dist.is_available() or not dist.is_initialized():
         return 0, 1
@@ -113,7 +113,7 @@ def gather_keys(
         labels = torch.full((len(keys),), UNIQUE, device=keys.device) if duplicates is None else duplicates.clamp(min=UNIQUE)
         labels = labels if valid is None else labels.masked_fill(~valid, LEFT_OUT)
     rows, works = len(keys), []
-    if rank_and_world(group)[1] > 1:
+    if rank_and_world_size(group)[1] > 1:
         keys, work = _start_all_gather(keys, group)
         works.append(work)
         if labels is not None:
@@ -123,7 +123,7 @@ def gather_keys(
 
 
 def _start_all_gather(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
-    gathered = tensor.new_empty(rank_and_world(group)[1] * len(tensor), *tensor.shape[1:])
+    gathered = tensor.new_empty(rank_and_world_size(group)[1] * len(tensor), *tensor.shape[1:])
     work = dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=group, async_op=True)
     assert work
     return gathered, work
@@ -136,7 +136,7 @@ class _GlobalBatch:
     keys: Tensor
     labels: Tensor | None
     first: int
-    world: int
+    world_size: int
     chunk: int
     group: Group
 
@@ -153,7 +153,7 @@ class _GlobalBatch:
         return self.labels[self.first : self.first + rows] != LEFT_OUT
 
     def all_reduce(self, tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(tensor, op, group=self.group)
         return tensor
 
@@ -171,8 +171,8 @@ def _global_batch(
         keys = gather_keys(keys, valid=valid, duplicates=duplicates, group=group)
     everybody, labels = keys.wait()
     _check_fit(queries, everybody[: keys.rows])
-    rank, world = rank_and_world(keys.group)
-    return _GlobalBatch(everybody, labels, rank * keys.rows, world, chunk, keys.group)
+    rank, world_size = rank_and_world_size(keys.group)
+    return _GlobalBatch(everybody, labels, rank * keys.rows, world_size, chunk, keys.group)
 
 
 def _check_fit(queries: Tensor, keys: Tensor) -> None:
@@ -260,7 +260,7 @@ class _InfoNCE(torch.autograd.Function):
                 slope += logits.sub_(columns).exp_()
                 slope.diagonal(batch.first + start).sub_(2 * valid[block])
                 torch.mm(slope, k, out=pulls[block])
-            factor = grad_outputs[0] * batch.world / (2 * count)
+            factor = grad_outputs[0] * batch.world_size / (2 * count)
             return (pulls * (s * factor)).to(queries.dtype), ((q * pulls).sum() * factor).to(scale.dtype), None, None, None
 
 
@@ -300,7 +300,7 @@ class _Sigmoid(torch.autograd.Function):
                 slope.diagonal(batch.first + start).sub_(valid[block])
                 torch.mm(slope, k, out=pulls[block])
                 lift += slope.sum()
-            factor = grad_outputs[0] * batch.world / count
+            factor = grad_outputs[0] * batch.world_size / count
             return (
                 (pulls * (s * factor)).to(queries.dtype),
                 ((q * pulls).sum() * factor).to(scale.dtype),

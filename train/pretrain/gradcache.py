@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..run.gradient_sum import GradientSum
-from .contrastive import rank_and_world
+from .contrastive import rank_and_world_size
 
 Chunk = TypeVar("Chunk")
 Features = tuple[Tensor, ...]
@@ -74,14 +74,14 @@ def gradcache_step(
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Replace the gradients of a few small parameters by their mean over ranks; a missing gradient counts as 0."""
-    _, world = rank_and_world(group)
+    _, world_size = rank_and_world_size(group)
     parameters = list(parameters)
-    if world == 1 or not parameters:
+    if world_size == 1 or not parameters:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat, group=group)
-    for parameter, mean in zip(parameters, (flat / world).split([p.numel() for p in parameters]), strict=True):
+    for parameter, mean in zip(parameters, (flat / world_size).split([p.numel() for p in parameters]), strict=True):
         parameter.grad = mean.view_as(parameter).clone()
 
 

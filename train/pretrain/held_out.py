@@ -66,7 +66,7 @@ class HeldOut:
     def _batches(self, ranks: Ranks) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """This rank's stretch of the samples."""
         random = np.random.default_rng(0)
-        first, after = (len(self.source) * place // ranks.world for place in (ranks.rank, ranks.rank + 1))
+        first, after = (len(self.source) * place // ranks.world_size for place in (ranks.rank, ranks.rank + 1))
         for start in range(first, after, self.batch_size):
             samples = [self.source[i] for i in range(start, min(start + self.batch_size, after))]
             rows = [{"has_face": s.face is not None, "key": s.key, **self.transform(s, random)} for s in samples]
@@ -107,9 +107,9 @@ class _Embedded(NamedTuple):
 
 def _all_parts(own: list[_Embedded], ranks: Ranks) -> list[list[_Embedded]]:
     """What every rank has, in their order."""
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         return [own]
-    parts: list[Any] = [None] * ranks.world
+    parts: list[Any] = [None] * ranks.world_size
     dist.all_gather_object(parts, own)
     return parts
 

@@ -168,7 +168,7 @@ class Checkpoints:
 
         Collective: rank 0 looks, since ranks may see a shared disk differently for a while.
         """
-        found = self.ranks.told(self._look() if self.ranks.is_main else None)
+        found = self.ranks.broadcast(self._look() if self.ranks.is_main else None)
         self.newest = found[0] if found else None
         return found
 
@@ -201,7 +201,7 @@ class Checkpoints:
     def _write(self, part: Path, state: State) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
-            save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world == 1)
+            save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world_size == 1)
 
     def _finish(self, part: Path) -> None:
         if self.ranks.is_main:

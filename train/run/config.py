@@ -55,7 +55,7 @@ class RunConfig:
     compile: bool = False
     """Compile the model with torch.compile."""
     workers: int = 2
-    """Threads per rank that read and decode ahead."""
+    """Threads per rank, in its own process, that read and decode samples ahead; no processes are started."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep_last: int = 3

@@ -32,8 +32,8 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
                     pass
             task = build(config, ranks)
             if ranks.is_main:
-                rows = config.batch_size // ranks.world
-                logger.info("Training on %d ranks (%s), %d rows each.", ranks.world, ranks.device.type, rows)
+                rows = config.batch_size // ranks.world_size
+                logger.info("Training on %d ranks (%s), %d rows each.", ranks.world_size, ranks.device.type, rows)
                 _warn_of_ignored(os.environ)
             run(task, config, ranks)
 

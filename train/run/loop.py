@@ -100,7 +100,7 @@ def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
         write_yaml(config, config.out / "config.yaml")
     with _termination() as asked_to_stop, RunLog(config, ranks, start) as log:
         if start:
-            log.note("resume", start, {"ranks": ranks.world})
+            log.note("resume", start, {"ranks": ranks.world_size})
         for step in range(start, config.steps):
             values = train_step(task, config, ranks, step)
             done = step + 1

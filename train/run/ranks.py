@@ -107,7 +107,7 @@ class Ranks:
     """This process among its peers, and where it computes."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
@@ -116,7 +116,7 @@ class Ranks:
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank: one small collective, so that all ranks decide alike."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(flags)
         tensor = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
@@ -124,22 +124,22 @@ class Ranks:
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Each value averaged over the ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values, device=self.device)
         dist.all_reduce(tensor)
-        return (tensor / self.world).tolist()
+        return (tensor / self.world_size).tolist()
 
-    def told(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """Rank 0's value, on every rank: for what ranks might see differently, as files on a shared disk."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def barrier(self) -> None:
-        if self.world > 1:
+        if self.world_size > 1:
             dist.barrier()
 
 
@@ -150,38 +150,40 @@ def distributed() -> Iterator[Ranks]:
     An exception on one rank ends all of them. Raises LaunchError for an environment that promises more ranks
     than it makes.
     """
-    rank, world, local_rank = place_among_ranks(os.environ)
+    rank, world_size, local_rank = place_among_ranks(os.environ)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if world == 1:
-        yield Ranks(rank, world, device)
+    if world_size == 1:
+        yield Ranks(rank, world_size, device)
         return
-    store, *_ = next(dist.rendezvous("env://", rank, world, timeout=PATIENCE))
+    store, *_ = next(dist.rendezvous("env://", rank, world_size, timeout=PATIENCE))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world, timeout=PATIENCE)
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=world_size, timeout=PATIENCE)
     with fail_together(dist.PrefixStore("alarm", store), rank):
-        yield Ranks(rank, world, device)
+        yield Ranks(rank, world_size, device)
     # Only after success: with a peer gone, leaving in good order would wait for it.
     dist.destroy_process_group()
 
 
 def place_among_ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """Rank, number of ranks, and rank within its machine, from a launcher's variables. Raises LaunchError."""
-    for rank, world, local_rank in _NAMES:
-        if world in environment:
+    for rank, world_size, local_rank in _NAMES:
+        if world_size in environment:
             if rank not in environment:
-                raise LaunchError(f"{world} is {environment[world]}, but {rank} is not set: start the command with torchrun.")
-            return int(environment[rank]), int(environment[world]), int(environment.get(local_rank, 0))
+                raise LaunchError(
+                    f"{world_size} is {environment[world_size]}, but {rank} is not set: start the command with torchrun."
+                )
+            return int(environment[rank]), int(environment[world_size]), int(environment.get(local_rank, 0))
     if "SLURM_STEP_ID" in environment:  # not in a batch script, which is one process
-        world = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
-        if world > 1 and {"SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-            return int(environment["SLURM_PROCID"]), world, int(environment.get("SLURM_LOCALID", 0))
-        if world > 1:
+        world_size = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
+        if world_size > 1 and {"SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+            return int(environment["SLURM_PROCID"]), world_size, int(environment.get("SLURM_LOCALID", 0))
+        if world_size > 1:
             raise LaunchError(
-                f"srun started {world} processes, which do not know where to find each other. Set MASTER_ADDR (the first node's "
-                "name) and MASTER_PORT (a free port) for all of them, or have srun start torchrun once on each node."
+                f"srun started {world_size} processes, which do not know where to find each other. Set MASTER_ADDR (the first "
+                "node's name) and MASTER_PORT (a free port) for all of them, or have srun start torchrun once on each node."
             )
     if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment:
         # accelerate names a port for several processes, yet starts several only with --multi_gpu (or through MPI).
@@ -195,7 +197,7 @@ def place_among_ranks(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
 def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     """The model in DDP, or itself on a single rank."""
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         return model
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -19,9 +19,9 @@ BUCKET = 2**25
 """Elements broadcast at once: 64 MB of bf16, long enough that latency does not count."""
 
 
-def deal(sizes: Mapping[str, int], world: int) -> dict[str, int]:
+def deal(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
     """name -> rank: the largest first, each to the rank that has least. The same wherever it is asked."""
-    load = [0] * world
+    load = [0] * world_size
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
         owners[name] = load.index(min(load))
@@ -35,8 +35,8 @@ class Shards:
     def __init__(self, parameters: Mapping[str, nn.Parameter], ranks: Ranks, dealt: bool):
         self.ranks = ranks
         self.parameters = dict(parameters)
-        self.dealt = dealt and ranks.world > 1
-        self._owners = deal({name: p.numel() for name, p in parameters.items()}, ranks.world) if self.dealt else {}
+        self.dealt = dealt and ranks.world_size > 1
+        self._owners = deal({name: p.numel() for name, p in parameters.items()}, ranks.world_size) if self.dealt else {}
         self.owned = {name: p for name, p in parameters.items() if self._owner(name) == ranks.rank}
         self._buckets = _buckets(self.parameters, self._owners)
 

@@ -219,12 +219,12 @@ def read_votes(path: Path) -> list[Vote]:
             raise ProtocolError(f"{path} holds no votes: its first line should be {','.join(COLUMNS)}. Choose another file.")
         for record in reader:
             if record.get("left") not in get_args(Side) or record.get("choice") not in get_args(Choice):
-                raise ProtocolError(f"{path}, line {reader.line_num}, is no vote: {str(record)[:300]}.")
+                raise ProtocolError(f"{path}, line {reader.line_num}, is not a vote: {str(record)[:300]}.")
             known = {name: _without_guard(record[name] or "") for name in reader.fieldnames or ()}
             vote = Vote(**known)  # type: ignore[arg-type]
             votes[vote.voter, vote.pair, vote.question] = vote
     except csv.Error as error:
-        raise ProtocolError(f"{path}, line {reader.line_num + 1}, is no vote ({error}). Take that line out.") from error
+        raise ProtocolError(f"{path}, line {reader.line_num + 1}, is not a vote ({error}). Take that line out.") from error
     return list(votes.values())
 
 

@@ -97,11 +97,28 @@ def test_a_profile_is_found_by_the_last_resort_alone(dlib_detector, listed_faces
         looks.append(faces)
         if any(face.confidence >= 0.5 for face in faces):
             break
-    assert len(looks) > len(dlib_module.HOG_SIZES)
+    assert len(looks) > len({min(size, 2 * 256) for size in dlib_module.HOG_SIZES})
     (face,) = detect_faces(listed_faces(*looks), cameraman)
     assert np.allclose(face.centre, (125, 100), atol=12)
     # Its five points say 25 to 37 degrees, by a few pixels of the box; from 30 on it is called turned as well.
     assert assess(align_face(cameraman, face), face).warnings[0].startswith("small")
+
+
+def test_the_last_resort_pauses_between_parts_and_can_be_stopped_there(dlib_detector):
+    class StoppedError(Exception):
+        pass
+
+    pauses = []
+
+    def stop_at_the_second():
+        pauses.append(len(pauses))
+        if len(pauses) == 2:
+            raise StoppedError
+
+    blank = np.full((400, 400, 3), 128, np.uint8)
+    with pytest.raises(StoppedError):
+        list(dlib_detector.passes(blank, stop_at_the_second))
+    assert pauses == [0, 1]
 
 
 def test_a_tilted_head_is_found(astronaut, dlib_detector):

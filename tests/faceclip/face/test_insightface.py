@@ -197,7 +197,7 @@ def test_a_pack_does_not_lead_out_of_its_folders(tmp_path, pack):
     for folder in (tmp_path / "outside", tmp_path / "roots" / "models"):
         folder.mkdir(parents=True)
     (tmp_path / "outside" / "x.onnx").touch()
-    with pytest.raises(FaceError, match="is no name of a pack"):
+    with pytest.raises(FaceError, match="is not the name of a pack"):
         backend.find_pack(pack.replace("/outside", f"{tmp_path}/outside") if pack == "/outside" else pack, [tmp_path / "roots"])
 
 

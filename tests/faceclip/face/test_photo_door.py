@@ -105,7 +105,7 @@ def test_grey_of_any_range_keeps_its_brightness(kind, top, dtype):
 
 
 def test_floats_of_no_known_range_and_no_numbers_are_refused():
-    for values, told in ((5.0, "grey up to 5, neither"), (np.nan, "no finite numbers"), (np.inf, "no finite numbers")):
+    for values, told in ((5.0, "grey up to 5, neither"), (np.nan, "not finite numbers"), (np.inf, "not finite numbers")):
         with pytest.raises(FaceError, match=told):
             pixels(encoded(np.full((8, 8), values, np.float32), "TIFF"))
 

@@ -59,7 +59,7 @@ def test_landmarks_of_another_detector_are_read_through_the_box(judge, astronaut
     assert cosine_similarity(judge.embed(astronaut, own), judge.embed(astronaut, foreign)) > 0.97
 
 
-def test_of_several_faces_the_likest_counts(judge, astronaut, stranger):
+def test_of_several_faces_the_most_similar_counts(judge, astronaut, stranger):
     both = np.concatenate([stranger, astronaut], axis=1)
     reference = reference_embedding(judge, [astronaut])
     alone, together = score_images(judge, [astronaut, both], reference).scores

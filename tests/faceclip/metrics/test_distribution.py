@@ -146,7 +146,7 @@ def test_the_warning_comes_below_2048_images_of_inceptions_2048_features(caplog:
 def test_sets_that_do_not_compare_are_refused() -> None:
     with pytest.raises(MetricError, match=r"\[4, 3\], \[4, 2\]"):
         frechet_distance(torch.zeros(4, 3), torch.zeros(4, 2))
-    with pytest.raises(MetricError, match="no finite numbers"):
+    with pytest.raises(MetricError, match="not finite numbers"):
         frechet_distance(torch.full((4, 3), math.nan), torch.zeros(4, 3))
 
 

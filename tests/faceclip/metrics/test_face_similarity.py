@@ -66,7 +66,7 @@ def test_shuffled_pairs_fall_to_the_value_between_people() -> None:
     assert right.similarity.clusters == 12
 
 
-def test_the_likest_of_several_faces_counts() -> None:
+def test_the_most_similar_of_several_faces_counts() -> None:
     scores = likeness(face_vectors(ColourJudge(), [picture(GREEN, RED), picture(GREY)]), PEOPLE)
     assert scores[0] == pytest.approx([1, 1])
     assert scores[1] == pytest.approx([3**-0.5, 3**-0.5])

@@ -137,18 +137,18 @@ def test_resume_anywhere_on_any_number_of_ranks(main: ShardSource, guided: Shard
         assert list(chain(*(rows(take(half, 1)) for half in halves))) == rows(whole[stop : stop + 1])
 
 
-def test_threads_and_workers_change_nothing(
+def test_threads_and_processes_change_nothing(
     main: ShardSource, guided: ShardSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = rows(take(stream(main, guided, part=0.25, threads=1, ahead=1), 8))
     assert rows(take(stream(main, guided, part=0.25, threads=8, ahead=3), 8)) == expected
-    # Workers start afresh and import what they run, from where they can find it, unlike this file.
+    # Processes start afresh and import what they run, from where they can find it, unlike this file.
     (tmp_path / "drawing_of_rows.py").write_text(
         "from typing import Any\nimport numpy as np\n" + inspect.getsource(draw).replace(": Sample", "")
     )
     monkeypatch.syspath_prepend(tmp_path)
     importable = importlib.import_module("drawing_of_rows").draw
-    resumed = stream(main, guided, part=0.25, workers=2, transform=importable)
+    resumed = stream(main, guided, part=0.25, processes=2, transform=importable)
     resumed.load_state_dict({"step": 1})
     assert rows(take(resumed, 7)) == expected[6:]
 
@@ -187,10 +187,10 @@ def test_main_samples_without_a_face(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"face": jpeg(112, 112)}, "cannot be used: its face is 112 x 112 px where 448 x 448 is expected"),
-        ({"face": FACE[:300]}, "its face is no picture or cut short"),
+        ({"face": FACE[:300]}, "its face is not a picture, or is cut short"),
         ({"caption": " \n"}, "its caption is missing"),
         ({"image": b""}, "its photograph is missing"),
-        ({"image": b"GIF?"}, "its photograph is no picture"),
+        ({"image": b"GIF?"}, "its photograph is not a picture"),
     ],
 )
 def test_a_bad_sample_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

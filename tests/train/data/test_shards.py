@@ -119,7 +119,7 @@ def test_truncated_shard_without_index(folder: Path) -> None:
     whole = shard.read_bytes()
     for length in (5 * 1024 + 10, 700):
         shard.write_bytes(whole[:length])
-        with pytest.raises(ShardError, match="a-000001.tar (was cut short|is no tar, or damaged)"):
+        with pytest.raises(ShardError, match="a-000001.tar (was cut short|is not a tar, or damaged)"):
             ShardSource(folder)
 
 
@@ -146,7 +146,7 @@ def test_no_tar_and_no_sample(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="No shard at .*nothing: there is no .tar.*python -m train.prepare"):
         ShardSource(tmp_path / "nothing")
     (tmp_path / "other.tar").write_bytes(b"this is text, not a tar" * 50)
-    with pytest.raises(ShardError, match="other.tar is no tar, or damaged"):
+    with pytest.raises(ShardError, match="other.tar is not a tar, or damaged"):
         ShardSource(tmp_path)
     with tarfile.open(tmp_path / "other.tar", "w") as tar:
         tar.add(__file__, arcname="code.py")
@@ -165,7 +165,7 @@ def test_a_missing_caption(folder: Path) -> None:
 
 
 def test_a_json_that_cannot_be_read(folder: Path) -> None:
-    for data, message in ((b"{broken", "a json that cannot be read"), (b"[1]", "no object but list")):
+    for data, message in ((b"{broken", "a json that cannot be read"), (b"[1]", "not an object but list")):
         source = other_tar(folder / "z.tar", ("z.txt", b"words"), ("z.json", data))
         with pytest.raises(ShardError, match=message):
             source[0]
@@ -272,6 +272,6 @@ def test_two_samples_of_one_key_stay_two(tmp_path: Path) -> None:
 def test_a_caption_that_is_no_utf8(tmp_path: Path) -> None:
     source = other_tar(tmp_path / "o.tar", ("a.jpg", b"1"), ("a.txt", "café".encode("latin-1")))
     with pytest.raises(
-        ShardError, match="'a' of .*o.tar has a caption that is no UTF-8 .*Save it as UTF-8, or run train.prepare"
+        ShardError, match="'a' of .*o.tar has a caption that is not UTF-8 .*Save it as UTF-8, or run train.prepare"
     ):
         source[0]

@@ -126,7 +126,7 @@ def test_protocols_and_people_that_do_not_fit_are_named(fifteen: Path, tmp_path:
         load_protocol("internal_v1_like", fifteen)
     with pytest.raises(ProtocolError, match="has to be a .yaml or a .csv"):
         load_protocol(str(photo(tmp_path / "x.png")))
-    with pytest.raises(ProtocolError, match="is no protocol .*'seeds'"):
+    with pytest.raises(ProtocolError, match="is not a protocol .*'seeds'"):
         load_protocol(table(tmp_path / "p.yaml", "name: x\npeople: 1\n"), fifteen)
     with pytest.raises(ProtocolError, match="0 prompts and 1 seeds"):
         load_protocol(table(tmp_path / "q.yaml", "name: x\npeople: 1\nseeds: [0]\nprompts: {a: []}\n"), fifteen)
@@ -147,4 +147,4 @@ def test_images_are_found_in_any_format_and_missing_ones_are_none(tmp_path: Path
 
 def test_a_list_needs_a_csvs_name(fifteen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--protocol", "internal_v1_like", "--faces", str(fifteen), "--out", "x.txt"]) == 1
-    assert "x.txt is no .csv file's name" in capsys.readouterr().err
+    assert "x.txt is not the name of a .csv file" in capsys.readouterr().err

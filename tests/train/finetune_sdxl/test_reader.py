@@ -52,8 +52,8 @@ def reader(data: Path, vae: Path, **options: Any) -> RowReader:
     ("broken", "message"),
     [
         ({"face": jpeg(1, 200)}, "its face is 200 x 200 px where 448 x 448 is expected"),
-        ({"face": jpeg(1, 448)[:900]}, "its face is no picture or cut short"),
-        ({"image": jpeg(1, 128)[:-200]}, "its photograph is no picture or cut short"),
+        ({"face": jpeg(1, 448)[:900]}, "its face is not a picture, or is cut short"),
+        ({"image": jpeg(1, 128)[:-200]}, "its photograph is not a picture, or is cut short"),
         ({"caption": "  "}, "its caption is missing. Add one"),
     ],
     ids=["small face", "cut face", "cut photograph", "no caption"],

@@ -230,7 +230,7 @@ def lines_of_others(folder: Path, picture: bytes) -> set[tuple[str, str, str]]:
 
 
 def shorten(detail: str) -> str:
-    return "the sample's caption" if "'c' of" in detail and "has a caption that is no UTF-8" in detail else detail
+    return "the sample's caption" if "'c' of" in detail and "has a caption that is not UTF-8" in detail else detail
 
 
 def test_guided_pairs_need_no_face(folder: Path, tmp_path: Path) -> None:
@@ -321,12 +321,12 @@ def test_small_and_turned_faces_are_measured(many: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nothing", None, "is no source of photographs: found nothing there. Give a folder"),
-        ("notes.md", "text", "is no source of photographs: found something else"),
+        ("nothing", None, "is not a source of photographs: found nothing there. Give a folder"),
+        ("notes.md", "text", "is not a source of photographs: found something else"),
         ("t.csv", "file,caption\na.jpg,x\n", "no column 'path' with the photographs' paths; it has file, caption. Name it with"),
         ("t.csv", "path,caption\n", "has no row below its heading"),
         ("t.csv", "", "no column 'path' .* it has none"),
-        ("t.parquet", "text", "is no parquet file, or damaged"),
+        ("t.parquet", "text", "is not a parquet file, or is damaged"),
         ("none.parquet", None, "There is no file .*none.parquet"),
         ("none.csv", None, "There is no file .*none.csv"),
     ],

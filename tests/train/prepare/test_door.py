@@ -112,7 +112,7 @@ def test_a_parquet_with_damaged_pages_is_told(tmp_path):
     content[4:60] = b"\xff" * 56
     (*_, last) = records(write(tmp_path / "u.parquet", bytes(content)))
     assert isinstance(last, BrokenRecord) and "u.parquet cannot be read" in last.problem
-    with pytest.raises(SourceError, match="no parquet file, or damaged"):
+    with pytest.raises(SourceError, match="not a parquet file, or is damaged"):
         records(write(tmp_path / "v.parquet", bytes(content[:-30])))
 
 

@@ -207,7 +207,7 @@ def test_broken_files_are_named(data: bytes, detail: str) -> None:
 
 
 def test_a_bomb_in_a_shard_is_told_as_any_bad_picture() -> None:
-    with pytest.raises(ValueError, match="its photograph is no picture or cut short .*exceeds limit"):
+    with pytest.raises(ValueError, match="its photograph is not a picture, or is cut short .*exceeds limit"):
         decode(bomb(), "photograph")
 
 
@@ -252,7 +252,7 @@ def test_captions_and_names_that_are_no_utf8(portrait: Image.Image, tmp_path: Pa
     assert "latin.jpg cannot be read ('utf-8' codec can't decode byte 0xe9" in lines["latin"]["detail"]
     prepare(str(root / "table.csv"), str(tmp_path / "table"), Options(Filters(faces=False)))
     (line,) = (tmp_path / "table" / "dropped.jsonl").read_text().splitlines()
-    assert json.loads(line)["detail"] == "the caption of row 1 is no UTF-8: save the table as UTF-8"
+    assert json.loads(line)["detail"] == "the caption of row 1 is not UTF-8: save the table as UTF-8"
 
 
 def test_a_shard_is_read_back_by_the_pixels_it_was_given(portrait: Image.Image, tmp_path: Path) -> None:

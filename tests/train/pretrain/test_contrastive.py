@@ -31,7 +31,7 @@ MASKS = ["none", "valid", "duplicates", "both", "last rank all guided", "first r
 MUTANTS = {
     "no column term": ("slope += logits.sub_(columns).exp_()", "slope *= 2"),
     "columns of this rank only": ("columns = _over_ranks(columns, batch)", "pass"),
-    "no factor W": ("grad_outputs[0] * batch.world", "grad_outputs[0]"),
+    "no factor W": ("grad_outputs[0] * batch.world_size", "grad_outputs[0]"),
     "guided rows stay": ("(own == LEFT_OUT) | (labels == LEFT_OUT)", "False"),
     "duplicates stay negatives": ("(own == labels) & (own >= 0)", "(own == labels) & False"),
 }

@@ -91,7 +91,7 @@ def test_kahan_compensation_agrees_with_torch_optimi(exact: Tensor) -> None:
 
 
 def test_steps_grow_again_after_gradients_drop_tenfold() -> None:
-    """With a second moment in bf16 they stay too small for ever: what 0.999 takes away is rounded back."""
+    """With a second moment in bf16 they stay too small forever: what 0.999 takes away is rounded back."""
     steps = gradients(STEPS) + [0.1 * gradient for gradient in gradients(4000, seed=2)]
 
     def last_root(optimizer: Optimizer) -> Tensor:

@@ -161,5 +161,5 @@ def test_a_damaged_checkpoint_says_which_folder_to_delete(tmp_path: Path) -> Non
         run = begin(Ranks(0, 1, CPU), True)
         folder = checkpoints.save(step, run.state, {})
         (folder / damage).write_bytes((folder / damage).read_bytes()[:100])
-        with pytest.raises(ResumeError, match=f"step-0000000{step} is damaged: (.|\n)*\nDelete that folder"):
+        with pytest.raises(ResumeError, match=f"step-0000000{step} is damaged: (.|\n)*Delete that folder"):
             checkpoints.saved(step).read_into(run.state, whole="model")

@@ -110,7 +110,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
         VoteFile(path)
     assert path.read_text() == "month,euros\nmay,7\n"
     path.write_text(",".join(COLUMNS) + "\nt,ann,1,quality,A,C\n")
-    with pytest.raises(ProtocolError, match="line 2, is no vote"):
+    with pytest.raises(ProtocolError, match="line 2, is not a vote"):
         read_votes(path)
 
 

@@ -15,7 +15,7 @@ from faceclip.metrics import likeness, own_scores, paired_cosine
 from faceclip.pipeline import FaceCLIPPipeline, best_device
 
 from ..plan import Arm, Plan
-from ..teachers.judge import Judge, load_judge
+from ..teachers.judge import Judge, load_trained_judge
 from ..teachers.pictures import Pictures
 from ..teachers.quality import clip_images, clip_texts, held_out, load_mini_clip, reconstruct
 from ..workshop import Workshop
@@ -78,7 +78,7 @@ def judge_pictures(shop: Workshop, pictures: Tensor, people: Pictures, casting: 
     Args:
         pictures: uint8 [P S, 3, H, W], in the order of `casting.scenes`.
     """
-    judge = load_judge(shop.teacher("judge"))
+    judge = load_trained_judge(shop.teacher("judge"))
     scores = _face_scores(judge, pictures, people, casting)
     own = own_scores(scores, casting.person)
     others = (scores.sum(1) - own) / (scores.shape[1] - 1)

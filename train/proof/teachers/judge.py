@@ -70,7 +70,7 @@ def aligned(images: Tensor, landmarks: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def load_judge(path: Path) -> Judge:
+def load_trained_judge(path: Path) -> Judge:
     """A judge that `train_judge` wrote, in eval mode."""
     judge = Judge()
     judge.load_state_dict(read_state_dict(path))

@@ -21,7 +21,7 @@ from ...frozen.vae import load_vae
 from ..plan import BRANCH
 from ..workshop import Workshop
 from .clip import as_clip_sees
-from .judge import load_judge
+from .judge import load_trained_judge
 from .pictures import Pictures, load_pictures
 
 BATCH = 128
@@ -68,7 +68,7 @@ def face_tower_quality(shop: Workshop) -> dict[str, Any]:
 def judge_quality(shop: Workshop) -> dict[str, Any]:
     """The same of the judge, on whole pictures."""
     people = held_out(shop).people()
-    vectors = load_judge(shop.teacher("judge")).embed(people.images)
+    vectors = load_trained_judge(shop.teacher("judge")).embed(people.images)
     return {**_identity(vectors, people, "knn"), **_cosines(vectors, people)}
 
 

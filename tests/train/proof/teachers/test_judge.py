@@ -10,7 +10,7 @@ import torch
 
 from faceclip.checkpoint import write_safetensors
 from faceclip.face.align import ARCFACE_112
-from train.proof.teachers.judge import MARGIN, SIZE, Judge, aligned, load_judge
+from train.proof.teachers.judge import MARGIN, SIZE, Judge, aligned, load_trained_judge
 
 TEMPLATE = (torch.tensor(ARCFACE_112) / 112 - 0.5) / MARGIN + 0.5
 """Where the landmarks lie on the judge's crop, in sides of it."""
@@ -44,4 +44,4 @@ def test_a_vector_does_not_depend_on_the_batch_or_on_the_file(tmp_path: Path) ->
     vectors = judge.embed(images)
     assert vectors.shape == (3, 128)
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(load_judge(tmp_path / "judge.safetensors").embed(images, batch=1), vectors)
+    torch.testing.assert_close(load_trained_judge(tmp_path / "judge.safetensors").embed(images, batch=1), vectors)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 
-def say(text: str) -> None:
+def show_status(text: str) -> None:
     """Show `text` on the node that runs, in the browser that queued it. A ComfyUI that cannot is left alone.
 
     The text is no output: it is gone when the page is loaded again, and a node that need not run says nothing new.
