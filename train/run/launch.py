@@ -27,7 +27,7 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
         config = parse(kind, argv)
         require_loggers(config)
         with distributed() as ranks:
-            if ranks.is_main:
+            if ranks.is_main and config.out.is_dir():  # a run that is refused leaves no folder
                 with held(config.out):  # asked once before the models are read, and kept when the run begins
                     pass
             task = build(config, ranks)

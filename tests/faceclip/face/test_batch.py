@@ -240,5 +240,5 @@ def test_aligned_crops_pass_through_without_a_detector(astronaut, dlib_detector,
 
 @pytest.mark.parametrize("shape", [(1, 512, 448, 3), (1, 112, 112, 3)])
 def test_a_crop_of_another_size_needs_a_detector(shape):
-    with pytest.raises(FaceError, match=rf"448 x 448 pixels, these are {shape[2]} x {shape[1]}.*Load Face Detector"):
+    with pytest.raises(FaceError, match=rf"448 x 448 pixels, these are {shape[2]} x {shape[1]}.*Give a detector"):
         faces_from_images(torch.zeros(shape), None)

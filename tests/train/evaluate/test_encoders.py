@@ -122,7 +122,7 @@ def test_files_that_do_not_belong_together_are_refused(
 class WholePicture:
     """Takes every picture that is not black for one face."""
 
-    name = "whole"
+    name, tried = "whole", "looked at all of it"
 
     def detect(self, image: np.ndarray) -> list[Face]:
         return next(self.passes(image))

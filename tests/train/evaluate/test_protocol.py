@@ -108,7 +108,7 @@ def test_a_csv_that_cannot_be_used_says_why(text: str, message: str, tmp_path: P
 
 def test_a_csv_in_another_encoding_is_explained(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_bytes("image,reference,prompt\na.png,,caf\u00e9\n".encode("cp1252"))
-    with pytest.raises(ProtocolError, match="no CSV file in UTF-8"):
+    with pytest.raises(ProtocolError, match="is not a CSV file in UTF-8"):
         load_protocol(str(tmp_path / "p.csv"))
 
 

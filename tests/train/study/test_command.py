@@ -136,7 +136,7 @@ def test_a_file_that_somebody_spoilt_is_told_with_its_line(tmp_path: Path) -> No
     VoteFile(path).add([vote("ann", 1, "A")])
     with path.open("a") as file:
         file.write(f"t,{'z' * 140_000},1,quality,A,A,\n")
-    with pytest.raises(ProtocolError, match=r"votes\.csv, line 3, is no vote"):
+    with pytest.raises(ProtocolError, match=r"votes\.csv, line 3, is not a vote"):
         read_votes(path)
 
 
