@@ -234,7 +234,7 @@ MINI = Plan(
     share_people=0,
     share_held_out=0,
     studio=True,
-    traits=1.0,
+    traits=10.0,
     clip=Schedule(1500, 96, lr=2e-3),
     face_tower=Schedule(2500, 64, lr=1.5e-3),
     judge=Schedule(1200, 64, lr=2e-3, bf16=True),
