@@ -8,7 +8,7 @@ pretrained encoder makes of the caption alone, token by token, so that no word i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..data.captions import token_ids
 from ..data.decode import decode_face
 from ..data.shards import ShardSource
 from ..pretrain.model import freeze
-from ..proof.fitting import Schedule, fit
+from ..proof.fitting import Schedule, fit, forget, state_of
 from ..proof.teachers.pictures import shuffled, traits_of
 from ..proof.workshop import Workshop
 from ..synthetic.people import TRAITS
@@ -65,7 +65,7 @@ class Standard:
 
 
 def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedule: Schedule, out: Path) -> dict[str, float]:
-    """Train the branch in `pretrained` on; write it to `out`. Returns the last errors of each kind, means over 50 steps.
+    """Train the branch in `pretrained` on; write it to `out`. Returns its errors of each kind on 50 batches.
 
     features: a cache of `shards` with class_token and patch_tokens, by the branch's face tower.
     """
@@ -97,9 +97,8 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
     standard |= {"fused": Standard(fused.flatten(0, 1)), "pooled": Standard(pooled)}
     torch.manual_seed(schedule.seed)
     readers = Readers(encoder.config.width, standard["class_token"].mean.numel())
-    history: list[dict[str, float]] = []
 
-    def loss_of(rows: Tensor) -> Tensor:
+    def errors_of(rows: Tensor) -> dict[str, Tensor]:
         faces = cache.read(rows)
         class_token, patches = (faces[name][:, 0].float() for name in ("class_token", "patch_tokens"))
         said = rows.roll(len(rows) // 2).tolist()  # of other people's pictures: a caption knows nobody
@@ -107,21 +106,21 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
         output = branch(ids, class_token, patches, torch.ones(len(rows), dtype=torch.bool))
         fused, pooled = text_alone(said)
         wanted = {"class_token": class_token, "fused": fused, "pooled": pooled}
-        errors = readers(output.fused, output.pooled, {name: standard[name](values) for name, values in wanted.items()})
-        history.append({name: float(error.detach()) for name, error in errors.items()})
+        return readers(output.fused, output.pooled, {name: standard[name](values) for name, values in wanted.items()})
+
+    def loss_of(rows: Tensor) -> Tensor:
+        errors = errors_of(rows)
         return errors["tokens"] + errors["pooled"] + TEXT * (errors["words"] + errors["words_pooled"])
 
-    trained = [parameter for parameter in branch.parameters() if parameter.requires_grad]
-    fit(
-        "carry",
-        [*trained, *readers.parameters()],
-        loss_of,
-        shuffled(len(source), schedule.batch, schedule.steps, schedule.seed),
-        schedule,
-    )
+    def batches(steps: int) -> Iterator[Tensor]:
+        return shuffled(len(source), schedule.batch, steps, schedule.seed)
+
+    fit("carry", nn.ModuleList([branch, readers]), loss_of, batches(schedule.steps), schedule, state_of(out, "carry"))
     encoder.eval().requires_grad_(False).save(out, {"trained": "true"})
-    last = history[-50:]
-    return {name: sum(errors[name] for errors in last) / len(last) for name in last[0]}
+    with torch.no_grad():
+        found = [errors_of(rows) for rows in batches(min(50, schedule.steps))]
+    forget(out)
+    return {name: float(torch.stack([errors[name] for errors in found]).mean()) for name in found[0]}
 
 
 def identity_quality(shop: Workshop, path: Path) -> dict[str, Any]:

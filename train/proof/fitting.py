@@ -1,14 +1,24 @@
-"""The loop that all teachers and judges are trained by: AdamW, warm-up, a cosine to zero."""
+"""The loop that all teachers and judges are trained by: AdamW, warm-up, a cosine to zero. It goes on where it was stopped."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, autocast, nn
 from tqdm import tqdm
+
+from ..data.storage import publishing
+
+KEEP_SECONDS = 60.0
+"""How often the state of a training is written: so much is lost at most when it is killed."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +41,49 @@ class Schedule:
 
 
 def fit(
-    what: str, parameters: Iterable[nn.Parameter], loss_of: Callable[[Tensor], Tensor], rows: Iterable[Tensor], schedule: Schedule
+    what: str,
+    learner: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    rows: Iterable[Tensor],
+    schedule: Schedule,
+    keep: Path | None = None,
+    randoms: Sequence[random.Random] = (),
 ) -> list[float]:
-    """Minimise `loss_of(row numbers)` over the batches of `rows`; return the loss of every step. Seeds torch."""
-    parameters = list(parameters)
+    """Minimise `loss_of(row numbers)` over the batches of `rows`; return the loss of every step. Seeds torch.
+
+    learner: what learns, those of its parameters that require gradients.
+    keep: a file for the state of the training, written every `KEEP_SECONDS` and at the end; the same call goes on from it bit
+    for bit. It stays: `forget` deletes it when the product is written. A file of another schedule is not used.
+    randoms: Python's generators that `loss_of` draws from; their states are kept, too.
+    """
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     torch.manual_seed(schedule.seed)
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.98))
-    losses = []
-    bar = tqdm(rows, desc=what, total=schedule.steps, mininterval=5)
-    for step, batch in enumerate(bar):
+    losses: list[float] = []
+
+    def save() -> None:
+        if keep is None:
+            return
+        state = {"schedule": asdict(schedule), "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"losses": losses, "torch": torch.get_rng_state(), "randoms": [source.getstate() for source in randoms]}
+        with publishing(str(keep)) as file:
+            torch.save(state, file)
+
+    found = _kept(keep, schedule)
+    if found is not None:
+        learner.load_state_dict(found["learner"])
+        losses = found["losses"]
+        if len(losses) >= schedule.steps:
+            return losses
+        optimizer.load_state_dict(found["optimizer"])
+        torch.set_rng_state(found["torch"])
+        for source, state in zip(randoms, found["randoms"], strict=True):
+            source.setstate(state)
+    kept = time.monotonic()
+    bar = tqdm(islice(rows, len(losses), None), desc=what, initial=len(losses), total=schedule.steps, mininterval=5)
+    for batch in bar:
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+            group["lr"] = schedule.rate(len(losses))
         with autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
             loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
@@ -50,4 +92,27 @@ def fit(
         optimizer.step()
         losses.append(loss.item())
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        if time.monotonic() - kept > KEEP_SECONDS:
+            save()
+            kept = time.monotonic()
+    save()
     return losses
+
+
+def state_of(product: Path, part: str) -> Path:
+    """The file that the training of `product`, or of a part of it, keeps its state in until the product is written."""
+    return product.with_name(f"{product.name}.{part}.partial")
+
+
+def forget(product: Path) -> None:
+    """Delete the states of a product that is written."""
+    for path in product.parent.glob(f"{product.name}.*.partial"):
+        path.unlink()
+
+
+def _kept(keep: Path | None, schedule: Schedule) -> dict[str, Any] | None:
+    """The state in a file, if there is one and it is of this schedule."""
+    if keep is None or not keep.is_file():
+        return None
+    found = torch.load(keep, weights_only=True)
+    return found if found["schedule"] == asdict(schedule) else None

@@ -12,7 +12,7 @@ from torch.nn import Conv2d
 
 from faceclip.checkpoint import write_safetensors
 
-from ..fitting import Schedule, fit
+from ..fitting import Schedule, fit, forget, state_of
 from .pictures import Pictures, shuffled
 
 SDXL_LATENT_SCALE = 0.13025  # ComfyUI hands an autoencoder latents divided by SDXL's factor
@@ -51,13 +51,14 @@ def train_autoencoder(
         return _distance(decoded, images) + 0.01 * (mean.square() + (variance - 1).square()).mean()
 
     rows = shuffled(len(pictures), schedule.batch, schedule.steps, schedule.seed)
-    losses = fit("autoencoder", vae.parameters(), loss_of, rows, schedule)
-    losses += (sharpen_decoder if close_ups else refine_decoder)(vae, pictures, decoder)
+    losses = fit("autoencoder", vae, loss_of, rows, schedule, state_of(out, "both"))
+    losses += (sharpen_decoder if close_ups else refine_decoder)(vae, pictures, decoder, keep=state_of(out, "decoder"))
     (widen(vae) if close_ups else vae).save_pretrained(out)
+    forget(out)
     return losses
 
 
-def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule) -> list[float]:
+def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule, keep: Path | None = None) -> list[float]:
     """Teach the decoder faces, most of whose detail it has to guess: half of what it sees are faces. Latents stay as they are."""
     people = torch.nonzero(pictures.identity >= 0)[:, 0]
 
@@ -69,10 +70,12 @@ def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule) -> list[flo
         return _distance(vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents)), part)
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    return fit("decoder", vae.decoder.parameters(), loss_of, rows, schedule)
+    return fit("decoder", vae.decoder, loss_of, rows, schedule, keep)
 
 
-def sharpen_decoder(vae: Any, pictures: Pictures, schedule: Schedule, noise: float = LATENT_NOISE) -> list[float]:
+def sharpen_decoder(
+    vae: Any, pictures: Pictures, schedule: Schedule, noise: float = LATENT_NOISE, keep: Path | None = None
+) -> list[float]:
     """The same for close-ups: whole pictures are encoded once, and `FACES` of what the decoder sees are faces.
 
     noise: deviation of what is added to latents, as large as what a UNet gets wrong of them.
@@ -92,7 +95,7 @@ def sharpen_decoder(vae: Any, pictures: Pictures, schedule: Schedule, noise: flo
         return _distance(vae.decoder(known + noise * torch.randn_like(known)), torch.stack(parts))
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    return fit("decoder", vae.decoder.parameters(), loss_of, rows, schedule)
+    return fit("decoder", vae.decoder, loss_of, rows, schedule, keep)
 
 
 def new_autoencoder(width: int | tuple[int, ...], seed: int = 0) -> Any:

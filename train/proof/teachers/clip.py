@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Linear
 
 from faceclip import FaceCLIPConfig
@@ -18,7 +18,7 @@ from faceclip.metrics import imagenet_templates
 
 from ...data.captions import caption_ids
 from ...frozen.teacher import MINI_VISION, mini_clip
-from ..fitting import Schedule, fit
+from ..fitting import Schedule, fit, forget, state_of
 from .pictures import Pictures, shuffled
 
 
@@ -52,8 +52,10 @@ def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -
         return contrast + F.cross_entropy(classifier(8 * images), labels[rows], ignore_index=-1)
 
     rows = _halves(pictures.identity, schedule)
-    losses = fit(f"CLIP {branch}", [*model.parameters(), *classifier.parameters()], loss_of, rows, schedule)
+    learner = nn.ModuleList([model, classifier])
+    losses = fit(f"CLIP {branch}", learner, loss_of, rows, schedule, state_of(out, branch), [sentences.random])
     write_safetensors(out, dict(model.state_dict()), {"format": "open_clip", "made_by": "train.proof.teachers.clip"})
+    forget(out)
     return losses
 
 

@@ -12,7 +12,7 @@ from faceclip import FaceCLIPConfig
 from faceclip.checkpoint import write_safetensors
 from faceclip.model.face_tower import FaceTower
 
-from ..fitting import Schedule, fit
+from ..fitting import Schedule, fit, forget, state_of
 from .judge import Judge
 from .pictures import Pictures, shuffled
 
@@ -64,8 +64,9 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path, traits: 
         return loss + traits * F.mse_loss(token[:, : targets.shape[1]], targets[rows]) if traits else loss
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    losses = fit("face tower", [*tower.parameters(), *head.parameters()], loss_of, rows, schedule)
+    losses = fit("face tower", nn.ModuleList([tower, head]), loss_of, rows, schedule, state_of(out, "tower"))
     write_safetensors(out, dict(tower.state_dict()), {"format": "arcface", "made_by": "train.proof.teachers.recognition"})
+    forget(out)
     return losses
 
 
@@ -92,8 +93,9 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
         return head(judge.recognise(images, used), people.identity[rows]) + 20 * (found - landmarks).abs().mean()
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    losses = fit("judge", [*judge.parameters(), *head.parameters()], loss_of, rows, schedule)
+    losses = fit("judge", nn.ModuleList([judge, head]), loss_of, rows, schedule, state_of(out, "judge"))
     write_safetensors(out, dict(judge.state_dict()), {"format": "judge", "made_by": "train.proof.teachers.recognition"})
+    forget(out)
     return losses
 
 
