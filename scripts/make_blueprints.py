@@ -145,8 +145,7 @@ def _named(link: list[Any]) -> dict[str, Any]:
 
 def _conditioning(graph: Blueprint, image: Socket, encoder: Socket) -> tuple[Node, Node, Node]:
     """From a photo to both prompts; returns the faces, the positive and the negative prompt."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 0, 320, 120))
-    faces = graph.add("FaceCLIPDetectFaces", Place(0, 180, 320, 260), image=image, detector=detector["detector"])
+    faces = graph.add("FaceCLIPDetectFaces", Place(0, 0, 320, 260), image=image)
     identity = graph.add("FaceCLIPEncodeIdentity", Place(360, 0, 320, 90), encoder=encoder, faces=faces["faces"])
     positive = graph.add(
         "FaceCLIPTextEncode", Place(720, 0, 500, 250), "Prompt, with the face", encoder=encoder, identity=identity["identity"]

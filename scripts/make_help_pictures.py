@@ -60,9 +60,10 @@ ORIGIN = (90, 90)  # right of the side bar and below the tabs
 
 def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     """Every node of the pack at work; returns what belongs into the picture of each, the neighbours with it."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 0, 300, 110))
-    image = graph.add("LoadImage", Place(0, 170, 300, 330), title="Your photo", image=photo)
-    faces = graph.add("FaceCLIPDetectFaces", Place(350, 0, 320, 260), image=image["IMAGE"], detector=detector["detector"])
+    image = graph.add("LoadImage", Place(0, 0, 300, 330), title="Your photo", image=photo)
+    faces = graph.add("FaceCLIPDetectFaces", Place(350, 0, 320, 260), image=image["IMAGE"])
+    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 3600, 300, 110))
+    chosen = graph.add("FaceCLIPDetectFaces", Place(350, 3600, 320, 260), image=image["IMAGE"], detector=detector["detector"])
     boxes = graph.add("PreviewImage", Place(720, 0, 260, 290), title="Which face", images=faces["preview"])
     crop = graph.add("PreviewImage", Place(1030, 0, 260, 290), title="What the encoder sees", images=faces["faces"])
     encoder = graph.add("FaceCLIPEncoderLoader", Place(310, 340, 360, 90), encoder_name="faceclip_mini_encoder.safetensors")
@@ -110,8 +111,8 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
         "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, which knows drawings)", images=decoded["IMAGE"]
     )
     return _flux(graph, loaded) | {
-        "FaceCLIPFaceDetectorLoader": [detector, faces],
-        "FaceCLIPDetectFaces": [detector, image, faces, boxes, crop],
+        "FaceCLIPFaceDetectorLoader": [detector, chosen],
+        "FaceCLIPDetectFaces": [image, faces, boxes, crop],
         "FaceCLIPEncoderLoader": [encoder, person],
         "FaceCLIPEncodeIdentity": [faces, encoder, person],
         "FaceCLIPSaveIdentity": [person, saved],
@@ -197,12 +198,10 @@ def _friend(photo: str) -> dict[str, dict[str, Any]]:
     """A saved identity for Load Identity to show."""
     return {
         "1": {"class_type": "LoadImage", "inputs": {"image": photo}},
-        "2": {"class_type": "FaceCLIPFaceDetectorLoader", "inputs": {"backend": "auto", "pack": "buffalo_l", "provider": "auto"}},
         "3": {
             "class_type": "FaceCLIPDetectFaces",
             "inputs": {
                 "image": ["1", 0],
-                "detector": ["2", 0],
                 "order": "largest",
                 "index": 0,
                 "count": 1,

@@ -96,9 +96,8 @@ def saved_identity(graph: Graph) -> None:
 
 
 def two_people(graph: Graph) -> None:
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 820, 320, 120))
-    rows = [photo_to_face(graph, detector, y) for y in (0, 410)]
-    graph.group("1. Photos", BLUE, [*rows[0][0], *rows[1][0], detector])
+    rows = [photo_to_face(graph, y) for y in (0, 410)]
+    graph.group("1. Photos", BLUE, [*rows[0][0], *rows[1][0]])
     models = _load(graph, 1480, TWO)
     graph.group("2. Models", GREEN, models.all)
 

@@ -75,9 +75,8 @@ on by itself, whatever its size, and gives one picture.
 
 
 def references(graph: Graph) -> None:
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 1230, 320, 120))
-    rows = [photo_to_face(graph, detector, y) for y in (0, 410, 820)]
-    graph.group("1. Photos of one person", BLUE, [*(node for row in rows for node in row[0]), detector])
+    rows = [photo_to_face(graph, y) for y in (0, 410, 820)]
+    graph.group("1. Photos of one person", BLUE, [node for row in rows for node in row[0]])
     faces = [row[2]["faces"] for row in rows]
     column = Column(graph, 1480)
     two = column.add("ImageBatch", 50, image1=faces[0], image2=faces[1])
@@ -100,9 +99,8 @@ def references(graph: Graph) -> None:
 
 
 def blend(graph: Graph) -> None:
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 820, 320, 120))
-    rows = [photo_to_face(graph, detector, y) for y in (0, 410)]
-    graph.group("1. Two people", BLUE, [*rows[0][0], *rows[1][0], detector])
+    rows = [photo_to_face(graph, y) for y in (0, 410)]
+    graph.group("1. Two people", BLUE, [*rows[0][0], *rows[1][0]])
     encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
     column = Column(graph, 1480, y=440)
     first, second = (
@@ -180,8 +178,7 @@ def timestep_range(graph: Graph) -> None:
 def folder(graph: Graph) -> None:
     column = Column(graph, 0)
     photos = column.add("LoadImageDataSetFromFolder", 60, "Photos of a folder", folder=FOLDER)
-    detector = column.add("FaceCLIPFaceDetectorLoader", 120)
-    found = column.add("FaceCLIPDetectFaces", 260, image=photos["images"], detector=detector["detector"], on_no_face="skip")
+    found = column.add("FaceCLIPDetectFaces", 260, image=photos["images"], on_no_face="skip")
     seen = graph.add("PreviewImage", Place(360, 0, 460, 400), "Which face", images=found["preview"])
     faces = graph.add("RebatchImages", Place(360, 480, 460, 60), "One by one, without the skipped", images=found["faces"])
     graph.group("1. Photos", BLUE, [*column.nodes, seen, faces])

@@ -86,10 +86,10 @@ class Column:
         self.graph.group(title, colour, self.nodes)
 
 
-def photo_to_face(graph: Graph, detector: Node, y: int) -> tuple[list[Node], Node, Node]:
+def photo_to_face(graph: Graph, y: int) -> tuple[list[Node], Node, Node]:
     """Load Image, Detect Faces and both previews in a row; returns all of them, the photo and the faces."""
     photo = graph.add("LoadImage", Place(0, y, 320, 330), title="Your photo", image=PHOTO)
-    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 320, 260), image=photo["IMAGE"], detector=detector["detector"])
+    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 320, 260), image=photo["IMAGE"])
     boxes = graph.add("PreviewImage", Place(720, y, 320, 330), title="Which face", images=faces["preview"])
     crop = graph.add("PreviewImage", Place(1080, y, 320, 330), title="What the encoder sees", images=faces["faces"])
     return [photo, faces, boxes, crop], photo, faces
@@ -165,10 +165,9 @@ def sample_from(
 
 
 def read_photo(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node]:
-    """A photo's row with its detector, framed; returns the photo and the faces."""
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 400, 320, 120))
-    row, photo, faces = photo_to_face(graph, detector, 0)
-    graph.group(title, BLUE, [*row, detector])
+    """A photo's row, framed; returns the photo and the faces."""
+    row, photo, faces = photo_to_face(graph, 0)
+    graph.group(title, BLUE, row)
     return photo, faces
 
 
@@ -185,13 +184,13 @@ def one_person(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node, 
 def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
     """Photo, identity, prompts and sampler; returns the photo and the sampling nodes, of which the last makes the picture."""
     photo, faces = read_photo(graph)
-    encoder, unet, vae = load_models(graph, files, 0, 660)
-    identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 660, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
+    encoder, unet, vae = load_models(graph, files, 0, 460)
+    identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 460, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
     positive = write_prompt(
-        graph, encoder, prompt, Place(800, 660, 600, 310), settings, identity["identity"], "Prompt, with the face"
+        graph, encoder, prompt, Place(800, 460, 600, 310), settings, identity["identity"], "Prompt, with the face"
     )
     negative = write_prompt(
-        graph, encoder, NEGATIVE_PROMPT, Place(800, 1030, 600, 310), settings, None, "Negative prompt, no face"
+        graph, encoder, NEGATIVE_PROMPT, Place(800, 830, 600, 310), settings, None, "Negative prompt, no face"
     )
     graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
     prompts = positive["conditioning"], negative["conditioning"]

@@ -87,9 +87,8 @@ def _wide(people: int) -> Settings:
 def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequence[str], prefix: str) -> None:
     """Some people beside each other on the mini model, each in a strip of its own."""
     count, step = len(texts), 480
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 410 * count, 320, 120))
-    rows = [photo_to_face(graph, detector, 410 * place) for place in range(count)]
-    graph.group("1. Photos", BLUE, [*(node for row in rows for node in row[0]), detector])
+    rows = [photo_to_face(graph, 410 * place) for place in range(count)]
+    graph.group("1. Photos", BLUE, [node for row in rows for node in row[0]])
     encoder, unet, vae = load_models(graph, MINI, 1500, 0)
     graph.group("2. Models", GREEN, [encoder, unet, vae])
 
@@ -148,9 +147,8 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
 
 
 def group_photo(graph: Graph) -> None:
-    detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 820, 320, 120))
-    rows = [photo_to_face(graph, detector, y) for y in (0, 410)]
-    graph.group("1. Who is to be in it", BLUE, [*rows[0][0], *rows[1][0], detector])
+    rows = [photo_to_face(graph, y) for y in (0, 410)]
+    graph.group("1. Who is to be in it", BLUE, [*rows[0][0], *rows[1][0]])
     encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
     identities = Column(graph, 1480, 380, y=440)
     people = [
@@ -164,7 +162,6 @@ def group_photo(graph: Graph) -> None:
     picture = start.add("LoadImage", 330, "A picture with two faces", image=PHOTO)
     scaled = {"upscale_method": "lanczos", "crop": "center", **size}
     fitted = start.add("ImageScale", 130, "At the picture's size", image=picture["IMAGE"], **scaled)
-    finder = start.add("FaceCLIPFaceDetectorLoader", 120)
     latent = start.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
     places = Column(graph, 2300)
     found = [
@@ -173,7 +170,6 @@ def group_photo(graph: Graph) -> None:
             260,
             f"{side} face",
             image=fitted["IMAGE"],
-            detector=finder["detector"],
             order="left to right",
             index=number,
         )
