@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import Linear
 
 from train.proof import fitting
 from train.proof.fitting import Schedule, fit, forget, state_of
@@ -22,7 +23,7 @@ def train(
 ) -> tuple[list[float], dict[str, Tensor]]:
     """A small network whose loss draws from torch's and Python's generators; killed after some steps."""
     torch.manual_seed(0)
-    learner = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    learner = nn.Sequential(Linear(5, 8), nn.BatchNorm1d(8), Linear(8, 1))
     data, source = torch.randn(20, 5), random.Random(1)
 
     def loss_of(rows: Tensor) -> Tensor:
