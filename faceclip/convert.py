@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, twin
 from .config import METADATA_KEY, FaceCLIPConfig
+from .encoder_file import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, twin
 from .model.encoder import FaceCLIPEncoder
 from .tensor_file import Entry, digest, write_tensor_file
 

@@ -1,4 +1,4 @@
-"""Encoder files: every accepted format in, one format out (safetensors with the configuration in its metadata)."""
+"""Files of FaceCLIP encoders: what they hold, and whether it is all there. `FaceCLIPEncoder.from_file` reads one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from .config import METADATA_KEY, FaceCLIPConfig
 from .recognize import ENCODER, plain_names, recognize
-from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, write_safetensors
-
-__all__ = [
-    "CheckpointError",
-    "open_encoder_file",
-    "read_state_dict",
-    "write_safetensors",
-]
+from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file
 
 _OWN = "face_clip_"  # how the name of each tensor of an encoder begins
 TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
@@ -40,11 +33,6 @@ def open_encoder_file(path: str | Path) -> TensorFile:
             "a file of its own."
         )
     return file.under(prefixes[0], plain)
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of any safetensors or torch file. Raises CheckpointError for a file that cannot be read."""
-    return {name: entry.read() for name, entry in open_tensor_file(path).entries.items()}
 
 
 def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,6 +38,11 @@ def open_tensor_file(path: str | Path) -> TensorFile:
         raise CheckpointError(f"{path} cannot be opened ({error.strerror or error}). Check who may read it.") from error
 
 
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of any safetensors or torch file. Raises CheckpointError for a file that cannot be read."""
+    return {name: entry.read() for name, entry in open_tensor_file(path).entries.items()}
+
+
 def _open(path: Path) -> TensorFile:
     size = path.stat().st_size
     if size == 0:

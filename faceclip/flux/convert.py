@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import convert_tensor
+from ..encoder_file import convert_tensor
 from ..recognize import FLUX, recognize
 from ..tensor_file import CheckpointError, Entry, open_tensor_file, write_tensor_file
 from .config import METADATA_KEY

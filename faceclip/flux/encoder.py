@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..checkpoint import convert_tensor
+from ..encoder_file import convert_tensor
 from ..identity import Identity
 from ..model.face_tower import FaceTower
 from ..model.fusion import Fuser

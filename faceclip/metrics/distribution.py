@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, read_state_dict
+from ..tensor_file import CheckpointError, read_state_dict
 from .errors import MetricError, MetricUnavailableError, require
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..checkpoint import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, share_face_tower
 from ..config import METADATA_KEY, FaceCLIPConfig
+from ..encoder_file import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, share_face_tower
 from ..identity import Identity
 from ..prompt import CONTEXT, LongPrompts, TokenizedPrompt, tokenize
 from ..tensor_file import write_safetensors

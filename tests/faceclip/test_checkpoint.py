@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.checkpoint import CheckpointError
+from faceclip.checkpoint import CheckpointError, load_encoder
 from faceclip.convert import convert
 
 
@@ -40,6 +40,14 @@ def test_the_released_format_loads_exactly_and_equal_towers_are_shared(tmp_path,
     assert len(loaded.face_towers) == (1 if share else 2)
     assert torch.equal(outputs(loaded), outputs(encoder))
     assert loaded.state_dict().keys() == encoder.state_dict().keys()
+
+
+def test_scripts_that_load_an_encoder_by_its_old_name_still_do(tmp_path):
+    encoder = make(True)
+    release(tmp_path / "x.pt", encoder)
+    assert torch.equal(outputs(load_encoder(tmp_path / "x.pt", torch.device("cpu"), torch.float32)), outputs(encoder))
+    with pytest.raises(CheckpointError, match="There is no file"):
+        load_encoder(tmp_path / "y.pt", torch.device("cpu"), torch.float32)
 
 
 def test_a_shared_tower_is_one_piece_of_memory(tmp_path):
