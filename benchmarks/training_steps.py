@@ -131,7 +131,17 @@ def _prepared(options: argparse.Namespace) -> Iterator[PretrainConfig]:
         teacher = "mini" if options.size == "mini" else TEACHERS[options.branch]
         weights = "" if options.size == "mini" else str(_random_clip(folder, teacher))
         flags = ["--data", str(folder / "shards"), "--teacher", teacher, "--size", options.size, "--branch", options.branch]
-        flags += ["--out", str(folder / "features"), "--captions", "--init-clip", weights, "--dtype", options.dtype]
+        flags += [
+            "--out",
+            str(folder / "features"),
+            "--captions",
+            "--init-clip",
+            weights,
+            "--init-face",
+            "random",
+            "--dtype",
+            options.dtype,
+        ]
         if cache.main(["pretrain", *flags, "--threads", "2", "--batch-size", "8"]):
             raise SystemExit(1)
         (folder / "run").mkdir()
@@ -144,6 +154,8 @@ def _prepared(options: argparse.Namespace) -> Iterator[PretrainConfig]:
             branch=options.branch,
             teacher=teacher,
             init_clip=weights,
+            init_face=Path("random"),
+            guided_fraction=0.0,
             features=folder / "features",
             dtype=options.dtype,
         )

@@ -26,6 +26,7 @@ from ..data.framing import aspect_buckets
 from ..data.shards import Member, Sample, ShardSource
 from ..frozen.config import TowerConfig
 from ..frozen.faces import identity_of_faces, text_embedding
+from ..frozen.starts import named_starts
 from ..frozen.teacher import ImageTeacher, load_teacher
 from ..frozen.towers import new_encoder, weights_digest
 from ..frozen.vae import load_vae
@@ -94,6 +95,8 @@ class FrozenTowers:
             raise CacheError("There is nothing to cache: name a --teacher, or leave --faces or --captions on.")
         if config.encoder and (config.teacher or config.captions):
             raise CacheError("--encoder caches face features alone; leave --teacher and --captions out, or use --init-encoder.")
+        if not config.encoder:
+            config = named_starts(config, face=config.faces, text=config.captions)
         self._config = config
         self._encoder: FaceCLIPEncoder | None = None
         self._teacher: ImageTeacher | None = None
@@ -103,7 +106,7 @@ class FrozenTowers:
             self._encoder.compute_dtype = DTYPES[config.dtype]
         if config.teacher:
             width = FaceCLIPConfig.preset(config.size).branches[config.branch].width
-            self._teacher = load_teacher(config.teacher, config.init_clip, width).to(device, DTYPES[config.dtype])
+            self._teacher = load_teacher(config.teacher, config.clip_file, width).to(device, DTYPES[config.dtype])
 
     @property
     def reads(self) -> tuple[Member, ...]:

@@ -48,10 +48,10 @@ def new_encoder(config: TowerConfig, dropout: float = 0.0) -> FaceCLIPEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = FaceCLIPEncoder(shape)
-    if config.init_clip:
-        load_text_tower(encoder.branches[config.branch], Path(config.init_clip))
-    if config.init_face:
-        load_face_tower(encoder.branches[config.branch], config.init_face)
+    if config.clip_file:
+        load_text_tower(encoder.branches[config.branch], Path(config.clip_file))
+    if config.face_file:
+        load_face_tower(encoder.branches[config.branch], config.face_file)
     return encoder
 
 

@@ -9,7 +9,9 @@ The same command goes on with an interrupted run. RUN/encoder.safetensors is the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from faceclip import FaceCLIPEncoder
 
@@ -17,6 +19,7 @@ from ..cache.features import FeatureCache
 from ..data.batches import ReadOptions, TrainingData, warn_of_few
 from ..data.decode import DecodeSample
 from ..data.shards import MEMBERS, Member, ShardSource
+from ..frozen.starts import FULL_SIZE, named_starts, told_starts
 from ..frozen.teacher import load_teacher
 from ..frozen.towers import new_encoder
 from ..run.config import DTYPES, ConfigError
@@ -26,6 +29,8 @@ from .config import PretrainConfig
 from .features import CachedFeatures, FeatureSource, LiveFeatures
 from .held_out import HeldOut
 from .task import PretrainTask
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +43,7 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
 
     Raises ValueError (of many kinds) for what cannot be used.
     """
+    config = _effective(config, starts_from_files=encoder is None)
     encoder = encoder or new_encoder(config, config.dropout)
     reads = _reads(config)
     source = ShardSource(config.data, read=reads)
@@ -46,7 +52,7 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
     data = TrainingData(
         main=source,
         guided=guided,
-        guided_fraction=config.guided_fraction if guided else 0.0,
+        guided_fraction=config.guided_fraction,
         batch_size=config.batch_size,
         seed=config.seed,
         rank=ranks.rank,
@@ -57,8 +63,28 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
     task = PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
     task.fingerprint = source.fingerprint + (guided.fingerprint if guided else "")
     if ranks.is_main:
+        logger.info("%s Guided rows: %s.", told_starts(config), _told_guided(config))
         warn_of_few(len(source), config.batch_size)
     return task
+
+
+def _effective(config: PretrainConfig, starts_from_files: bool) -> PretrainConfig:
+    """What the run does, as config.yaml will tell it. Raises ConfigError or InitError for what nobody can have meant."""
+    if starts_from_files:
+        config = named_starts(config)
+    if config.guided or not config.guided_fraction:
+        return config
+    if config.size == FULL_SIZE:
+        raise ConfigError(
+            f"There are no guided rows: guided_fraction is {config.guided_fraction:g}, and --guided names no shards. Without "
+            "them the encoder unlearns words (docs/proof.md). Name image-text shards with --guided, or ask for none: "
+            "--guided-fraction 0."
+        )
+    return replace(config, guided_fraction=0.0)
+
+
+def _told_guided(config: PretrainConfig) -> str:
+    return f"{config.guided_fraction:g} of the batch (lambda), from {config.guided}" if config.guided else "none (lambda is 0)"
 
 
 def _reads(config: PretrainConfig) -> tuple[Member, ...]:
@@ -78,12 +104,12 @@ def _features(
         return _live(config, encoder, ranks)
     main = FeatureCache(config.features, source)
     pairs = FeatureCache(config.guided_features, guided) if config.guided_features and guided else None
-    cached = CachedFeatures(encoder, main, pairs, config.teacher, config.init_clip)
+    cached = CachedFeatures(encoder, main, pairs, config.teacher, config.clip_file)
     return cached, DecodeSample(faces=not cached.has_faces)
 
 
 def _live(config: PretrainConfig, encoder: FaceCLIPEncoder, ranks: Ranks) -> tuple[LiveFeatures, DecodeSample]:
-    teacher = load_teacher(config.teacher, config.init_clip, encoder.config.width).to(ranks.device, DTYPES[config.dtype])
+    teacher = load_teacher(config.teacher, config.clip_file, encoder.config.width).to(ranks.device, DTYPES[config.dtype])
     return LiveFeatures(encoder, teacher), DecodeSample(teacher.size)
 
 

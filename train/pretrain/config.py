@@ -21,7 +21,8 @@ class PretrainConfig(TowerConfig, RunConfig):
     guided: str = ""
     """Shards with pictures and captions alone, for the guided rows; none if empty."""
     guided_fraction: float = 0.1
-    """The paper's lambda: share of rows that are guided image-text pairs with no face. The paper does not give its value."""
+    """The paper's lambda: share of rows that are guided image-text pairs with no face. The paper does not give its value. 0 asks
+    for none; without --guided there are none, which at size sdxl has to be asked for."""
     features: Path | None = None
     """Cache of frozen features written by `python -m train.cache pretrain`; without it teachers run at every step."""
     guided_features: Path | None = None

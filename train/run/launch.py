@@ -35,7 +35,7 @@ def train(kind: type[Config], build: Callable[[Config, Ranks], Task], argv: Sequ
                 rows = config.batch_size // ranks.world_size
                 logger.info("Training on %d ranks (%s), %d rows each.", ranks.world_size, ranks.device.type, rows)
                 _warn_of_ignored(os.environ)
-            run(task, config, ranks)
+            run(task, task.config, ranks)  # what the task made of it: written, and compared on resuming, as it is
 
     return run_command(work, CheckpointWriteError, NonFiniteLossError, level=logging.WARNING)
 

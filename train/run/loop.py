@@ -38,6 +38,11 @@ class Task(Protocol):
     # A task may also have `fingerprint`, a text that tells the data it is trained on: a run that goes on with other data says so.
 
     @property
+    def config(self) -> RunConfig:
+        """The configuration in effect: what was left open is filled in."""
+        ...
+
+    @property
     def optimizer(self) -> Optimizer:
         """What updates `parameters`."""
         ...
