@@ -18,7 +18,7 @@ from torch import Tensor
 from . import hub
 from .identity import Identity
 from .model.encoder import Conditioning, FaceCLIPEncoder
-from .sdxl_files import SDXL_BASE, base_folder, load_model, load_unet, require_fit
+from .sdxl_files import SDXL_BASE, base_folder, load_model, load_scheduler, load_unet, require_fit, unet_prediction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,7 +75,8 @@ class FaceCLIPPipeline:
     ) -> FaceCLIPPipeline:
         """Load everything that generation needs; nothing is downloaded.
 
-        encoder: any accepted encoder file. unet: the released `unet.pt`, a safetensors of it, or a diffusers folder.
+        encoder: any accepted encoder file. unet: the released `unet.pt`, a safetensors of it, or a diffusers folder. Where it
+        says what it predicts, as files of training do, it is sampled so; else as the base's scheduler says.
         base: SDXL base in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache. Only its
         VAE, its scheduler and its UNet's configuration are read. A single-file checkpoint is not enough: diffusers
         would ask the network for the configurations that it lacks.
@@ -95,7 +96,7 @@ class FaceCLIPPipeline:
         sdxl = diffusers.StableDiffusionXLPipeline(
             vae=vae,
             unet=load_unet(unet, folder / "unet" / "config.json", dtype),
-            scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler"),
+            scheduler=load_scheduler(folder, unet_prediction(unet)),
             text_encoder=None,
             text_encoder_2=None,
             tokenizer=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from .model.encoder import FaceCLIPEncoder
 from .tensor_file import CheckpointError, TensorFile, open_tensor_file
-from .unet_names import unet_in
+from .unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, Prediction, prediction_in, unet_in
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
@@ -26,12 +27,35 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     model = import_module("diffusers").UNet2DConditionModel
     if Path(path).is_dir():
         return load_model(model, Path(path), dtype)
-    file = _open_unet(path)
+    file = _without_markers(_open_unet(path))
     with torch.device("meta"):
         unet = model.from_config(model.load_config(config))
     _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
     unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
     return unet.train(False).requires_grad_(False)
+
+
+def unet_prediction(path: str | Path) -> Prediction | None:
+    """What the UNet of a file, or of a diffusers folder, says that it predicts; None if it says nothing.
+
+    Raises CheckpointError for a file that cannot be read, and for a prediction of another kind.
+    """
+    weights = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
+    return prediction_in(open_tensor_file(weights[0])) if weights else None
+
+
+def load_scheduler(base: Path, prediction: Prediction | None) -> Any:
+    """diffusers' Euler scheduler of an SDXL base folder, set to what the UNet predicts, where that is known.
+
+    A schedule that ends in pure noise is sampled from its very end (arXiv 2305.08891, section 3.3).
+    """
+    changes: dict[str, Any] = {}
+    if prediction:
+        changes["prediction_type"] = "v_prediction" if prediction.kind == "v" else "epsilon"
+        changes["rescale_betas_zero_snr"] = prediction.zero_terminal_snr
+        if prediction.zero_terminal_snr:
+            changes |= {"timestep_spacing": "trailing", "steps_offset": 0}
+    return import_module("diffusers").EulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler", **changes)
 
 
 def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
@@ -54,6 +78,11 @@ def _open_unet(path: str | Path) -> TensorFile:
             "in ComfyUI the node Load FaceCLIP UNet reads both."
         )
     return file
+
+
+def _without_markers(file: TensorFile) -> TensorFile:
+    kept = {name: entry for name, entry in file.entries.items() if name not in (V_PREDICTION, ZERO_TERMINAL_SNR)}
+    return replace(file, entries=kept)
 
 
 def _require_exact(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> None:

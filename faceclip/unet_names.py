@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Literal, NamedTuple
 
 from .recognize import plain_names, recognize, unet_prefixes
 from .tensor_entry import CheckpointError, TensorFile
 
 logger = logging.getLogger(__name__)
+
+V_PREDICTION, ZERO_TERMINAL_SNR = "v_pred", "ztsnr"
+"""Empty tensors by which a file in ComfyUI's manner says what its UNet predicts."""
+
+
+class Prediction(NamedTuple):
+    """What a UNet was trained to predict: the noise or v; and whether its last timestep is pure noise."""
+
+    kind: Literal["epsilon", "v"]
+    zero_terminal_snr: bool = False
+
+
+def prediction_in(file: TensorFile) -> Prediction | None:
+    """What a file says that its UNet predicts: by the metadata that training writes, or by markers. None if it says nothing.
+
+    Raises CheckpointError for a prediction of another kind.
+    """
+    kind = file.metadata.get("prediction")
+    if kind in ("epsilon", "v"):
+        return Prediction(kind, kind == "v" and file.metadata.get("zero_terminal_snr") == "true")
+    if kind is not None:
+        raise CheckpointError(f"{file.path} says that its UNet predicts {kind[:40]!r}. Known here are epsilon and v.")
+    return Prediction("v", ZERO_TERMINAL_SNR in file.entries) if V_PREDICTION in file.entries else None
 
 
 def unet_in(file: TensorFile) -> TensorFile:

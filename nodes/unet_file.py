@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..faceclip.tensor_file import CheckpointError, TensorFile, open_tensor_file
-from ..faceclip.unet_names import unet_in
+from ..faceclip.unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, prediction_in, unet_in
 from .watch import Watch, watched_building
 
 WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
@@ -28,7 +28,6 @@ WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-_V_PREDICTION, _ZERO_TERMINAL_SNR = "v_pred", "ztsnr"  # what the core looks for
 
 
 def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
@@ -83,10 +82,10 @@ def _prediction_markers(file: TensorFile) -> dict[str, Tensor]:
 
     A file that training wrote says it in its metadata, other files have the markers themselves.
     """
-    found = {name for name in (_V_PREDICTION, _ZERO_TERMINAL_SNR) if name in file.entries}
-    if file.metadata.get("prediction") == "v":
-        found |= {_V_PREDICTION, *([_ZERO_TERMINAL_SNR] if file.metadata.get("zero_terminal_snr") == "true" else [])}
-    return {name: torch.empty(0) for name in found}
+    found = prediction_in(file)
+    if found is None or found.kind != "v":
+        return {}
+    return {name: torch.empty(0) for name in (V_PREDICTION, *([ZERO_TERMINAL_SNR] if found.zero_terminal_snr else []))}
 
 
 def _core_knows(weights: Mapping[str, Tensor]) -> bool:

@@ -147,6 +147,46 @@ def test_half_precision_makes_nearly_the_same_picture(sdxl_files, pipeline, face
     assert pixels(half(PROMPT, faces[0], seed=1, **SMALL)).std() > 5
 
 
+EPSILON, V, V_TO_NOISE = ("epsilon", False, "leading"), ("v_prediction", False, "leading"), ("v_prediction", True, "trailing")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sampled"),
+    [
+        ({}, EPSILON),
+        ({"prediction": "epsilon", "zero_terminal_snr": "false"}, EPSILON),
+        ({"prediction": "v", "zero_terminal_snr": "false"}, V),
+        ({"prediction": "v", "zero_terminal_snr": "true"}, V_TO_NOISE),
+    ],
+    ids=["says nothing", "epsilon", "v", "v with zero terminal SNR"],
+)
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_a_unet_is_sampled_as_its_file_says(sdxl_files, tmp_path, metadata, sampled, folder):
+    name = "unet/diffusion_pytorch_model.safetensors" if folder else "unet.safetensors"
+    write_safetensors(tmp_path / name, torch.load(sdxl_files.unet), metadata)
+    if folder:
+        shutil.copy(sdxl_files.base / "unet" / "config.json", tmp_path / "unet")
+    unet = tmp_path / "unet" if folder else tmp_path / name
+    made = FaceCLIPPipeline.from_files(sdxl_files.encoder, unet, sdxl_files.base, device="cpu")
+    config = made.sdxl.scheduler.config
+    assert (config.prediction_type, config.rescale_betas_zero_snr, config.timestep_spacing) == sampled
+    made.sdxl.scheduler.set_timesteps(4)
+    assert (float(made.sdxl.scheduler.timesteps[0]) == 999) == (sampled == V_TO_NOISE)
+
+
+def test_markers_of_a_unet_are_read_and_no_weights(sdxl_files, tmp_path):
+    markers = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    write_safetensors(tmp_path / "unet.safetensors", {**torch.load(sdxl_files.unet), **markers}, {})
+    made = FaceCLIPPipeline.from_files(sdxl_files.encoder, tmp_path / "unet.safetensors", sdxl_files.base, device="cpu")
+    assert made.sdxl.scheduler.config.prediction_type == "v_prediction" and made.sdxl.scheduler.config.rescale_betas_zero_snr
+
+
+def test_a_unet_that_predicts_what_nobody_knows_is_refused(sdxl_files, tmp_path):
+    write_safetensors(tmp_path / "unet.safetensors", torch.load(sdxl_files.unet), {"prediction": "sample"})
+    with pytest.raises(CheckpointError, match="says that its UNet predicts 'sample'. Known here are epsilon and v"):
+        FaceCLIPPipeline.from_files(sdxl_files.encoder, tmp_path / "unet.safetensors", sdxl_files.base, device="cpu")
+
+
 def test_offloading_changes_where_things_lie_not_the_picture(sdxl_files, pipeline, faces):
     offloaded = FaceCLIPPipeline.from_files(sdxl_files.encoder, sdxl_files.unet, sdxl_files.base, device="cpu", offload=True)
     assert np.array_equal(

@@ -9,14 +9,17 @@ The same command goes on with an interrupted run. RUN/unet is the finished UNet 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError
-from faceclip.sdxl_files import load_unet, require_fit
+from faceclip.sdxl_files import load_unet, require_fit, unet_prediction
+from faceclip.unet_names import Prediction
 
 from ..cache.features import FeatureCache
 from ..cache.latents import LatentCache
@@ -40,6 +43,8 @@ from .latents import CachedLatents, LatentSource, LiveLatents
 from .reader import RowReader
 from .task import FinetuneTask
 
+logger = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 when finished or stopped by SIGTERM, 1 for an error that it explains."""
@@ -54,6 +59,7 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     if config.unet is None:
         raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
     unet = load_unet(config.unet, config.unet_config or _config_beside(config.unet), dtype)
+    config = with_prediction(config, unet_prediction(config.unet))
     _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
     identities: IdentitySource = LiveIdentities(encoder)
@@ -66,8 +72,31 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     task = FinetuneTask(config, ranks, unet, latents, reader, conditions)
     task.fingerprint = source.fingerprint
     if ranks.is_main:
+        logger.info("The UNet is trained to predict %s.", _told(Prediction(task.schedule.prediction, config.zero_terminal_snr)))
         warn_of_few(len(source), config.batch_size)
     return task
+
+
+def with_prediction(config: FinetuneConfig, found: Prediction | None) -> FinetuneConfig:
+    """The configuration with what the UNet's file says that it predicts, as far as it was left open.
+
+    Raises ConfigError where it says another than the configuration: the first steps would only unlearn the old one.
+    """
+    if config.prediction == "auto":
+        taken = found or Prediction("epsilon")
+        return replace(config, prediction=taken.kind, zero_terminal_snr=taken.zero_terminal_snr)
+    asked_for = Prediction(config.prediction, config.zero_terminal_snr)
+    if found not in (None, asked_for):
+        raise ConfigError(
+            f"{config.unet} says that its UNet predicts {_told(found)}, and the run is to train it on {_told(asked_for)}. "
+            f"Give --prediction {found.kind} --{'' if found.zero_terminal_snr else 'no-'}zero-terminal-snr, or another UNet."
+        )
+    return config
+
+
+def _told(prediction: Prediction) -> str:
+    kind = "v" if prediction.kind == "v" else "the noise (epsilon)"
+    return f"{kind} with zero terminal SNR" if prediction.zero_terminal_snr else kind
 
 
 def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:

@@ -44,12 +44,14 @@ class FinetuneConfig(RunConfig):
     """Chance that a row is trained with no face."""
     drop_both: float = 0.1
     """Chance that a row is trained with neither (release: condition dropout 0.1)."""
-    prediction: Literal["epsilon", "v"] = "epsilon"
-    """What the UNet predicts (paper: the noise)."""
+    prediction: Literal["auto", "epsilon", "v"] = "auto"
+    """What the UNet predicts: `auto` is what the file of --unet says, with its zero_terminal_snr, or the noise (as in the paper)
+    where it says nothing. What contradicts the file is refused."""
     min_snr: float = 0.0
     """Gamma of min-SNR loss weights; 0 weighs all timesteps alike, as the paper does. Not with zero_terminal_snr."""
     zero_terminal_snr: bool = False
-    """Rescale the noise schedule so that its last step is pure noise; needs v-prediction."""
+    """Rescale the noise schedule so that its last step is pure noise; needs --prediction v. With `auto` the
+    file decides."""
     ema: float = 0.9999
     """Decay of the fp32 moving average of the weights; 0 keeps none. Update n decays by n / (9 + n) at most, so that short
     runs forget their start, too."""
@@ -59,7 +61,7 @@ class FinetuneConfig(RunConfig):
         chances = (self.drop_text, self.drop_face, self.drop_both)
         if min(chances) < 0 or sum(chances) > 1:
             raise ConfigError(f"drop_text, drop_face and drop_both are {chances}; each is a chance, and they sum to at most 1.")
-        if self.zero_terminal_snr and self.prediction == "epsilon":
+        if self.zero_terminal_snr and self.prediction != "v":
             raise ConfigError("zero_terminal_snr needs --prediction v: pure noise tells an epsilon-prediction nothing.")
         if self.zero_terminal_snr and self.min_snr:
             raise ConfigError(

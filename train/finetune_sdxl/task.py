@@ -58,7 +58,9 @@ class FinetuneTask:
         self.ranks = ranks
         self.latents = latents
         self.conditions = conditions
-        self.schedule = NoiseSchedule.sdxl(config.prediction, config.min_snr, config.zero_terminal_snr)
+        # Of a UNet without a file nobody says what it predicts: the noise, as in the paper.
+        prediction = "epsilon" if config.prediction == "auto" else config.prediction
+        self.schedule = NoiseSchedule.sdxl(prediction, config.min_snr, config.zero_terminal_snr)
         self.unet = unet.to(ranks.device).train().requires_grad_(True)
         if config.activation_checkpointing:
             self.unet.enable_gradient_checkpointing()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from faceclip import FaceCLIPEncoder
 from train.cache import command as cache
@@ -20,7 +20,7 @@ from train.finetune_sdxl.conditions import JointConditions
 from train.finetune_sdxl.config import FinetuneConfig
 from train.finetune_sdxl.diffusion import NoiseSchedule
 from train.finetune_sdxl.rows import Draws, Rows
-from train.run.command_line import parse
+from train.run.command_line import PRESETS, parse
 from train.run.config import ConfigError
 from train.run.loop import NonFiniteLossError, run, train_step
 from train.run.ranks import Ranks
@@ -29,6 +29,7 @@ MODELS = Path(__file__).resolve().parents[3] / "models" / "faceclip"
 ENCODER = MODELS / "faceclip_mini_encoder.safetensors"
 ONE = Ranks(0, 1, torch.device("cpu"))
 Arguments = Callable[..., list[str]]
+MIN_SNR = {"min_snr": 5.0, "prediction": "epsilon", "zero_terminal_snr": False}
 
 
 @pytest.fixture
@@ -69,8 +70,8 @@ def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
 @pytest.mark.parametrize(
     "options",
     [
-        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 3, "resolution": 64, "min_snr": 5.0},
-        {"prediction": "v", "zero_terminal_snr": True, "ema": 0.0},
+        {"dtype": "bf16", "activation_checkpointing": True, "micro_batch": 1, "batch_size": 3, "resolution": 64, **MIN_SNR},
+        {"ema": 0.0},
     ],
     ids=["bf16 in micro-batches, min-SNR", "v, zero terminal SNR, no average"],
 )
@@ -168,12 +169,51 @@ def test_size_conditions_reach_the_unet_as_they_are_in_bf16_too(arguments: Argum
 def test_the_schedule_is_the_one_asked_for(arguments: Arguments) -> None:
     asked = [("epsilon", 0.0, False), ("epsilon", 5.0, False), ("v", 0.0, True)]
     for prediction, min_snr, terminal in asked:
-        options = {"prediction": prediction, "min_snr": min_snr, "zero_terminal_snr": terminal or None}
+        options = {"prediction": prediction, "min_snr": min_snr, "zero_terminal_snr": terminal}
         schedule = build(parse(FinetuneConfig, arguments(steps=1, **options)), ONE).schedule
         assert (schedule.prediction, schedule.min_snr, schedule.zero_terminal_snr) == (prediction, min_snr, terminal)
         assert (schedule.alphas_cumprod[-1] == 0) == terminal
     with pytest.raises(ConfigError, match="min_snr is 5 with zero_terminal_snr: the step of pure noise .* Choose one"):
-        dataclasses.replace(parse(FinetuneConfig, arguments(prediction="v", min_snr=5.0)), zero_terminal_snr=True)
+        dataclasses.replace(parse(FinetuneConfig, arguments(min_snr=5.0, zero_terminal_snr=False)), zero_terminal_snr=True)
+
+
+SAYS = [None, ("epsilon", False), ("v", False), ("v", True)]
+
+
+@pytest.mark.parametrize("says", SAYS, ids=str)
+def test_what_a_unet_predicts_is_taken_from_its_file_or_what_contradicts_it_refused(
+    says: tuple[str, bool] | None, arguments: Arguments, unet: Path, tmp_path: Path
+) -> None:
+    kind, terminal = says or ("epsilon", False)
+    file = tmp_path / "unet.safetensors"
+    save_file(load_file(unet), file, {"prediction": kind, "zero_terminal_snr": str(terminal).lower()} if says else None)
+    given = {"steps": 1, "unet": file, "unet_config": PRESETS / "mini_unet.json"}
+
+    def trained(prediction: str, zero_terminal_snr: bool) -> tuple[str, bool]:
+        options = {**given, "prediction": prediction, "zero_terminal_snr": zero_terminal_snr}
+        task = build(parse(FinetuneConfig, arguments(**options)), ONE)
+        assert (task.schedule.prediction, task.schedule.zero_terminal_snr) == (
+            task.config.prediction,
+            task.config.zero_terminal_snr,
+        )
+        return task.schedule.prediction, task.schedule.zero_terminal_snr
+
+    assert trained("auto", False) == (kind, terminal)
+    for prediction, zero_terminal_snr in filter(None, SAYS):
+        if says in (None, (prediction, zero_terminal_snr)):
+            assert trained(prediction, zero_terminal_snr) == (prediction, zero_terminal_snr)
+            continue
+        flags = f"--prediction {kind} --{'' if terminal else 'no-'}zero-terminal-snr"
+        with pytest.raises(ConfigError, match=f"says that its UNet predicts .*, and the run is to train it on .*Give {flags}"):
+            trained(prediction, zero_terminal_snr)
+
+
+def test_the_mini_preset_agrees_with_the_files_that_it_names(arguments: Arguments, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"unet": MODELS / "faceclip_mini_unet.safetensors", "unet_config": PRESETS / "mini_unet.json"}
+    caplog.set_level("INFO", logger="train")
+    config = build(parse(FinetuneConfig, arguments(steps=1, **options)), ONE).config
+    assert (config.prediction, config.zero_terminal_snr) == ("v", True)
+    assert "The UNet is trained to predict v with zero terminal SNR." in caplog.text
 
 
 def test_the_noise_to_predict_is_another_than_the_posteriors(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_values_out_of_range_are_refused_when_pretraining(
     ("arguments", "message"),
     [
         ("--vae v --drop-text 0.9 --drop-both 0.5", "they sum to at most 1"),
-        ("--vae v --zero-terminal-snr", "zero_terminal_snr needs --prediction v"),
+        ("--vae v --prediction epsilon", "zero_terminal_snr needs --prediction v"),
         ("--vae v --cuda-graph --micro-batch 2", "cuda_graph does not go with micro_batch, activation_checkpointing or compile"),
         ("", "Give either --latents .* or --vae"),
         ("--vae v --latents l", "Give either --latents .* or --vae"),
