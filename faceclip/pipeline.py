@@ -157,8 +157,7 @@ class FaceCLIPPipeline:
             self.encoder.to(self.device)
         identity = self._identity(face)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        positive = self.encoder.encode(prompts, identity, strength=strength)
-        negative = self.encoder.encode([negative_prompt])
+        positive, negative = self.encoder.encode_with_negative(prompts, [negative_prompt], identity, strength=strength)
         if self._offload:
             self.encoder.to("cpu")
         rows = len(positive.embeddings)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
@@ -103,11 +104,31 @@ class EncoderModel(FaceReader):
         self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
     ) -> Conditioning:
         """One prompt, with each person of `identity` -> conditioning of as many rows (one without). Raises ValueError."""
+        with self._at_work():
+            found = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
+        return _handed_on(found)
+
+    def encode_with_negative(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        identity: Identity | None,
+        strength: float = 1.0,
+        long_prompts: LongPrompts = "cut",
+    ) -> tuple[Conditioning, Conditioning]:
+        """`encode_text` of the prompt, and of the negative prompt (one row, without a face), in one pass. Raises ValueError."""
+        with self._at_work():
+            found = self._encoder.encode_with_negative(
+                [prompt], [negative_prompt], identity, strength=strength, long_prompts=long_prompts
+            )
+        return _handed_on(found[0]), _handed_on(found[1])
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """With the weights on the device, the progress bar moving, and an eye on the Cancel button."""
         comfy.model_management.load_models_gpu([self.patcher])
         with watched(self._encoder.joint_layers):
-            result = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
-        device = comfy.model_management.intermediate_device()
-        return Conditioning(result.embeddings.to(device), result.pooled.to(device), result.prompts)
+            yield
 
 
 class FaceT5Model(FaceReader):
@@ -157,6 +178,12 @@ def _require_filtered(images: Tensor) -> None:
             f"Faces must be images with values from 0 to 1; found {images.min():.3g} to {images.max():.3g}. "
             "Connect the crops of Detect Faces, or bring the values into that range."
         )
+
+
+def _handed_on(conditioning: Conditioning) -> Conditioning:
+    """Where ComfyUI wants what goes from node to node."""
+    device = comfy.model_management.intermediate_device()
+    return Conditioning(conditioning.embeddings.to(device), conditioning.pooled.to(device), conditioning.prompts)
 
 
 def _bytes_of(encoder: nn.Module) -> int:

@@ -33,7 +33,7 @@ class Watch:
 def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
     """Look at the Cancel button, and move the progress bar, at every layer: a CPU spends seconds on one prompt.
 
-    `passes` is how often each layer is to run. Weighted words, and a strength between 0 and 1, take more: the bar is full early.
+    `passes` is how often each layer is to run. The first weighted words with a person take one more: the bar is full early.
     """
     watch, done = Watch(), 0
 

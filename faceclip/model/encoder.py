@@ -15,11 +15,12 @@ from .. import ops
 from ..config import METADATA_KEY, FaceCLIPConfig
 from ..encoder_file import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, share_face_tower
 from ..identity import Identity
-from ..prompt import CONTEXT, LongPrompts, TokenizedPrompt, tokenize
+from ..prompt import LongPrompts, TokenizedPrompt
 from ..tensor_file import write_safetensors
 from .branch import BranchOutput, FaceCLIPBranch
 from .face_tower import FaceTower
 from .identity_encoder import IdentityEncoder, require_finite, require_strength
+from .reading import EmptyPrompts, Reading, digest
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class FaceCLIPEncoder(IdentityEncoder):
     def __init__(self, config: FaceCLIPConfig, operations: Any = nn, share_face_tower: bool = True):
         super().__init__()
         self.config = config
+        self._empty_prompts = EmptyPrompts()
         tower: FaceTower | None = None
         for name, branch in config.branches.items():
             if tower is None or not share_face_tower:
@@ -121,53 +123,89 @@ class FaceCLIPEncoder(IdentityEncoder):
         """Encode N prompts with no face, one face for all of them, or one each (then one prompt serves all faces, too).
 
         `strength` 1 is the model as trained; 0 is exactly the text-only conditioning; in between and above interpolate.
-        Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same identity.
+        Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same identity: of a frozen
+        encoder (`from_file` gives one) that is computed once per person.
         Raises ValueError for no prompt, numbers of prompts and identities that do not match, another encoder's identity or one
         that is damaged, and for a strength or weights that make conditioning that is not finite.
         """
+        return self._encode([self._request(prompts, identity, strength, long_prompts)])[0]
+
+    @torch.no_grad()
+    def encode_with_negative(
+        self,
+        prompts: Sequence[str],
+        negative_prompts: Sequence[str],
+        identity: Identity | None = None,
+        *,
+        strength: float = 1.0,
+        long_prompts: LongPrompts = "cut",
+    ) -> tuple[Conditioning, Conditioning]:
+        """Positive and negative conditioning in one pass: `encode(prompts, identity, ...)` and `encode(negative_prompts)`.
+
+        The negative prompts see no face. The two need not have equally many rows, nor equally many chunks.
+        Each row is what `encode` gives alone. In fp32 on a CPU it is so bit for bit wherever that was tried; a GPU may round a
+        batch of another size differently, by 1e-5 of the norm at most. Raises ValueError as `encode` does.
+        """
+        positive = self._request(prompts, identity, strength, long_prompts)
+        negative = self._request(negative_prompts, None, 1.0, long_prompts)
+        found = self._encode([positive, negative])
+        return found[0], found[1]
+
+    def _request(
+        self, prompts: Sequence[str], identity: Identity | None, strength: float, long_prompts: LongPrompts
+    ) -> tuple[Reading, Reading | None, float]:
+        """What to read, what to read without a face for a strength in between, and the strength. Raises ValueError."""
         require_strength(strength)
         if identity is not None:
             identity.require_sound()
         prompts, identity = _broadcast(prompts, identity)
         if identity is None or strength == 0:
-            return _finite(self._encode(prompts, None, long_prompts))
+            return Reading.of(prompts, self.blank_face(), long_prompts), None, 1.0
         identity.require_tower(self.signature())
         identity.require_class_token()
         self.require_fit(identity, next(iter(self.config.branches.values())).face)
-        with_face = self._encode(prompts, identity, long_prompts)
-        if strength == 1:
-            return _finite(with_face)
-        text_only = self._encode(prompts, None, long_prompts, chunks=with_face.embeddings.shape[1] // CONTEXT)
-        return _finite(
-            Conditioning(
-                torch.lerp(text_only.embeddings, with_face.embeddings, strength),
-                torch.lerp(text_only.pooled, with_face.pooled, strength),
-                with_face.prompts,
-            )
-        )
+        reading = Reading.of(prompts, identity, long_prompts)
+        text_only = None if strength == 1 else Reading.of(prompts, self.blank_face(), long_prompts, reading.chunks)
+        return reading, text_only, strength
 
-    def _encode(
-        self, prompts: Sequence[str], identity: Identity | None, long_prompts: LongPrompts, chunks: int = 1
-    ) -> Conditioning:
-        people = (self.blank_face() if identity is None else identity).to(self.device, self.compute_dtype)
-        person = [0] * len(prompts) if len(people) == 1 else list(range(len(prompts)))  # whose face each prompt has
-        has_face = people.present.tolist()
-        tokenized = [tokenize(p, has_face[i], long_prompts) for p, i in zip(prompts, person, strict=True)]
-        for prompt in tokenized:
+    def _encode(self, requests: Sequence[tuple[Reading, Reading | None, float]]) -> list[Conditioning]:
+        """All that was asked for, in one pass. Raises ValueError."""
+        for prompt in (prompt for reading, _, _ in requests for prompt in reading.prompts):
             if prompt.cut:
                 logger.warning("The prompt is too long (%d tokens); this was cut off: %r", prompt.count, prompt.cut)
             for name in prompt.left_out:
                 logger.warning("embedding:%s was left out: FaceCLIP's encoder knows no textual inversions. Use words.", name)
-        chunks = max(chunks, *(len(prompt.input_ids) for prompt in tokenized))
-        tokenized = [prompt.padded_to(chunks) for prompt in tokenized]
-        person = [i for i in person for _ in range(chunks)]
-        embeddings, pooled = self.joint(torch.cat([prompt.input_ids for prompt in tokenized]), people[person])
-        if any(prompt.weighted for prompt in tokenized):
-            # Emphasis moves a token away from what the empty prompt of the same person has in its place.
-            empty, _ = self.joint(torch.cat([tokenize("", face).input_ids for face in has_face]), people)
-            weights = torch.cat([prompt.weights for prompt in tokenized]).to(embeddings)
-            embeddings = torch.lerp(empty[person], embeddings, weights.unsqueeze(-1))
-        return Conditioning(embeddings.unflatten(0, (-1, chunks)).flatten(1, 2), pooled[::chunks], tuple(tokenized))
+        outputs = iter(self._read([r for reading, text_only, _ in requests for r in (reading, text_only) if r is not None]))
+        found = []
+        for reading, text_only, strength in requests:
+            embeddings, pooled = next(outputs)
+            if text_only is not None:
+                plain, plain_pooled = next(outputs)
+                embeddings, pooled = torch.lerp(plain, embeddings, strength), torch.lerp(plain_pooled, pooled, strength)
+            require_finite(embeddings, pooled)
+            found.append(Conditioning(embeddings, pooled, reading.prompts))
+        return found
+
+    def _read(self, readings: Sequence[Reading]) -> list[tuple[Tensor, Tensor]]:
+        """Of each reading, embeddings [N, 77 * chunks, 2048] and pooled [N, 1280]."""
+        rows = [reading.rows for reading in readings]
+        people = Identity.cat([person.to(self.device, self.compute_dtype) for _, person in rows])
+        embeddings, pooled = self.joint(torch.cat([input_ids for input_ids, _ in rows]), people)
+        counts = [len(input_ids) for input_ids, _ in rows]
+        outputs = zip(readings, embeddings.split(counts), pooled.split(counts), strict=True)
+        return [reading.result(e, p, self._empty(reading) if reading.weighted else []) for reading, e, p in outputs]
+
+    def _empty(self, reading: Reading) -> list[Tensor]:
+        """Of each person, the empty prompt's embeddings [77, 2048]: emphasis moves a token away from what they have there."""
+        kept = self._empty_prompts.of(self, (self.device, self.compute_dtype))
+        found = []
+        for person in reading.each_person:
+            if (key := digest(person)) not in kept:
+                # By itself: a batch might round it differently, and one graph then give two pictures.
+                input_ids, own = Reading.of([""], person, "cut").rows
+                kept[key] = self.joint(input_ids, own.to(self.device, self.compute_dtype))[0][0].cpu()
+            found.append(kept[key])
+        return found
 
     def joint(self, input_ids: Tensor, identity: Identity) -> tuple[Tensor, Tensor]:
         """`input_ids` [N, 77] with an identity each -> embeddings [N, 77, 2048], pooled [N, 1280]."""
@@ -182,11 +220,6 @@ class FaceCLIPEncoder(IdentityEncoder):
             tower = next(i for i, tower in enumerate(towers) if tower is branch.face_encoder)
             outputs[name] = branch(input_ids, identity.class_token[:, tower], identity.patch_tokens[:, tower], identity.present)
         return outputs
-
-
-def _finite(result: Conditioning) -> Conditioning:
-    require_finite(result.embeddings, result.pooled)
-    return result
 
 
 def _broadcast(prompts: Sequence[str], identity: Identity | None) -> tuple[list[str], Identity | None]:

@@ -91,6 +91,19 @@ def test_strength_interpolates_and_goes_a_little_beyond(prompt: Any, identity: A
     assert not torch.allclose(full, none, atol=1e-2)
 
 
+def test_positive_and_negative_in_one_pass_are_what_each_is_alone(encoder: Any, identity: Any, prompt: Any, bar: Any) -> None:
+    import comfy.model_management as management
+
+    expected = prompt("a (man:1.2)", identity, strength=0.7)[0], prompt("blurry")[0]
+    bar.shown.clear()
+    found = encoder.encode_with_negative("a (man:1.2)", "blurry", identity, 0.7)
+    assert bar.shown[-1] == (len(bar.shown), len(bar.shown))  # each layer once
+    for conditioning, (embeddings, options) in zip(found, expected, strict=True):
+        assert _relative(conditioning.embeddings, embeddings) < 1e-5
+        assert _relative(conditioning.pooled, options["pooled_output"]) < 1e-5
+        assert conditioning.embeddings.device == management.intermediate_device()
+
+
 def test_the_conditioning_tells_sdxl_the_size_as_the_release_does(prompt: Any, model: Any) -> None:
     embeddings, options = prompt("a man", width=192, height=320)[0]
     assert embeddings.shape == (1, 77, 80) and options["pooled_output"].shape == (1, 48)
