@@ -109,6 +109,22 @@ class JoinedFeatures:
         return features
 
 
+def share_faces(path: str | Path, other: str | Path, source: ShardSource) -> None:
+    """Add the face features in the cache `other` of the same shards to the one at `path`, which was made without.
+
+    Branches that share a face tower need them once. Both must be finished; nothing is done where they are there already.
+
+    Raises:
+        CacheError: one of them is not finished, is of other shards, or `other` has no face features.
+    """
+    store, found = RowStore.open(path, KIND, source), RowStore.open(other, KIND, source)
+    names = [name for name in ("class_token", "patch_tokens") if name in found.arrays]
+    if not names:
+        raise CacheError(f"The cache {other} has no face features. Cache it with --faces.")
+    if not set(names) <= set(store.arrays):
+        store.adopt(found, names, {"signature": found.made_by["signature"]})
+
+
 def cache_features(
     source: ShardSource,
     path: str | Path,

@@ -22,6 +22,8 @@ import tyro
 
 from .. import join
 from ..cache import command as cache
+from ..cache.features import share_faces
+from ..data.shards import ShardSource
 from ..data.storage import publish
 from ..data.workers import EngineError
 from ..finetune_sdxl import command as finetune_sdxl
@@ -158,8 +160,12 @@ class Recipe:
         return mini_towers(self.shop, branch, self.clip(branch))
 
     def cache_features(self, branch: str) -> None:
+        """The face tower is one: both branches have its features, and the first one computes them."""
         common = (*self.towers(branch), "--captions")
-        call(cache.main, "pretrain", "--data", self.people, "--out", self.features(branch), *common)
+        faces = () if branch == "l" else ("--no-faces",)
+        call(cache.main, "pretrain", "--data", self.people, "--out", self.features(branch), *faces, *common)
+        if faces:
+            share_faces(self.features(branch), self.features("l"), ShardSource(self.people, read=("caption",)))
         guided = self.shop.shards("main", "guided")
         call(cache.main, "pretrain", "--data", guided, "--out", self.out / f"guided_{branch}", "--no-faces", *common)
 

@@ -12,7 +12,7 @@ import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from train.cache.command import main
-from train.cache.features import FeatureCache, JoinedFeatures, cache_features
+from train.cache.features import FeatureCache, JoinedFeatures, cache_features, share_faces
 from train.cache.latents import LatentCache
 from train.cache.row_store import CacheError
 from train.data.captions import token_ids
@@ -210,3 +210,25 @@ def test_the_command_explains_what_it_cannot_do(shards: Path, tmp_path: Path, ca
     (tmp_path / "cut" / "b.tar").write_bytes(b"")
     assert command(tmp_path / "cut", tmp_path / "x") == 1
     assert "b.tar is empty (0 bytes)" in capsys.readouterr().err
+
+
+def test_branches_share_the_features_of_their_face_tower(
+    shards: Path, source: ShardSource, features: Path, tmp_path: Path
+) -> None:
+    assert command(shards, tmp_path / "g", "--captions", "--no-faces", "--branch", "g") == 0
+    for _ in range(2):  # a second time there is nothing left to do
+        share_faces(tmp_path / "g", features, source)
+    shared, other = FeatureCache(tmp_path / "g", source), FeatureCache(features, source)
+    rows = torch.arange(len(source))
+    found, expected = shared.read(rows), other.read(rows)
+    assert set(found) == {"clip_image", "clip_text", "class_token", "patch_tokens"}
+    assert all(torch.equal(found[name], expected[name]) for name in ("class_token", "patch_tokens"))
+    assert not torch.equal(found["clip_text"], expected["clip_text"])
+    assert shared.signature is not None and torch.equal(shared.signature, other.signature)  # pyright: ignore
+
+
+def test_faces_that_were_never_cached_are_not_shared(shards: Path, source: ShardSource, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert command(shards, tmp_path / name, "--captions", "--no-faces") == 0
+    with pytest.raises(CacheError, match="no face features"):
+        share_faces(tmp_path / "one", tmp_path / "two", source)
