@@ -18,6 +18,8 @@ from torch import Tensor
 class CheckpointError(ValueError):
     """A file that cannot be used, with what is wrong, what was found, and what to do."""
 
+    __module__ = "faceclip"  # what ComfyUI prints before the sentence
+
 
 @dataclass(frozen=True)
 class Entry:

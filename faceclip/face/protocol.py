@@ -21,17 +21,23 @@ Left and right are the picture's.
 class FaceError(ValueError):
     """A picture, or a choice about its faces, that cannot be used. The message says what to do."""
 
+    __module__ = "faceclip"  # what ComfyUI prints before the sentence
+
 
 class NoFaceError(FaceError):
     """One or more images have no (such) face; `indices` are their places in the batch."""
 
-    def __init__(self, message: str, indices: tuple[int, ...]):
+    __module__ = "faceclip"
+
+    def __init__(self, message: str, indices: tuple[int, ...] = ()):
         super().__init__(message)
         self.indices = indices
 
 
 class DetectorUnavailableError(RuntimeError):
     """A detector's package or model files are missing. The message names the command, or the folder and the URL."""
+
+    __module__ = "faceclip"
 
 
 @dataclass(frozen=True, eq=False)
