@@ -54,14 +54,31 @@ def find_file(name: str, folders: Sequence[str]) -> Path:
 
     Raises FileNotFoundError that says where it was looked for, and where to get it.
     """
+    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
+    if not name:
+        raise FileNotFoundError(f"No file is chosen. Put one in one of these folders: {searched}. Then press R to list it.")
     for spelled in dict.fromkeys((name, name.replace("\\", os.sep), name.replace("/", os.sep))):
         for folder in folders:
             if path := folder_paths.get_full_path(folder, spelled):
                 return Path(path)
-    searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
     known = hub.find(name)
     where = f" Download it from {known.url} ({known.size_told}), or run `faceclip download {name}`." if known else ""
-    raise FileNotFoundError(f"There is no file {name} any more. Put it in one of these folders: {searched}.{where}")
+    raise FileNotFoundError(f"There is no file {name}. Put it in one of these folders: {searched}.{where}")
+
+
+def is_there(**files: tuple[str | None, Sequence[str]]) -> bool | str:
+    """For `validate_inputs`: True, or what to do about the files, by input (name, folders), that are not there.
+
+    A node that validates the input itself is asked before the core says no more than that a value is not in a list. None is what
+    comes over a link, which `find_file` sees later.
+    """
+    problems = []
+    for name, folders in files.values():
+        try:
+            _ = name is None or find_file(name, folders)
+        except FileNotFoundError as error:
+            problems.append(str(error))
+    return " ".join(problems) or True
 
 
 def likely(names: Sequence[str], word: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .compat import newer, require_choice
-from .folders import UNET_FOLDERS, find_file, likely, list_files
+from .folders import UNET_FOLDERS, find_file, is_there, likely, list_files
 from .unet_file import WEIGHT_DTYPES, load_unet
 
 
@@ -32,11 +32,16 @@ class FaceCLIPUNetLoader(io.ComfyNode):
                     default="default",
                     tooltip="How the weights are kept in memory. default: what suits this computer. "
                     "fp8 halves the memory of fp16 at some loss of detail.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The diffusion model, for a sampler or a LoRA loader.")],
             **newer(io.Schema, search_aliases=["faceclip model", "sdxl unet", "unet.pt"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, unet_name: str | None = None) -> bool | str:
+        return is_there(unet_name=(unet_name, UNET_FOLDERS))
 
     @classmethod
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:

@@ -262,7 +262,7 @@ def test_a_unet_that_lacks_tensors_is_refused(unet_files: dict, run: Any, model_
 
 
 def test_a_file_removed_since_the_list_was_made_is_reported_with_its_folders(run: Any) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file gone.pt any more. Put it in one of these folders: .*diffusion_models"):
+    with pytest.raises(FileNotFoundError, match=r"no file gone.pt. Put it in one of these folders: .*diffusion_models"):
         run("FaceCLIPUNetLoader", unet_name="gone.pt")
 
 
