@@ -41,7 +41,7 @@ def draw_faces(
         x0, y0, x1, y1 = ((value + 0.5) * scale - 0.5 for value in face.box)
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2 * unit if index in chosen else unit)
         measured = [f"{face.size:.0f} px", f"{face.confidence:.2f}"] if index in chosen else []
-        _label(pen, (x0, y0), " · ".join([str(index), *measured, *notes[index]]), font, colour)
+        _label(pen, (x0, y0), " · ".join([*measured, *notes[index]]), font, colour, str(index))
     return np.array(picture)
 
 
@@ -65,11 +65,18 @@ def _label(
     text: str,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     colour: tuple[int, int, int],
+    number: str = "",
 ) -> None:
+    """`text` on a ground of `colour`, after a `number` three times as high, which is read when the picture is shown small."""
     width, height = pen.im.size
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    large = ImageFont.load_default(size=3 * getattr(font, "size", 10))
+    parts = [(part, f, pen.textbbox((0, 0), part, font=f)) for part, f in ((number, large), (text, font)) if part]
+    wide = sum(box[2] - box[0] + 4 for _, _, box in parts)
+    high = max((box[3] - box[1] for _, _, box in parts), default=0) + 6
     # Over the box where there is room, and never outside the picture.
-    x = min(max(0, corner[0]), max(0, width - (right - left) - 4))
-    y = min(max(0, corner[1] - (bottom - top) - 6), max(0, height - (bottom - top) - 6))
-    pen.rectangle((x, y, x + right - left + 4, y + bottom - top + 6), fill=colour)
-    pen.text((x + 2 - left, y + 3 - top), text, font=font, fill=(0, 0, 0))
+    x = min(max(0, corner[0]), max(0, width - wide))
+    y = min(max(0, corner[1] - high), max(0, height - high))
+    pen.rectangle((x, y, x + wide, y + high), fill=colour)
+    for part, face, (left, _, right, bottom) in parts:
+        pen.text((x + 2 - left, y + high - 3 - bottom), part, font=face, fill=(0, 0, 0))
+        x += right - left + 4
