@@ -13,8 +13,8 @@ from ..faceclip.hub import size_text
 from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, EncoderModel, FaceReader
-from .folders import MODELS, find_file, likely, list_files
-from .status import show_status
+from .folders import MODELS, find_file, is_there, likely, list_files
+from .status import STAYS, show_status, words_if_any
 from .types import EncoderType, FaceT5Type, IdentityType
 
 COMBINE = ("first", "average", "batch")
@@ -43,20 +43,24 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
                     options=list(ENCODER_DTYPES),
                     default="default",
                     tooltip="How the weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[EncoderType.Output(display_name="encoder", tooltip="For Encode Identity and FaceCLIP Text Encode.")],
+            **STAYS,
             **newer(io.Schema, search_aliases=["faceclip clip", "face_clip_encoder"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, encoder_name: str | None = None) -> bool | str:
+        return is_there(encoder_name=(encoder_name, [MODELS]))
 
     @classmethod
     def execute(cls, encoder_name: str, dtype: str) -> io.NodeOutput:
         require_choice("dtype", dtype, ENCODER_DTYPES)
         path = find_file(encoder_name, [MODELS])
         model = EncoderModel.from_file(path, ENCODER_DTYPES[dtype])
-        if hint := conversion_hint(path, model.values):
-            show_status(hint)
-        return io.NodeOutput(model)
+        return io.NodeOutput(model, ui=words_if_any(conversion_hint(path, model.values)))
 
 
 class FaceCLIPEncodeIdentity(io.ComfyNode):
@@ -135,6 +139,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     max=_MAX_RESOLUTION,
                     step=8,
                     tooltip="Width of the picture in pixels, which SDXL was trained to know. Use the latent's.",
+                    **newer(io.Int.Input, advanced=True),
                 ),
                 io.Int.Input(
                     "height",
@@ -143,6 +148,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     max=_MAX_RESOLUTION,
                     step=8,
                     tooltip="Height of the picture in pixels, which SDXL was trained to know. Use the latent's.",
+                    **newer(io.Int.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "long_prompts",
@@ -150,9 +156,11 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     default="cut",
                     tooltip="Prompts over 77 tokens. cut: leave out the end, as FaceCLIP's authors do; the console says what. "
                     "chunk: encode it in pieces, the identity in each.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of SDXL's own CLIP.")],
+            **STAYS,
             **newer(io.Schema, search_aliases=["faceclip prompt", "clip text encode", "negative prompt"]),
         )
 
@@ -168,9 +176,11 @@ class FaceCLIPTextEncode(io.ComfyNode):
         identity: Identity | None = None,
     ) -> io.NodeOutput:
         result = encoder.encode_text(prompt, identity, strength, long_prompts)
-        show_status(prompt_status(result.prompts[0]))
+        read = result.prompts[0]
+        show_status(prompt_status(read))
         size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
-        return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]])
+        said = prompt_status(read) if read.cut or read.left_out else ""
+        return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]], ui=words_if_any(said))
 
 
 def conversion_hint(path: Path, values: int) -> str:

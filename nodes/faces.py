@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.utils
 import numpy as np
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..faceclip.face import (
@@ -29,9 +29,10 @@ from ..faceclip.face import (
 )
 from ..faceclip.face.photo import to_rgb8
 from ..faceclip.face.protocol import BatchDetector, Pause
+from ..faceclip.face.sheet import MOST_PICTURES
 from .compat import newer, require_choice
 from .folders import insightface_folders
-from .status import show_status
+from .status import STAYS, sheet, show_status
 from .types import FaceDetectorType
 
 BREATH = 0.02  # s; what the server's thread needs to hear of Cancel
@@ -60,6 +61,7 @@ class FaceCLIPFaceDetectorLoader(io.ComfyNode):
                     default="buffalo_l",
                     tooltip="InsightFace's model pack, in models/insightface or ~/.insightface, for non-commercial use. "
                     "The others need none.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "provider",
@@ -67,6 +69,7 @@ class FaceCLIPFaceDetectorLoader(io.ComfyNode):
                     default="auto",
                     tooltip="Where InsightFace runs. auto: CUDA, then CoreML, then the CPU. "
                     "yunet runs on ComfyUI's GPU, dlib on the CPU.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[FaceDetectorType.Output(display_name="detector", tooltip="For Detect Faces.")],
@@ -112,6 +115,7 @@ class FaceCLIPDetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="Leave out what the detector is less sure of. Lower it for a face it misses.",
+                    **newer(io.Float.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "on_no_face",
@@ -119,6 +123,7 @@ class FaceCLIPDetectFaces(io.ComfyNode):
                     default="error",
                     tooltip="What to do with a photo without a face. error: stop. skip: leave it out. "
                     "text only: go on with the prompt alone for it.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[
@@ -132,6 +137,7 @@ class FaceCLIPDetectFaces(io.ComfyNode):
                     tooltip="What was found: photos without a face, and faces that are small, blurred or turned away.",
                 ),
             ],
+            **STAYS,
             **newer(io.Schema, search_aliases=["face crop", "face align", "insightface", "bounding box"]),
         )
 
@@ -162,7 +168,7 @@ class FaceCLIPDetectFaces(io.ComfyNode):
             raise
         report = _report(found)
         show_status(report)
-        return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, report)
+        return io.NodeOutput(found.aligned, found.preview, found.mask, found.count, report, ui=_seen(found, report))
 
 
 class WatchedDetector:
@@ -213,6 +219,15 @@ def example_among(images: Tensor, indices: Sequence[int]) -> str:
         if hashlib.sha256(to_rgb8(images[place]).tobytes()).hexdigest() == EXAMPLE_PICTURE:
             return f"Image {place} is ComfyUI's own example picture, a drawing: choose your photo in Load Image."
     return ""
+
+
+def _seen(found: FaceBatch, report: str) -> ui.PreviewImage:
+    """The photos with their numbered faces, the crops that go on, and the report; of many the first."""
+    crops = [crop for crop in found.aligned if crop.any()]
+    photos = [] if len(crops) == len(found.preview) and found.aligned.equal(found.preview) else list(found.preview)
+    more = max(len(photos), len(crops)) - MOST_PICTURES
+    left_out = f"\n{more} more are not shown." if more > 0 else ""
+    return sheet([to_rgb8(picture) for picture in (*photos[:MOST_PICTURES], *crops[:MOST_PICTURES])], report + left_out)
 
 
 def _report(found: FaceBatch) -> str:

@@ -13,8 +13,8 @@ from ..faceclip.hub import size_text
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
 from .flux_clip import encode_prompt, read_prompt
-from .folders import MODELS, find_file, likely, list_files
-from .status import show_status
+from .folders import MODELS, find_file, is_there, likely, list_files
+from .status import STAYS, show_status, words_if_any
 from .types import FaceT5Type, IdentityType
 
 logger = logging.getLogger(__name__)
@@ -42,20 +42,24 @@ class FaceCLIPT5Loader(io.ComfyNode):
                     options=list(ENCODER_DTYPES),
                     default="default",
                     tooltip="How the weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[FaceT5Type.Output(display_name="facet5", tooltip="For Encode Identity and FaceT5 Text Encode.")],
+            **STAYS,
             **newer(io.Schema, search_aliases=["facet5", "face_t5_encoder", "flux face"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, facet5_name: str | None = None) -> bool | str:
+        return is_there(facet5_name=(facet5_name, [MODELS]))
 
     @classmethod
     def execute(cls, facet5_name: str, dtype: str) -> io.NodeOutput:
         require_choice("dtype", dtype, ENCODER_DTYPES)
         path = find_file(facet5_name, [MODELS])
         model = FaceT5Model.from_file(path, ENCODER_DTYPES[dtype])
-        if hint := conversion_hint(path, model.values):
-            show_status(hint)
-        return io.NodeOutput(model)
+        return io.NodeOutput(model, ui=words_if_any(conversion_hint(path, model.values)))
 
 
 class FaceCLIPT5TextEncode(io.ComfyNode):
@@ -101,6 +105,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of FLUX's own CLIP.")],
+            **STAYS,
             **newer(io.Schema, search_aliases=["facet5 prompt", "flux face prompt", "clip text encode flux"]),
         )
 
@@ -128,7 +133,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         for rows, (_, options) in zip(embeddings, parts, strict=True):
             pooled = options["pooled_output"].expand(len(rows), -1)
             conditioning.append([rows, {**options, "pooled_output": pooled, "guidance": guidance}])
-        return io.NodeOutput(conditioning)
+        return io.NodeOutput(conditioning, ui=words_if_any(read.status if read.cut else ""))
 
 
 def conversion_hint(path: Path, values: int) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..faceclip import Identity
 from ..faceclip.file_names import is_portable
 from .compat import newer
-from .folders import IDENTITIES, find_file, identities_folder, list_files
-from .status import show_status
+from .folders import IDENTITIES, find_file, identities_folder, is_there, list_files
+from .status import show_status, words
 from .types import IdentityType
 
 
@@ -71,8 +71,8 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str) -> bool | str:
-        return True if _is_file_name(name) else _BAD_NAME.format(name=name)
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        return True if name is None or _is_file_name(name) else _BAD_NAME.format(name=name)
 
     @classmethod
     def execute(cls, identity: Identity, name: str) -> io.NodeOutput:
@@ -84,10 +84,11 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        show_status(
-            f"Saved as {path.name}"
-        )  # which the front end shows on the node; the longer text below is in the queue's history
-        return io.NodeOutput(identity, path.name, ui=ui.PreviewText(f"Saved as {path.name} in {path.parent}"))
+        said = f"Saved as {path.name}"
+        show_status(said)
+        shown = words(said)
+        # The picture is on the node; the longer text is in the queue's history.
+        return io.NodeOutput(identity, path.name, ui={**shown.as_dict(), "text": (f"{said} in {path.parent}",)})
 
 
 class FaceCLIPLoadIdentity(io.ComfyNode):
@@ -109,6 +110,10 @@ class FaceCLIPLoadIdentity(io.ComfyNode):
             outputs=[IdentityType.Output(display_name="identity", tooltip="For FaceCLIP Text Encode or FaceT5 Text Encode.")],
             **newer(io.Schema, search_aliases=["import face"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, file_name: str | None = None) -> bool | str:
+        return is_there(file_name=(file_name, [IDENTITIES]))
 
     @classmethod
     def fingerprint_inputs(cls, file_name: str) -> tuple[str, int, int]:

@@ -13,6 +13,7 @@ from ..faceclip.face.similarity import Judge, SimilarityScores, label_ranking, l
 from .compat import newer
 from .faces import watched_detector
 from .folders import insightface_folders
+from .status import STAYS
 
 
 class FaceCLIPFaceSimilarity(io.ComfyNode):
@@ -49,6 +50,7 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
                 ),
                 io.Image.Output("best", display_name="best", tooltip="The most similar picture alone."),
             ],
+            **STAYS,
             **newer(io.Schema, search_aliases=["likeness", "face distance", "compare faces"]),
         )
 
