@@ -94,11 +94,11 @@ def measure(dtype: torch.dtype, device: torch.device, faces: Tensor, repeats: in
     return [Row(f"{label}: {name}", seconds[name], flop[name], matmul) for name in jobs]
 
 
-def random_encoder(dtype: torch.dtype, device: torch.device) -> FaceCLIPEncoder:
-    """The full-size encoder with cheap random weights (a shared face tower), as `from_file` would set it up."""
+def random_encoder(dtype: torch.dtype, device: torch.device, preset: str = "sdxl") -> FaceCLIPEncoder:
+    """The encoder, full-size by default, with cheap random weights (a shared face tower), as `from_file` would set it up."""
     compute = dtype if computes_natively(dtype, device) else torch.float32
     with torch.device("meta"):
-        encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl"), nn if compute == dtype else casting)
+        encoder = FaceCLIPEncoder(FaceCLIPConfig.preset(preset), nn if compute == dtype else casting)
     encoder = encoder.to_empty(device=device).to(dtype).eval().requires_grad_(False)
     with torch.no_grad():
         for tensor in [*encoder.parameters(), *encoder.buffers()]:

@@ -6,14 +6,45 @@ Every module that owns weights takes an `operations` namespace (Linear, LayerNor
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def cast(parameter: Tensor, like: Tensor) -> Tensor:
     """`parameter` in the dtype and on the device of the activation `like`; itself when nothing differs."""
     return parameter.to(device=like.device, dtype=like.dtype)
+
+
+def normal(*shape: int, std: float) -> nn.Parameter:
+    """A parameter with values of mean 0 and deviation `std`; on the meta device, without any."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(std=std))
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Networks that are made meanwhile have shapes and no values (they are on the meta device).
+
+    Nothing is drawn for them either, as `torch.device("meta")` alone would have it: that imports torch's compiler, in more than a
+    second.
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
 
 
 class CastingLinear(nn.Linear):

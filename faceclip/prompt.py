@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -165,7 +169,16 @@ def _prefix() -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _tokenizer() -> tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str]]:
-    from open_clip.tokenizer import SimpleTokenizer  # seconds to import, so not before a prompt needs it
-
-    tokenizer = SimpleTokenizer()
+    tokenizer = _module_alone("open_clip.tokenizer").SimpleTokenizer()
     return tokenizer.encode, tokenizer.decode
+
+
+def _module_alone(name: str) -> Any:
+    """A module of a package, without the rest of the package: OpenCLIP as a whole takes seconds to import."""
+    package = find_spec(name.partition(".")[0])
+    found = PathFinder.find_spec(name, package and package.submodule_search_locations)
+    if name in sys.modules or found is None or found.loader is None:
+        return import_module(name)  # which says what is missing
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    return module

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .model.encoder import FaceCLIPEncoder
+from .ops import without_values
 from .tensor_file import CheckpointError, TensorFile, open_tensor_file
 from .unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, Prediction, prediction_in, unet_in
 
@@ -28,7 +29,7 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     if Path(path).is_dir():
         return load_model(model, Path(path), dtype)
     file = _without_markers(_open_unet(path))
-    with torch.device("meta"):
+    with without_values():
         unet = model.from_config(model.load_config(config))
     _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
     unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)

@@ -114,3 +114,21 @@ def test_startup_gives_comfyui_one_pack_at_a_time(startup: ModuleType, tmp_path:
         (pack,) = (startup.base_folder(tmp_path / name, name) / "custom_nodes").iterdir()
         assert pack.name == name and (pack / "__init__.py").is_file()
         assert (pack.resolve() == ROOT) == (name == "faceclip")
+
+
+def test_prompts_count_what_goes_through_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    text = importlib.import_module("prompts").main(["--preset", "tiny", "--repeats", "1", "--threads", "1", "--device", "cpu"])
+    counts = {row[0]: (int(row[1]), int(row[2])) for row in rows(text)}
+    assert counts["plain"] == counts["weighted words, again"] == (1, 1)
+    assert counts["strength 0.6"] == counts["positive and negative in one pass"] == (2, 1)
+    assert all(number(row[3]) > 0 and number(row[4]) > 0 for row in rows(text))
+
+
+def test_imports_tell_what_a_program_has_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    imports = importlib.import_module("imports")
+    monkeypatch.setattr(imports, "PROGRAMS", {"nothing": "pass", "the compiler": "import torch._dynamo"})
+    found = rows(imports.main(["--runs", "1"]))
+    assert [row[3] for row in found] == ["no", "yes"]
+    assert int(found[1][2]) - int(found[0][2]) > 500

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import Conv2d, Linear
 
+from ..ops import without_values
 from .protocol import DetectorUnavailableError
 
 WEIGHTS = "face_detector_fp16.safetensors"
@@ -109,7 +110,7 @@ def load_networks(device: torch.device | str = "cpu", file: Path | None = None) 
         DetectorUnavailableError: the file of weights, which comes with the pack, is missing or damaged; says what to do.
     """
     path = file or next((path for folder in _FOLDERS if (path := folder / WEIGHTS).is_file()), _FOLDERS[0] / WEIGHTS)
-    with torch.device("meta"):
+    with without_values():
         networks = Networks()
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}

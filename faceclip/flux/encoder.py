@@ -69,7 +69,7 @@ class FaceT5Encoder(IdentityEncoder):
                 progress(done, len(file.entries))
         compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
         operations = operations or (nn if compute_dtype == dtype else ops.casting)
-        with torch.device("meta"):
+        with ops.without_values():
             encoder = FaceT5Encoder(file.config, operations, file.class_head)
         encoder.load_state_dict(tensors, assign=True)
         encoder.compute_dtype = compute_dtype

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..ops import without_values
 from ..recognize import FLUX, recognize
 from ..sdxl_files import cached_folder, load_model
 from ..tensor_file import CheckpointError, open_tensor_file
@@ -41,7 +42,7 @@ def load_transformer(path: str | Path, config: str | Path, dtype: torch.dtype) -
     if kind.name != FLUX:
         raise CheckpointError(f"{path} is not the FLUX transformer of FaceT5: it looks like this: {kind}")
     entries = file.entries if is_diffusers(file.entries) else in_diffusers_form(file.entries, path)
-    with torch.device("meta"):
+    with without_values():
         transformer = model.from_config(model.load_config(config))
     expected = {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
     found = {name: entry.shape for name, entry in entries.items()}

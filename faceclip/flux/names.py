@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-import torch
-
 from ..model.face_tower import FaceTower
+from ..ops import without_values
 from .config import CLIPConfig, FaceT5Config, ReleaseConfig, T5Config
 
 Shape = tuple[int, ...]
@@ -167,6 +166,6 @@ def _own(config: FaceT5Config) -> Iterator[tuple[str, Shape]]:
 
 
 def _face_tower(config: FaceT5Config) -> Iterator[tuple[str, Shape]]:
-    with torch.device("meta"):
+    with without_values():
         tower = FaceTower(config.face)
     yield from ((f"face_encoder.{name}", tuple(tensor.shape)) for name, tensor in tower.state_dict().items())

@@ -71,7 +71,7 @@ class FaceCLIPEncoder(IdentityEncoder):
         """
         file = open_encoder_file(path)
         config, device = config_of(file), torch.device(device)
-        with torch.device("meta"):  # before anything is read
+        with ops.without_values():  # before anything is read
             one_tower = not any(name.startswith(TOWER) for name in file.entries)
             require_exact(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
         tensors = {}
@@ -82,7 +82,7 @@ class FaceCLIPEncoder(IdentityEncoder):
         shared = share_face_tower(tensors, config)
         compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
         operations = operations or (nn if compute_dtype == dtype else ops.casting)
-        with torch.device("meta"):
+        with ops.without_values():
             encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
         require_exact(file, encoder, tensors)
         encoder.load_state_dict(tensors, assign=True)

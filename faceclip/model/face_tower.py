@@ -5,12 +5,11 @@ B batch, P = 144 face patches (12 x 12), w = tower width (768).
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import FaceTowerConfig
-from ..ops import FrozenBatchNorm, cast
+from ..ops import FrozenBatchNorm, cast, normal
 
 
 class FaceTower(nn.Module):
@@ -24,9 +23,9 @@ class FaceTower(nn.Module):
         patches = config.grid**2
         self.image = config.image
         self.patch_embed = _PatchEmbedding(config, operations)
-        self.pos_embed = nn.Parameter(torch.randn(1, patches, config.width) * 0.02)
+        self.pos_embed = normal(1, patches, config.width, std=0.02)
         if class_head:
-            self.mask_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
+            self.mask_token = normal(1, 1, config.width, std=0.02)
         self.blocks = nn.ModuleList(_Block(config, operations) for _ in range(config.layers))
         self.norm = operations.LayerNorm(config.width)
         self.feature = (

@@ -209,6 +209,8 @@ class DeformableAttention(nn.Module):
     @torch.no_grad()
     def _point_outward(self) -> None:
         """Initialise as Deformable DETR does: head h looks in its own direction, point p at p + 1 patches."""
+        if self.sampling_offsets.weight.is_meta:
+            return
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Activation, TextTowerConfig
-from ..ops import cast
+from ..ops import cast, normal
 
 END_OF_TEXT = 49407
 
@@ -21,10 +21,10 @@ class TextTower(nn.Module):
     def __init__(self, config: TextTowerConfig, operations=nn):
         super().__init__()
         self.token_embedding = operations.Embedding(config.vocabulary, config.width)
-        self.positional_embedding = nn.Parameter(torch.randn(config.context, config.width) * 0.01)
+        self.positional_embedding = normal(config.context, config.width, std=0.01)
         self.transformer = _Transformer(config, operations)
         self.ln_final = operations.LayerNorm(config.width)
-        self.text_projection = nn.Parameter(torch.randn(config.width, config.width) * config.width**-0.5)
+        self.text_projection = normal(config.width, config.width, std=config.width**-0.5)
 
     def encode_tokens(self, embeddings: Tensor) -> Tensor:
         """`embeddings` [B, T, d] (token embeddings, the identity token in place) -> hidden [B, T, d]."""
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.randn(3 * width, width) * width**-0.5)
+        self.in_proj_weight = normal(3 * width, width, std=width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = operations.Linear(width, width)
 
