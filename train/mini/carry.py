@@ -78,9 +78,7 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
     freeze(branch)
     for name, parameter in branch.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name.startswith(_TEXT_TOWER))
-    for module in branch.modules():
-        if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0  # pyright: ignore[reportArgumentType]
+    without_dropout(branch)
     blank = encoder.blank_face()
 
     @torch.no_grad()
@@ -121,6 +119,13 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
         found = [errors_of(rows) for rows in batches(min(50, schedule.steps))]
     forget(out)
     return {name: float(torch.stack([errors[name] for errors in found]).mean()) for name in found[0]}
+
+
+def without_dropout(module: nn.Module) -> None:
+    """Set every dropout to 0: what has to be read off an output should be there each time."""
+    for part in module.modules():
+        if isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0  # pyright: ignore[reportArgumentType]
 
 
 def identity_quality(shop: Workshop, path: Path) -> dict[str, Any]:

@@ -36,12 +36,15 @@ from ..proof.teachers.quality import clip_quality
 from ..proof.workshop import ProofError, Workshop, machine, stopped
 from ..run.command_line import run_command
 from .carry import carry_identity, identity_quality
-from .export import measure_mini, new_mini_unet, write_mini
+from .export import measure_mini, new_mini_unet, summary_of, write_mini
+from .joint import JointSettings, joint_config, train_joint
+from .sharpen import sharpen_once_more
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 CARRY = Schedule(1500, 48, lr=1e-3)
+DECODER = Schedule(2000, 8, lr=8e-4, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ class Settings:
         "--save-every=500",
     )
     """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
+    joint: JointSettings = field(default_factory=JointSettings)
+    decoder: Schedule = DECODER
+    decoder_noise: float = 0.15
+    """Deviation of what is added to the latents that the decoder learns on at the end."""
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
@@ -116,15 +123,23 @@ class Recipe:
             "identity": lambda: identity_quality(self.shop, self.encoder),
             "latents": self.cache_latents,
             "finetune": self.finetune,
+            "joint": self.train_joint,
+            "identity afterwards": lambda: identity_quality(self.shop, self.unet / "encoder.safetensors"),
+            "decoder": self.sharpen_decoder,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
-            "export": lambda: write_mini(self.shop, self.out, self.encoder, self.unet),
+            "export": lambda: write_mini(self.shop, self.out, self.unet, self.autoencoder),
             "measure": self.measure,
         }
 
     @property
     def unet(self) -> Path:
-        """The run whose UNet is the model's."""
-        return self.out / "finetune"
+        """The run whose UNet, and whose encoder, are the model's."""
+        return self.out / "joint"
+
+    @property
+    def autoencoder(self) -> Path:
+        """The model's: the teacher's, whose decoder has learnt what the UNet's latents are like."""
+        return self.out / "autoencoder"
 
     @property
     def encoder(self) -> Path:
@@ -154,7 +169,7 @@ class Recipe:
         chosen = self.settings
         wanted = {"scenes": chosen.scenes, "sampler_steps": chosen.sampler_steps, "guidance": chosen.guidance}
         plan = replace(self.shop.plan, size=chosen.size, **wanted)
-        return measure_mini(replace(self.shop, plan=plan), self.out, self.unet)
+        return measure_mini(replace(self.shop, plan=plan), self.out, self.unet, self.autoencoder)
 
     def towers(self, branch: str) -> tuple[object, ...]:
         return mini_towers(self.shop, branch, self.clip(branch))
@@ -192,16 +207,26 @@ class Recipe:
         new_mini_unet(start)
         caches = ("--data", self.people, "--latents", self.out / "latents", "--features", self.features("l"))
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
-        call(finetune_sdxl.main, "--out", self.unet, *models, *caches, *self.settings.finetune)
-        _require(self.unet / "unet")
+        run = self.out / "finetune"
+        call(finetune_sdxl.main, "--out", run, *models, *caches, *self.settings.finetune)
+        _require(run / "unet")
+
+    def train_joint(self) -> dict[str, float]:
+        start = (self.encoder, self.out / "finetune" / "unet", self.out / "latents", self.features("l"))
+        config = joint_config(self.settings.joint, self.unet, self.people, *start, self.settings.size)
+        return train_joint(self.shop, config)
+
+    def sharpen_decoder(self) -> dict[str, Any]:
+        return sharpen_once_more(self.shop, self.settings.decoder, self.settings.decoder_noise, self.autoencoder)
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""
         return self.out / "stages" / f"{stage.replace(' ', '_')}.json"
 
-    def figures(self) -> list[dict[str, Any]]:
-        """What all stages noted, in order."""
-        return [json.loads(self.note(name).read_text()) for name in self.stages]
+    def figures(self) -> dict[str, Any]:
+        """A summary, and what all stages noted, in order."""
+        stages = [json.loads(self.note(name).read_text()) for name in self.stages]
+        return {"summary": summary_of(stages), "stages": stages}
 
     def make(self, only: Sequence[str] = ()) -> None:
         """Do what is missing, in order; raises ProofError for a command that failed, which has said why."""

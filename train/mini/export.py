@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceclip import FaceCLIPEncoder
+from faceclip import FaceCLIPEncoder, Identity
 from faceclip.checkpoint import read_state_dict, write_safetensors
 from faceclip.metrics import measure_identity_map
 from faceclip.pipeline import FaceCLIPPipeline, best_device
@@ -20,6 +23,7 @@ from faceclip.tensor_file import open_tensor_file
 from ..frozen.vae import load_vae
 from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
 from ..proof.arms.measures import joint_representation, read_people
+from ..proof.plan import Plan
 from ..proof.teachers.autoencoder import to_comfyui
 from ..proof.teachers.quality import NEIGHBOURS, held_out, reconstruct
 from ..proof.workshop import Workshop
@@ -44,27 +48,27 @@ def new_mini_unet(folder: Path) -> None:
     unet.save_pretrained(folder)
 
 
-def write_mini(shop: Workshop, work: Path, encoder: Path, unet_run: Path) -> dict[str, float]:
+def write_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict[str, float]:
     """Write the three files below `work`/models in bf16, laid out as the pack's, and `work`/judge.safetensors.
 
-    The UNet is that of the training run in `unet_run`. Returns their sizes in MiB.
+    run: the training run whose UNet and encoder they are. Returns their sizes in MiB.
     """
     models = work / "models"
     paths = [models / f"faceclip/faceclip_mini_{name}.safetensors" for name in ("encoder", "unet")]
     paths.append(models / "vae/faceclip_mini_vae.safetensors")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-    FaceCLIPEncoder.from_file(encoder).to(torch.bfloat16).save(paths[0], METADATA)
-    unet = unet_run / "unet" / "diffusion_pytorch_model.safetensors"
+    FaceCLIPEncoder.from_file(run / "encoder.safetensors").to(torch.bfloat16).save(paths[0], METADATA)
+    unet = run / "unet" / "diffusion_pytorch_model.safetensors"
     # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
     write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
-    to_comfyui(_autoencoder(shop), paths[2], metadata=METADATA)
+    to_comfyui(load_vae(autoencoder, torch.float32).vae, paths[2], metadata=METADATA)
     paths.append(work / "judge.safetensors")
     write_safetensors(paths[-1], _halved(shop.teacher("judge")), {**METADATA, "format": "judge"})
     return {path.name: path.stat().st_size / 2**20 for path in paths}
 
 
-def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
+def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict[str, Any]:
     """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
 
     `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
@@ -72,7 +76,7 @@ def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    sdxl = sdxl_pipeline(unet, unet_run / "scheduler", shop.teacher("autoencoder"))
+    sdxl = sdxl_pipeline(unet, run / "scheduler", autoencoder)
     pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
@@ -82,7 +86,7 @@ def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
         "person": picture_scenes(pipeline, identity, people, casting, shop.plan),
         "shuffled": picture_scenes(pipeline, identity, people, casting, shop.plan, casting.reference.roll(1)),
         "real": real,
-        "autoencoder": reconstruct(shop, real)[1],
+        "autoencoder": reconstruct(autoencoder, real)[1],
     }
     for name, pictures in made.items():
         np.save(work / f"{name}.npy", pictures.numpy())
@@ -90,16 +94,46 @@ def measure_mini(shop: Workshop, work: Path, unet_run: Path) -> dict[str, Any]:
     joint = joint_representation(encoder, captions, identity)
     found["knn"] = measure_identity_map(joint, numbers, NEIGHBOURS).purity
     ceiling, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
+    found["seconds_per_picture"] = seconds_per_picture(pipeline, people.captions[0], identity[:1], shop.plan)
     found["face_of_ceiling"] = own / ceiling
     found["face_above_shuffled"] = own - other
     found["clip_t_of_real"] = found["person"]["clip_t"] / found["real"]["clip_t"]
     return found
 
 
+def seconds_per_picture(pipeline: FaceCLIPPipeline, caption: str, identity: Identity, plan: Plan) -> float:
+    """Of one picture made alone, prompt, sampling and decoding; the median of five."""
+    spent = []
+    for seed in range(5):
+        began = time.perf_counter()
+        pipeline(
+            caption,
+            identity,
+            negative_prompt="",
+            width=plan.size,
+            height=plan.size,
+            steps=plan.sampler_steps,
+            guidance=plan.guidance,
+            seed=seed,
+        )
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent)
+
+
+def summary_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures that the model is known by, from what its stages noted."""
+    found = {stage["stage"]: stage["found"] for stage in stages}
+    measured = found["measure"]
+    return {
+        "likeness_of_ceiling": measured["face_of_ceiling"],
+        "above_shuffled": measured["face_above_shuffled"],
+        "right_person_first": measured["person"]["first"],
+        "clip_t_of_real": measured["clip_t_of_real"],
+        "seconds_per_picture": measured["seconds_per_picture"],
+        "mebibytes": sum(size for name, size in found["export"].items() if name.startswith("faceclip_")),
+    }
+
+
 def _halved(path: Path) -> dict[str, Tensor]:
     """A file's tensors, in bf16 where they are floats."""
     return {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in read_state_dict(path).items()}
-
-
-def _autoencoder(shop: Workshop) -> Any:
-    return load_vae(shop.teacher("autoencoder"), torch.float32).vae

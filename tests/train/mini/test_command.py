@@ -15,6 +15,8 @@ from faceclip import FaceCLIPEncoder
 from train.finetune_sdxl import command as finetune_sdxl
 from train.mini.carry import readable
 from train.mini.command import Recipe, Settings, main
+from train.mini.export import summary_of
+from train.mini.joint import JointSettings
 from train.pretrain import command as pretrain
 from train.proof.fitting import Schedule
 from train.proof.workshop import ProofError, Workshop
@@ -24,6 +26,8 @@ SETTINGS = Settings(
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
     carry=Schedule(steps=2, batch=4),
+    joint=JointSettings(steps=2, batch=4, ema=0.5),
+    decoder=Schedule(steps=1, batch=2),
     scenes=1,
     sampler_steps=2,
 )
@@ -114,6 +118,49 @@ def test_the_model_has_the_finetuned_unet(recipe: Recipe) -> None:
     made = load_file(recipe.out / "models" / f"{MODELS[1]}.safetensors")
     trained = load_file(recipe.unet / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in trained.items())
+    before = load_file(recipe.out / "finetune" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert not all(torch.equal(before[name], tensor) for name, tensor in trained.items())
+
+
+def test_fusion_modules_learn_with_the_unet_in_both_branches_and_nothing_else_does(recipe: Recipe) -> None:
+    before, after = FaceCLIPEncoder.from_file(recipe.encoder), FaceCLIPEncoder.from_file(recipe.unet / "encoder.safetensors")
+    for branch in ("l", "g"):
+        old, new = before.branches[branch].state_dict(), after.branches[branch].state_dict()
+        changed = {name for name in old if not torch.equal(old[name], new[name])}
+        assert any(name.startswith("fuser.") for name in changed), branch
+        frozen = ("face_encoder.", "transformer.", "token_embedding.", "ln_final.")
+        assert not any(name.startswith(frozen) for name in changed), branch
+
+
+def test_the_encoder_and_the_autoencoder_are_those_trained_last(recipe: Recipe) -> None:
+    encoder, _, vae = (recipe.out / "models" / f"{name}.safetensors" for name in MODELS)
+    made, last = (FaceCLIPEncoder.from_file(path).state_dict() for path in (encoder, recipe.unet / "encoder.safetensors"))
+    assert all(torch.equal(made[name], tensor.to(torch.bfloat16).to(made[name].dtype)) for name, tensor in last.items())
+    folders = (recipe.autoencoder, recipe.shop.teacher("autoencoder"))
+    after, before = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in folders)
+    assert torch.equal(after["encoder.layers.0.weight"], before["encoder.layers.0.weight"])
+    decoder = after["decoder.layers.0.weight"]
+    assert not torch.equal(decoder, before["decoder.layers.0.weight"])
+    rows, columns = decoder.shape[:2]
+    assert torch.equal(load_file(vae)["taesd_decoder.1.weight"][:rows, :columns], decoder.to(torch.bfloat16))
+
+
+def test_the_summary_has_what_the_model_is_known_by(recipe: Recipe) -> None:
+    figures = recipe.figures()
+    measured = json.loads(recipe.note("measure").read_text())["found"]
+    assert figures["summary"] == summary_of(figures["stages"])
+    assert set(figures["summary"]) == {
+        "likeness_of_ceiling",
+        "above_shuffled",
+        "right_person_first",
+        "clip_t_of_real",
+        "seconds_per_picture",
+        "mebibytes",
+    }
+    assert figures["summary"]["above_shuffled"] == measured["face_above_shuffled"]
+    assert 0 <= figures["summary"]["right_person_first"] <= 1 and figures["summary"]["seconds_per_picture"] > 0
+    sizes = [(recipe.out / "models" / f"{name}.safetensors").stat().st_size for name in MODELS]
+    assert figures["summary"]["mebibytes"] == pytest.approx(sum(sizes) / 2**20)
 
 
 def test_carrying_identity_trains_fusion_and_text_tower_and_leaves_the_face_tower(recipe: Recipe) -> None:

@@ -67,13 +67,14 @@ def measure_bounds(shop: Workshop) -> dict[str, Any]:
     casting = Casting.of(people, shop.plan.scenes)
     real = people.images[casting.scenes.flatten()]
     bounds = {"real": judge_pictures(shop, real, people, casting)}
-    bounds["autoencoder"] = judge_pictures(shop, reconstruct(shop, real)[1], people, casting)
+    bounds["autoencoder"] = judge_pictures(shop, reconstruct(shop.teacher("autoencoder"), real)[1], people, casting)
     return {f"{name}_{measure}": value for name, found in bounds.items() for measure, value in found.items()}
 
 
 def judge_pictures(shop: Workshop, pictures: Tensor, people: Pictures, casting: Casting) -> dict[str, float]:
     """`face`: the judge's mean cosine with other pictures of the person; `shuffled`: with pictures of all other people;
-    `clip_t`: the judge CLIP's cosine with the prompt; `clip_t_shuffled`: with the prompt of another picture.
+    `first`: how often nobody's pictures are more alike than the person's; `clip_t`: the judge CLIP's cosine with
+    the prompt; `clip_t_shuffled`: with the prompt of another picture.
 
     Args:
         pictures: uint8 [P S, 3, H, W], in the order of `casting.scenes`.
@@ -88,6 +89,7 @@ def judge_pictures(shop: Workshop, pictures: Tensor, people: Pictures, casting: 
     return {
         "face": float(own.mean()),
         "shuffled": float(others.mean()),
+        "first": float((own >= scores.max(1)).mean()),
         "clip_t": float(paired_cosine(images, prompts).mean()),
         "clip_t_shuffled": float(paired_cosine(images, prompts.roll(casting.scenes.shape[1] + 1, 0)).mean()),
     }

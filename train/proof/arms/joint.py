@@ -24,11 +24,14 @@ class LearningConditions(Conditions):
     """
 
     def __init__(self, config: FinetuneConfig, encoder: FaceCLIPEncoder, identities: IdentitySource):
-        (branch,) = encoder.branches.values()
         self.encoder = encoder.train()
         self._config = config
         self._identities = identities
-        self._learns: dict[str, nn.Parameter] = {f"branch.{name}": p for name, p in freeze(branch).items()}
+        self._learns: dict[str, nn.Parameter] = {
+            f"branch.{branch}.{name}": parameter
+            for branch, module in encoder.branches.items()
+            for name, parameter in freeze(module).items()  # pyright: ignore[reportArgumentType]
+        }
         self._ids = lru_cache(maxsize=None)(caption_ids)
 
     @property

@@ -152,6 +152,14 @@ def widen(vae: Any, width: int = 64) -> Any:
     return wide.train(vae.training)
 
 
+def narrowed(wide: Any, width: int | tuple[int, ...]) -> Any:
+    """What `widen` was given: the same function without the channels that are zero."""
+    vae = new_autoencoder(width)
+    found = wide.state_dict()
+    vae.load_state_dict({name: found[name][tuple(slice(n) for n in part.shape)] for name, part in vae.state_dict().items()})
+    return vae
+
+
 def to_comfyui(vae: Any, out: Path, dtype: torch.dtype = torch.bfloat16, metadata: dict[str, str] | None = None) -> None:
     """Write a diffusers AutoencoderTiny, of 64 channels or fewer, as ComfyUI's Load VAE reads it."""
     tensors: dict[str, Tensor] = {"vae_scale": torch.tensor(SDXL_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}

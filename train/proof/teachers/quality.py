@@ -72,12 +72,15 @@ def judge_quality(shop: Workshop) -> dict[str, Any]:
     return {**_identity(vectors, people, "knn"), **_cosines(vectors, people)}
 
 
-def autoencoder_quality(shop: Workshop) -> dict[str, Any]:
-    """PSNR of held-out pictures in dB at both sides, and the spread of their latents, which a UNet expects near 1."""
+def autoencoder_quality(shop: Workshop, path: Path | None = None) -> dict[str, Any]:
+    """PSNR of held-out pictures in dB at both sides, and the spread of their latents, which a UNet expects near 1.
+
+    Of the teacher, or of another autoencoder in diffusers' format.
+    """
     found: dict[str, Any] = {}
     for side in sorted({shop.plan.size, shop.plan.world_size}):
         images = load_pictures(shop.shards("main", "held_out"), side).images[: 4 * BATCH]
-        latents, decoded = reconstruct(shop, images)
+        latents, decoded = reconstruct(path or shop.teacher("autoencoder"), images)
         error = ((decoded.float() - images.float()) / 255).square().flatten(1).mean(1)
         found[f"psnr_{side}px"] = float((-10 * error.log10()).mean())
         found |= {"latent_mean": float(latents.mean()), "latent_std": float(latents.std())}
@@ -85,9 +88,9 @@ def autoencoder_quality(shop: Workshop) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def reconstruct(shop: Workshop, images: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruct(autoencoder: Path, images: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 [N, 3, S, S] -> latents, and uint8 pictures after the autoencoder: the best that a generated picture can be."""
-    vae = load_vae(shop.teacher("autoencoder"), torch.float32).vae
+    vae = load_vae(autoencoder, torch.float32).vae
     latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latents for part in images.split(BATCH)])
     decoded = torch.cat([vae.decode(part).sample for part in latents.split(BATCH)])
     return latents, ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -16,6 +16,7 @@ from train.proof.teachers.autoencoder import (
     SDXL_LATENT_SCALE,
     WIDTHS,
     face_part,
+    narrowed,
     new_autoencoder,
     random_part,
     refine_decoder,
@@ -111,4 +112,6 @@ def test_widths_by_resolution_are_the_same_function_as_diffusers_64_channels() -
         latents = narrow.encoder(pictures)
         torch.testing.assert_close(wide.encoder(pictures), latents)
         torch.testing.assert_close(wide.decoder(latents), narrow.decoder(latents))
+    again = narrowed(wide, WIDTHS).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in narrow.state_dict().items())
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters()) * 0.7
