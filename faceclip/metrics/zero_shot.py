@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import MetricError, require
 
-CLASSES_AT_ONCE = 2
+_SENTENCES_AT_ONCE = 160
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def class_embeddings(
         raise MetricError("There is no class to tell apart.")
     sentences = imagenet_templates() if templates is None else list(templates)
     rows = []
-    for start in range(0, len(names), CLASSES_AT_ONCE):
-        part = names[start : start + CLASSES_AT_ONCE]
+    at_once = max(1, _SENTENCES_AT_ONCE // len(sentences))
+    for start in range(0, len(names), at_once):
+        part = names[start : start + at_once]
         embedded = embed([sentence(name) for name in part for sentence in sentences]).float()
         rows.append(F.normalize(embedded, dim=-1).unflatten(0, (len(part), len(sentences))).mean(1))
     return F.normalize(torch.cat(rows), dim=-1)

@@ -26,10 +26,9 @@ from faceclip.metrics import (
     zero_shot_accuracy,
 )
 
-from ..data.captions import token_ids
 from ..data.decode import clip_crop
 from ..frozen.teacher import ImageTeacher, load_teacher
-from ..pretrain.model import PretrainModel
+from ..pretrain.model import PretrainModel, black_face_texts
 from .protocol import ProtocolError, list_pictures, listed
 
 logger = logging.getLogger(__name__)
@@ -138,21 +137,6 @@ def load_pretrained(encoder: Path, heads: Path) -> PretrainModel:
         raise ProtocolError(f"{heads} is not the heads.safetensors of the run that made {encoder}.")
     model.heads.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def black_face_texts(model: PretrainModel, texts: Sequence[str]) -> Tensor:
-    """[n, D]: texts in CLIP's space by way of the joint representation with a black face, in parts of BATCH."""
-    device = next(model.heads.parameters()).device
-    blank = model.encoder.blank_face().to(device)
-    rows = []
-    for start in range(0, len(texts), BATCH):
-        part = texts[start : start + BATCH]
-        same = [0] * len(part)
-        none = torch.zeros(len(part), dtype=torch.bool, device=device)
-        ids = token_ids(part, none.tolist()).to(device)
-        rows.append(model(ids, blank.class_token[same], blank.patch_tokens[same], none)[0])
-    return torch.cat(rows)
 
 
 def _embed(teacher: ImageTeacher, paths: Sequence[Path]) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from faceclip.metrics import class_embeddings, zero_shot_accuracy
+
 from ..data.batches import Transform, collate
 from ..data.captions import token_ids
 from ..data.shards import ShardSource
 from ..run.ranks import Ranks
 from .features import Features, FeatureSource
-
-if TYPE_CHECKING:
-    from .model import PretrainModel
+from .model import PretrainModel, black_face_texts
 
 _TEMPLATE = "a photo of a {}"  # CLIP's
 
@@ -73,25 +73,10 @@ class HeldOut:
             yield collate(rows), [str(sample.meta.get("class", "")) for sample in samples]
 
     def _zero_shot(self, model: PretrainModel, image: Tensor, words: Sequence[str]) -> float:
-        classes = sorted(set(filter(None, words)))
-        prompts = torch.cat(
-            [
-                self._prompts(model, image, classes[start : start + self.batch_size])
-                for start in range(0, len(classes), self.batch_size)
-            ]
-        )
+        names = sorted(set(filter(None, words)))
+        classes = class_embeddings(lambda texts: black_face_texts(model, texts, self.batch_size), names, [_TEMPLATE.format])
         known = [i for i, word in enumerate(words) if word]
-        guesses = (F.normalize(image[known].float(), dim=-1) @ F.normalize(prompts.float(), dim=-1).T).argmax(1).tolist()
-        return sum(classes[guess] == words[i] for guess, i in zip(guesses, known, strict=True)) / len(known)
-
-    @staticmethod
-    def _prompts(model: PretrainModel, image: Tensor, classes: Sequence[str]) -> Tensor:
-        """The joint representation of some classes' prompts, with no face: [classes, dt]."""
-        blank = model.encoder.blank_face().to(image.device, image.dtype)
-        rows = [0] * len(classes)
-        features = Features(image[:0], blank.class_token[rows], blank.patch_tokens[rows])
-        none = torch.zeros(len(classes), dtype=torch.bool)
-        return _project(model, [_TEMPLATE.format(word) for word in classes], features, none)[0]
+        return zero_shot_accuracy(image[known], classes, [names.index(words[i]) for i in known]).top1
 
 
 class _Embedded(NamedTuple):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.model.branch import FaceCLIPBranch
+
+from ..data.captions import token_ids
 
 
 class ProjectionHeads(nn.Module):
@@ -79,3 +84,17 @@ class PretrainModel(nn.Module):
         """Ids [b, 77], class token [b, 1, 512], patch tokens [b, 1, 144, w], present [b] -> e->t [b, dt], e->r [b, 512]."""
         (output,) = self.encoder(input_ids, Identity(class_token, patch_tokens, present, None)).values()
         return self.heads(output.fused)
+
+
+@torch.no_grad()
+def black_face_texts(model: PretrainModel, texts: Sequence[str], at_once: int = 32) -> Tensor:
+    """Texts, `at_once` at a time -> [n, dt]: in CLIP's space, by way of the joint representation with a black face."""
+    weight = model.heads.text.weight
+    blank = model.encoder.blank_face().to(weight.device, weight.dtype)
+    rows = []
+    for start in range(0, len(texts), at_once):
+        part = texts[start : start + at_once]
+        same, none = [0] * len(part), torch.zeros(len(part), dtype=torch.bool, device=weight.device)
+        ids = token_ids(part, none.tolist()).to(weight.device)
+        rows.append(model(ids, blank.class_token[same], blank.patch_tokens[same], none)[0])
+    return torch.cat(rows)

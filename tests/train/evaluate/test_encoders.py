@@ -15,9 +15,9 @@ from faceclip.face import Face
 from faceclip.tensor_file import write_safetensors
 from train.data.decode import clip_crop
 from train.evaluate.command import main
-from train.evaluate.encoders import black_face_texts, load_pretrained
+from train.evaluate.encoders import load_pretrained
 from train.frozen.teacher import load_teacher
-from train.pretrain.model import PretrainModel
+from train.pretrain.model import PretrainModel, black_face_texts
 
 
 @pytest.fixture(scope="module")

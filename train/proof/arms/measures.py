@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from faceclip.pipeline import best_device
 from ...data.captions import token_ids
 from ...data.decode import decode_face
 from ...data.shards import ShardSource
-from ...pretrain.model import ProjectionHeads
+from ...pretrain.model import PretrainModel, ProjectionHeads, black_face_texts
 from ..plan import BRANCH, Arm
 from ..teachers.quality import BATCH, NEIGHBOURS, class_labels, clip_images, held_out, load_mini_clip
 from ..workshop import Workshop
@@ -107,14 +107,8 @@ def _zero_shot(shop: Workshop, encoder: FaceCLIPEncoder, heads: ProjectionHeads)
     objects = held_out(shop, "guided_held_out")
     names, labels = class_labels(objects)
     images = clip_images(load_mini_clip(shop.teacher("clip"), BRANCH), objects.images)
-    classes = class_embeddings(_through(encoder, heads), names, imagenet_templates()[: shop.plan.templates])
+    model = PretrainModel(encoder)
+    model.heads = heads.to(encoder.device)
+    sentences = imagenet_templates()[: shop.plan.templates]
+    classes = class_embeddings(lambda texts: black_face_texts(model, texts, BATCH).cpu(), names, sentences)
     return zero_shot_accuracy(images, classes, labels).top1
-
-
-def _through(encoder: FaceCLIPEncoder, heads: ProjectionHeads) -> Callable[[list[str]], Tensor]:
-    @torch.no_grad()
-    def embed(texts: list[str]) -> Tensor:
-        joint = joint_representation(encoder, texts, encoder.blank_face().expand(len(texts)))
-        return F.normalize(heads.text(joint), dim=-1)
-
-    return embed
