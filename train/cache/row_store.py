@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.made_with import require_same
 from ..data.shards import ShardSource
 from ..data.storage import publish
 
@@ -51,7 +52,10 @@ class RowStore:
         layout = {name: [list(column.shape), column.dtype] for name, column in columns.items()}
         description = json.loads(json.dumps({**description, "rows": rows, "columns": layout}))
         if (path / DESCRIPTION).exists():
-            _require_same(path, _read_description(path), description)
+            try:
+                require_same(path, "a cache", _read_description(path), description, words={"source": "shards"})
+            except ValueError as error:
+                raise CacheError(str(error)) from error
         path.mkdir(parents=True, exist_ok=True)
         for name, column in {**columns, DONE: Column((rows,), "bool")}.items():
             _allocate(path / f"{name}.npy", column)
@@ -138,15 +142,6 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise CacheError(
             f"The cache {path} is damaged: its {DESCRIPTION} cannot be read. Delete the folder and make it again."
         ) from error
-
-
-def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        if found.get(name) != wanted.get(name):
-            raise CacheError(
-                f"{path} holds a cache made with another {name} ({found.get(name)}, now {wanted.get(name)}). "
-                "Choose another folder, or delete this one."
-            )
 
 
 def _allocate(file: Path, column: Column) -> None:

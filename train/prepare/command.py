@@ -18,13 +18,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 from tqdm import tqdm
 
 from faceclip.face import DetectorUnavailableError
 
+from ..data.made_with import claim
 from ..data.storage import is_local, join, list_files, publish, read_bytes
 from ..data.workers import Engine, EngineError, run
 from ..run.command_line import run_command
@@ -91,24 +91,9 @@ def _claim(out: str, source: str, units: Sequence[Unit], options: Options) -> No
         digest.update(f"{unit!r}\n".encode())
     plan = {"source": source, "units": len(units), "records": digest.hexdigest(), "options": asdict(options)}
     try:
-        found = json.loads(read_bytes(join(out, PLAN)))
-    except FileNotFoundError:
-        publish(join(out, PLAN), json.dumps(plan, indent=1).encode())
-        return
-    changed = _differences(found, json.loads(json.dumps(plan)))
-    if changed:
-        raise PrepareError(f"{out} holds shards made with other {'; '.join(changed)}. Choose another folder, or delete this one.")
-
-
-def _differences(found: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    changed = []
-    for name, value in now.items():
-        before = found.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            changed += _differences(before, value)
-        elif value != before:
-            changed.append("pictures in the source" if name == "records" else f"{name} ({before}, now {value})")
-    return changed
+        claim(out, PLAN, "shards", plan, words={"records": "pictures in the source"})
+    except ValueError as error:
+        raise PrepareError(str(error)) from error
 
 
 def _write_report(out: str, report: Report, options: Options) -> None:

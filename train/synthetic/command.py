@@ -14,7 +14,6 @@ and framing, never who it is. A run that was stopped goes on with the same comma
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.made_with import claim
 from ..data.shard_index import INDEX_SUFFIX
 from ..data.shards import Sample, write_shard
-from ..data.storage import join, publish, read_bytes, size_of
+from ..data.storage import join, publish, size_of
 from ..data.workers import EngineError, run
 from ..run.command_line import run_command
 from .objects import CLASSES, ObjectPicture
@@ -201,16 +201,10 @@ def _claim(out: str, options: WorldOptions) -> None:
     if min(counts) < 0 or options.pictures < 1 or options.shard_size < 1:
         raise SyntheticError("Numbers of people, pictures and objects must not be negative, pictures and shard_size at least 1.")
     options.world()  # raises for a size or share out of range
-    plan = asdict(options)
     try:
-        found = json.loads(read_bytes(join(out, PLAN)))
-    except FileNotFoundError:
-        publish(join(out, PLAN), json.dumps(plan, indent=1).encode())
-        return
-    before = {**asdict(WorldOptions()), **found}  # a world made before an option was there
-    changed = [f"{name} ({before[name]}, now {value})" for name, value in plan.items() if before[name] != value]
-    if changed:
-        raise SyntheticError(f"{out} holds a world with other {', '.join(changed)}. Choose another folder, or delete this one.")
+        claim(out, PLAN, "a world", asdict(options), older=asdict(WorldOptions()))
+    except ValueError as error:
+        raise SyntheticError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,6 @@ def test_a_world_from_before_an_option_was_there_goes_on(out: Path) -> None:
 
 def test_other_options_are_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(out), *OPTIONS, "--size", "128"]) == 1
-    assert "holds a world with other size (64, now 128)" in capsys.readouterr().err
+    assert "holds a world made with other size (64, now 128)" in capsys.readouterr().err
     assert main([str(out / "new"), "--identity-share", "2"]) == 1
     assert "identity_share is 2.0; it lies above 0 and up to 1" in capsys.readouterr().err
