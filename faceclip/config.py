@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Activation = Literal["quick_gelu", "gelu"]
 FaceAttention = Literal["deformable", "plain", "own value"]
@@ -128,7 +128,9 @@ class FaceCLIPConfig:
         if not config.branches or not config.branches.keys() <= {"l", "g"}:
             raise ValueError(f"A FaceCLIP encoder has the branches l, g or both; this configuration has {list(config.branches)}.")
         for name, branch in config.branches.items():
-            _require_buildable(name, branch)
+            heads = [("text.heads", branch.width, branch.text.heads), *heads_of(branch.face, branch.fusion, branch.width)]
+            parts = {"text": branch.text, "face": branch.face, "fusion": branch.fusion}
+            require_buildable(f"branch {name}", parts, heads)
         return config
 
     def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -148,7 +150,7 @@ class FaceCLIPConfig:
                     f"found {found[wrong]}."
                 )
             # A face tower that both branches share may be in the file once.
-            towers = [_depth(shapes, f"face_clip_{other}.face_encoder.blocks.") for other in (name, "l", "g")]
+            towers = [depth(shapes, f"face_clip_{other}.face_encoder.blocks.") for other in (name, "l", "g")]
             if (layers := next(filter(None, towers), 0)) != branch.face.layers:
                 raise ValueError(
                     f"Its configuration does not fit its tensors: branch {name} is told to have face layers "
@@ -173,9 +175,22 @@ class FaceCLIPConfig:
         )
 
 
-def _require_buildable(name: str, branch: BranchConfig) -> None:
-    """Raise ValueError for values of a wrong type or size, and for heads that do not divide what they attend over."""
-    for part, config in (("text", branch.text), ("face", branch.face), ("fusion", branch.fusion)):
+def heads_of(face: FaceTowerConfig, fusion: FusionConfig, width: int) -> list[tuple[str, int, int]]:
+    """The heads of a face tower and of a fusion module of this `width`: name, what they divide, and how many."""
+    return [
+        ("face.heads", face.width, face.heads),
+        ("fusion.cross_heads", fusion.cross_width, fusion.cross_heads),
+        ("fusion.text_heads", width, fusion.text_heads),
+        ("fusion.face_heads", width, fusion.face_heads),
+    ]
+
+
+def require_buildable(where: str, parts: Mapping[str, Any], heads: Iterable[tuple[str, int, int]]) -> None:
+    """Raise ValueError for values of a wrong type or size, and for heads that do not divide what they attend over.
+
+    where: whose the configuration is, for the message. parts: dataclasses by name. heads: name, width, and number of heads.
+    """
+    for part, config in parts.items():
         for key, value in asdict(config).items():
             if key in _CHOICES:
                 sound = value in _CHOICES[key]
@@ -184,37 +199,28 @@ def _require_buildable(name: str, branch: BranchConfig) -> None:
             else:
                 sound = type(value) is int and 1 <= value <= _LARGEST
             if not sound:
-                raise ValueError(f"The configuration of branch {name} has {part}.{key} = {str(value)[:40]!r}, which cannot be.")
-    text, face, fusion = branch.text, branch.face, branch.fusion
-    if face.patch > face.image:
-        raise ValueError(f"The configuration of branch {name} has face.patch {face.patch} above face.image {face.image}.")
-    for what, width, heads in (
-        ("text.heads", text.width, text.heads),
-        ("face.heads", face.width, face.heads),
-        ("fusion.cross_heads", fusion.cross_width, fusion.cross_heads),
-        ("fusion.text_heads", text.width, fusion.text_heads),
-        ("fusion.face_heads", text.width, fusion.face_heads),
-    ):
-        if width % heads:
-            raise ValueError(f"The configuration of branch {name} has {what} = {heads}, which does not divide the width {width}.")
+                raise ValueError(f"The configuration of {where} has {part}.{key} = {str(value)[:40]!r}, which cannot be.")
+        if isinstance(config, FaceTowerConfig) and config.patch > config.image:
+            raise ValueError(f"The configuration of {where} has {part}.patch {config.patch} above {part}.image {config.image}.")
+    for what, width, count in heads:
+        if width % count:
+            raise ValueError(f"The configuration of {where} has {what} = {count}, which does not divide the width {width}.")
 
 
-def _depth(shapes: Iterable[str], stem: str) -> int:
+def depth(shapes: Iterable[str], stem: str) -> int:
+    """How many layers there are below `stem`, by the names of their tensors."""
     return len({name[len(stem) :].split(".")[0] for name in shapes if name.startswith(stem)})
 
 
 def _measure(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, int]:
-    def depth(stem: str) -> int:
-        return _depth(shapes, prefix + stem)
-
     def size(name: str, axis: int) -> int:
         return (*shapes.get(prefix + name, ()), 0, 0)[axis]
 
     return {
         "text width": size("text_projection", 0),
-        "text layers": depth("transformer.resblocks."),
+        "text layers": depth(shapes, f"{prefix}transformer.resblocks."),
         "face width": size("face_patch_proj.weight", 1),
-        "fusion layers": depth("fuser.encoder.fusion_layers."),
+        "fusion layers": depth(shapes, f"{prefix}fuser.encoder.fusion_layers."),
         "fusion width": size("fuser.encoder.fusion_layers.0.attn.v_proj.weight", 0),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from .config import METADATA_KEY, FaceCLIPConfig
 from .recognize import ENCODER, plain_names, recognize
-from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file
+from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, require_exact, write_tensor_file
+
+Progress = Callable[[int, int], None]
+Job = tuple[str | Path, Mapping[str, Entry], Mapping[str, str]]
+"""A file to write: its path, its tensors before they are converted, and its metadata."""
 
 _OWN = "face_clip_"  # how the name of each tensor of an encoder begins
 TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
@@ -76,19 +80,45 @@ def twin(name: str) -> str:
     return SAME_TOWER + name.removeprefix(TOWER)
 
 
-def require_exact(file: TensorFile, encoder: nn.Module, tensors: Mapping[str, Tensor | Entry], shared: bool = False) -> None:
-    """Raise CheckpointError unless the file has every tensor of the encoder, in its shape, and no other."""
+def require_encoder(file: TensorFile, encoder: nn.Module, tensors: Mapping[str, Tensor | Entry], shared: bool = False) -> None:
+    """Raise CheckpointError unless `tensors` are every tensor of the encoder, in its shape, and no other.
+
+    shared: the face tower that both branches have is there once, under branch `l`'s names.
+    """
     expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not (shared and n.startswith(TOWER))}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for what, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
-        if names:
-            raise CheckpointError(
-                f"{file.path} is not a whole FaceCLIP encoder: it {what} {len(names)} tensors, among them {min(names)}. "
-                "Download the released file again, or convert it with this version of the pack."
-            )
-    wrong = [name for name in expected if expected[name] != found[name]]
-    if wrong:
-        raise CheckpointError(
-            f"{file.path} does not fit its configuration: {wrong[0]} has shape {list(found[wrong[0]])}, "
-            f"expected {list(expected[wrong[0]])}. Download the released file again."
-        )
+    advice = "Download the released file again, or convert it with this version of the pack."
+    require_exact(file.path, found, expected, "FaceCLIP encoder", advice)
+
+
+def read_converted(
+    entries: Mapping[str, Entry], dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """All tensors in `dtype` (integers stay) on `device`. `progress` is told (tensors read, of how many)."""
+    tensors = {}
+    for done, (name, entry) in enumerate(entries.items(), 1):
+        tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
+        if progress:
+            progress(done, len(entries))
+    return tensors
+
+
+def write_converted(jobs: Sequence[Job], dtype: torch.dtype, progress: Progress | None = None) -> None:
+    """Write files of tensors in `dtype`, one tensor in memory at a time; each appears whole and verified, or not at all.
+
+    `progress` is told (tensors read, of how many); each is read twice, to write and to verify. Raises CheckpointError.
+    """
+    total, done = 2 * sum(len(entries) for _, entries, _ in jobs), 0
+
+    def converted(name: str, entry: Entry) -> Entry:
+        def read() -> Tensor:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, total)
+            return convert_tensor(name, entry.read(), dtype)
+
+        return Entry(dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape, read)
+
+    for path, entries, metadata in jobs:
+        write_tensor_file(path, {name: converted(name, entry) for name, entry in entries.items()}, metadata)

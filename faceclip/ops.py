@@ -99,3 +99,11 @@ def computes_natively(dtype: torch.dtype, device: torch.device) -> bool:
     probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
     probe = getattr(torch.cpu, probes.get(dtype, ""), None)
     return bool(probe and probe())
+
+
+def chosen(
+    dtype: torch.dtype, device: torch.device, compute_dtype: torch.dtype | None, operations: Any
+) -> tuple[torch.dtype, Any]:
+    """In which dtype to compute with weights kept in `dtype`, and by which layers, where the caller leaves them open (None)."""
+    compute_dtype = compute_dtype or (dtype if computes_natively(dtype, device) else torch.float32)
+    return compute_dtype, operations or (nn if compute_dtype == dtype else casting)

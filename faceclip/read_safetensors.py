@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import safetensors_header
 from .tensor_entry import Bytes, CheckpointError, TensorFile
 
 LARGEST_HEADER = 50_000_000  # bytes; the largest models' have 5 million
@@ -49,14 +49,14 @@ class _Span:
 
 def open_safetensors(path: Path, size: int, length: int) -> TensorFile:
     """Open a file of `size` bytes whose header has `length`. Raises CheckpointError."""
-    data = 8 + length
+    data = safetensors_header.LENGTH + length
     if size < data:
         raise CheckpointError(f"{path} is incomplete: {size:,} of at least {data:,} bytes are there. Download it again.")
     with path.open("rb") as file:
-        file.seek(8)
+        file.seek(safetensors_header.LENGTH)
         header = file.read(length)
     try:
-        described = json.loads(header, object_pairs_hook=_each_once)
+        described = safetensors_header.unpack(header)
         metadata = described.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
             raise TypeError(f"its metadata is {str(metadata)[:40]}, not strings by name")
@@ -70,15 +70,6 @@ def open_safetensors(path: Path, size: int, length: int) -> TensorFile:
     source = Bytes(path)
     entries = {span.name: source.entry(data + span.begin, DTYPES[span.kind], span.shape) for span in spans}
     return TensorFile(path, entries, metadata)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"{twice[:80]!r} is in it twice")
-    return found
 
 
 def _span(name: str, tensor: Mapping[str, Any]) -> _Span:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from .model.encoder import FaceCLIPEncoder
 from .ops import without_values
-from .tensor_file import CheckpointError, TensorFile, open_tensor_file
+from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, require_exact
 from .unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, Prediction, prediction_in, unet_in
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -29,11 +30,22 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     if Path(path).is_dir():
         return load_model(model, Path(path), dtype)
     file = _without_markers(_open_unet(path))
+    return fill(model, config, file.path, file.entries, dtype, "UNet", f"Use the released unet.pt with {SDXL_BASE}.")
+
+
+def fill(
+    model: Any, config: str | Path, path: Path, entries: Mapping[str, Entry], dtype: torch.dtype, what: str, advice: str
+) -> Any:
+    """`model`, a diffusers class, of the shape that `config` tells, with a file's tensors, in eval mode.
+
+    Raises CheckpointError, naming `what` it is and giving `advice`, where the tensors do not fit.
+    """
     with without_values():
-        unet = model.from_config(model.load_config(config))
-    _require_exact(file, {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()})
-    unet.load_state_dict({name: entry.read().to(dtype) for name, entry in file.entries.items()}, assign=True)
-    return unet.train(False).requires_grad_(False)
+        filled = model.from_config(model.load_config(config))
+    expected = {name: tuple(tensor.shape) for name, tensor in filled.state_dict().items()}
+    require_exact(path, {name: entry.shape for name, entry in entries.items()}, expected, what, advice)
+    filled.load_state_dict({name: entry.read().to(dtype) for name, entry in entries.items()}, assign=True)
+    return filled.train(False).requires_grad_(False)
 
 
 def unet_prediction(path: str | Path) -> Prediction | None:
@@ -84,17 +96,6 @@ def _open_unet(path: str | Path) -> TensorFile:
 def _without_markers(file: TensorFile) -> TensorFile:
     kept = {name: entry for name, entry in file.entries.items() if name not in (V_PREDICTION, ZERO_TERMINAL_SNR)}
     return replace(file, entries=kept)
-
-
-def _require_exact(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> None:
-    differing = [name for name in expected.keys() | file.shapes.keys() if expected.get(name) != file.shapes.get(name)]
-    if differing:
-        name = min(differing)
-        raise CheckpointError(
-            f"{file.path} does not fit the UNet configuration of the SDXL base: {len(differing)} tensors differ, among them "
-            f"{name} (file: {file.shapes.get(name, 'none')}, configuration: {expected.get(name, 'none')}). "
-            f"Use the released unet.pt with {SDXL_BASE}."
-        )
 
 
 def load_model(model: Any, folder: Path, dtype: torch.dtype) -> Any:

@@ -6,7 +6,7 @@ import functools
 import mmap
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -54,6 +54,35 @@ class TensorFile:
         """Those tensors whose name in `names` (the file's own -> another) begins with `prefix`, under the rest of it."""
         kept = {name: entry for name, entry in self.entries.items() if names[name].startswith(prefix)}
         return TensorFile(self.path, {names[n].removeprefix(prefix): entry for n, entry in kept.items()}, self.metadata)
+
+
+def require_names(path: Path, found: Set[str], expected: Set[str], what: str, advice: str) -> None:
+    """Raise CheckpointError unless the names of a file's tensors are those of `what`; `advice`: sentences, what to do."""
+    lacks, unknown = expected - found, found - expected
+    if lacks:
+        raise CheckpointError(
+            f"{path} is not a whole {what}: it lacks {len(lacks)} of {len(expected)} tensors, among them {min(lacks)}. {advice}"
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{path} holds more than a {what}: {len(unknown)} tensors beside {len(expected)}, among them {min(unknown)}. {advice}"
+        )
+
+
+def require_exact(
+    path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str, advice: str
+) -> None:
+    """Raise CheckpointError unless a file has every tensor of `what`, in its shape, and no other.
+
+    found, expected: shapes by name.
+    """
+    require_names(path, found.keys(), expected.keys(), what, advice)
+    wrong = [name for name in expected if tuple(expected[name]) != tuple(found[name])]
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not fit the configuration of the {what}: {wrong[0]} has shape {list(found[wrong[0]])}, "
+            f"expected {list(expected[wrong[0]])}. {advice}"
+        )
 
 
 class Bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from math import prod
@@ -12,10 +11,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import parts
+from . import parts, safetensors_header
 from .read_safetensors import DTYPES, LARGEST_HEADER, open_safetensors
 from .read_torch import open_torch
-from .tensor_entry import CheckpointError, Entry, TensorFile
+from .tensor_entry import CheckpointError, Entry, TensorFile, require_exact, require_names
+
+__all__ = [
+    "CheckpointError",
+    "Entry",
+    "TensorFile",
+    "digest",
+    "memory_entry",
+    "open_tensor_file",
+    "read_state_dict",
+    "require_exact",
+    "require_names",
+    "write_safetensors",
+    "write_tensor_file",
+]
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -51,7 +64,7 @@ def _open(path: Path) -> TensorFile:
         )
     with path.open("rb") as file:
         start = file.read(512)
-    length = int.from_bytes(start[:8], "little")
+    length = safetensors_header.length_of(start)
     if 2 <= length <= LARGEST_HEADER and start[8:9] in (b"{", b""):
         return open_safetensors(path, size, length)
     if start.startswith(_ZIP_MAGIC) or start[:1] == b"\x80":
@@ -98,19 +111,15 @@ def memory_entry(tensor: Tensor) -> Entry:
 
 
 def _write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    offset = 0
     # Larger elements first, as the safetensors library does, so that every tensor is aligned.
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
-    for name in order:
-        entry = entries[name]
-        end = offset + prod(entry.shape) * entry.dtype.itemsize
-        header[name] = {"dtype": _DTYPE_NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    described = (
+        (name, _DTYPE_NAMES[entry.dtype], entry.shape, prod(entry.shape) * entry.dtype.itemsize)
+        for name, entry in ((name, entries[name]) for name in order)
+    )
+    header = safetensors_header.pack(described, metadata)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header)
         for name in order:
             file.write(memoryview(_bytes(entries[name].read()).numpy()))
         file.flush()

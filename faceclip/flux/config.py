@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from ..config import FaceTowerConfig, FusionConfig
+from ..config import FaceTowerConfig, FusionConfig, depth, heads_of, require_buildable
 
 METADATA_KEY = "facet5_config"
 
@@ -36,6 +36,14 @@ class CLIPConfig:
 
 
 @dataclass(frozen=True)
+class _Own:
+    """The numbers of a FaceT5Config that are in no part of it."""
+
+    width: int
+    context: int
+
+
+@dataclass(frozen=True)
 class FaceT5Config:
     """FaceT5's own part: a face tower, and the fusion module between it and a T5 of this `width`."""
 
@@ -56,13 +64,30 @@ class FaceT5Config:
 
     @staticmethod
     def from_json(text: str) -> FaceT5Config:
-        """Inverse of `to_json`. Raises ValueError for JSON that does not describe a FaceT5 encoder."""
+        """Inverse of `to_json`. Raises ValueError for JSON that does not describe an encoder, or none that can be built."""
         try:
             parts = json.loads(text)
             face, fusion = FaceTowerConfig(**parts.pop("face")), FusionConfig(**parts.pop("fusion"))
-            return FaceT5Config(**parts, face=face, fusion=fusion)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"This is not the configuration of a FaceT5 encoder ({error}): {text[:200]}") from error
+            config = FaceT5Config(**parts, face=face, fusion=fusion)
+        except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"This is not the configuration of a FaceT5 encoder ({error}): {str(text)[:200]}") from error
+        own = _Own(config.width, config.context)
+        require_buildable("this FaceT5", {"own": own, "face": face, "fusion": fusion}, heads_of(face, fusion, own.width))
+        return config
+
+    def require_depths(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError unless tensors of these names have as many layers as this configuration.
+
+        To be asked before anything is built: numbers in a file's metadata could keep that busy forever.
+        """
+        for what, stem, layers in (
+            ("face layers", "face_encoder.blocks.", self.face.layers),
+            ("fusion layers", "fuser.encoder.fusion_layers.", self.fusion.layers),
+        ):
+            if (found := depth(shapes, stem)) != layers:
+                raise ValueError(
+                    f"Its configuration does not fit its tensors: it is told to have {what} {layers}, found {found}."
+                )
 
 
 @dataclass(frozen=True)

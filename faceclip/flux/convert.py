@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ..encoder_file import convert_tensor
+from ..encoder_file import Job, Progress, write_converted
 from ..recognize import FLUX, recognize
-from ..tensor_file import CheckpointError, Entry, open_tensor_file, write_tensor_file
+from ..tensor_file import CheckpointError, open_tensor_file
 from .config import METADATA_KEY
 from .file import open_facet5_file
 from .names import Part, in_core, part_of
 from .transformer import in_core_form, is_diffusers
-
-Progress = Callable[[int, int], None]
 
 
 def convert_facet5(
@@ -45,10 +41,10 @@ def convert_facet5(
     if wanted and not file.released:
         raise CheckpointError(f"{source} holds FaceT5's own part alone: {' and '.join(wanted)} can be had of face_t5_encoder.pt.")
     metadata = {"format": "facet5_encoder", METADATA_KEY: file.config.to_json()}
-    jobs: list[tuple[str | Path, Mapping[str, Entry], dict[str, str]]] = [(target, file.entries, metadata)]
+    jobs: list[Job] = [(target, file.entries, metadata)]
     for part, path in wanted.items():
         jobs.append((path, {in_core(n): e for n, e in file.released.items() if part_of(n) == part}, {"format": "pt"}))
-    _write(jobs, dtype, progress)
+    write_converted(jobs, dtype, progress)
 
 
 def convert_transformer(source: str | Path, target: str | Path, dtype: torch.dtype, progress: Progress | None = None) -> None:
@@ -62,23 +58,4 @@ def convert_transformer(source: str | Path, target: str | Path, dtype: torch.dty
     if kind.name != FLUX:
         raise CheckpointError(f"{source} is not a FLUX transformer: it looks like this: {kind}")
     entries = in_core_form(file.entries, source) if is_diffusers(file.entries) else dict(file.entries)
-    _write([(target, entries, {"format": "pt"})], dtype, progress)
-
-
-def _write(
-    jobs: list[tuple[str | Path, Mapping[str, Entry], dict[str, str]]], dtype: torch.dtype, progress: Progress | None
-) -> None:
-    total, done = 2 * sum(len(entries) for _, entries, _ in jobs), 0
-
-    def converted(name: str, entry: Entry) -> Entry:
-        def read() -> Tensor:
-            nonlocal done
-            done += 1
-            if progress:
-                progress(done, total)
-            return convert_tensor(name, entry.read(), dtype)
-
-        return Entry(dtype if entry.dtype.is_floating_point else entry.dtype, entry.shape, read)
-
-    for path, entries, metadata in jobs:
-        write_tensor_file(path, {name: converted(name, entry) for name, entry in entries.items()}, metadata)
+    write_converted([(target, entries, {"format": "pt"})], dtype, progress)

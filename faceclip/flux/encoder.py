@@ -5,7 +5,6 @@ B prompts, T = 512 T5 tokens, P = 144 face patches, d = 4096 (T5-XXL's width).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..encoder_file import convert_tensor
+from ..encoder_file import Progress, read_converted
 from ..identity import Identity
 from ..model.face_tower import FaceTower
 from ..model.fusion import Fuser
@@ -50,7 +49,7 @@ class FaceT5Encoder(IdentityEncoder):
         dtype: torch.dtype = torch.float32,
         compute_dtype: torch.dtype | None = None,
         operations: Any = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> FaceT5Encoder:
         """Read the released `face_t5_encoder.pt`, a safetensors of it, or a converted file; T5 and CLIP-L in it stay unread.
 
@@ -62,18 +61,12 @@ class FaceT5Encoder(IdentityEncoder):
         """
         file = open_facet5_file(path)
         device = torch.device(device)
-        tensors = {}
-        for done, (name, entry) in enumerate(file.entries.items(), 1):
-            tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
-            if progress:
-                progress(done, len(file.entries))
-        compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
-        operations = operations or (nn if compute_dtype == dtype else ops.casting)
+        tensors = read_converted(file.entries, dtype, device, progress)
+        compute_dtype, operations = ops.chosen(dtype, device, compute_dtype, operations)
         with ops.without_values():
             encoder = FaceT5Encoder(file.config, operations, file.class_head)
-        encoder.load_state_dict(tensors, assign=True)
-        encoder.compute_dtype = compute_dtype
-        return encoder.train(False).requires_grad_(False)
+        encoder.adopt(tensors, compute_dtype)
+        return encoder
 
     @property
     def face_towers(self) -> list[FaceTower]:

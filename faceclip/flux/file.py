@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ..recognize import FACET5, recognize
-from ..tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file
+from ..tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, require_exact
 from .config import METADATA_KEY, PRESETS, FaceT5Config, ReleaseConfig
-from .names import OWN, T5, Shape, own_shapes, own_sources, released_shapes
+from .names import OWN, T5, own_shapes, own_sources, released_shapes
 
 _EMBEDDING = f"{T5}embed_tokens.weight"
 _PATCHES = "face_patch_proj.weight"
+_ADVICE = "Download face_t5_encoder.pt again, or convert it with this version of the pack."
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ def open_facet5_file(path: str | Path, class_head: bool = True) -> FaceT5File:
         raise CheckpointError(f"{file.path} is not a FaceT5 encoder: it looks like this: {kind}")
     if any(name.startswith(OWN) for name in file.entries):
         config = _release_config(file)
-        _require_exact(file.path, file.shapes, released_shapes(config))
+        require_exact(file.path, file.shapes, released_shapes(config), "FaceT5 encoder", _ADVICE)
         sources = own_sources(file.entries, config.own, class_head)
         entries = {ours: _without_rows(file.entries[theirs], skip) for ours, (theirs, skip) in sources.items()}
         return FaceT5File(file.path, config.own, entries, file.entries)
     own = _own_config(file)
     has_head = any(_is_class_head(name) for name in file.entries)
-    _require_exact(file.path, file.shapes, own_shapes(own, has_head))
+    require_exact(file.path, file.shapes, own_shapes(own, has_head), "FaceT5 encoder", _ADVICE)
     entries = {name: entry for name, entry in file.entries.items() if class_head or not _is_class_head(name)}
     return FaceT5File(file.path, own, entries, {})
 
@@ -66,7 +67,9 @@ def _release_config(file: TensorFile) -> ReleaseConfig:
 def _own_config(file: TensorFile) -> FaceT5Config:
     try:
         if METADATA_KEY in file.metadata:
-            return FaceT5Config.from_json(file.metadata[METADATA_KEY])
+            config = FaceT5Config.from_json(file.metadata[METADATA_KEY])
+            config.require_depths(file.shapes)
+            return config
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
     width = file.shapes.get(_PATCHES, (0,))[0]
@@ -94,19 +97,3 @@ def _without_rows(entry: Entry, skip: int) -> Entry:
 
 def _is_class_head(name: str) -> bool:
     return name.startswith("face_encoder.feature.") or name == "face_encoder.mask_token"
-
-
-def _require_exact(path: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    """Raise CheckpointError unless the file has every tensor of the encoder, in its shape, and no other."""
-    for what, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
-        if names:
-            raise CheckpointError(
-                f"{path} is not a whole FaceT5 encoder: it {what} {len(names)} of {len(expected)} tensors, among them "
-                f"{min(names)}. Download face_t5_encoder.pt again, or convert it with this version of the pack."
-            )
-    wrong = [name for name in expected if tuple(expected[name]) != tuple(found[name])]
-    if wrong:
-        raise CheckpointError(
-            f"{path} does not fit its configuration: {wrong[0]} has shape {list(found[wrong[0]])}, "
-            f"expected {list(expected[wrong[0]])}. Download face_t5_encoder.pt again."
-        )

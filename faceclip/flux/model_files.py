@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from ..ops import without_values
 from ..recognize import FLUX, recognize
-from ..sdxl_files import cached_folder, load_model
+from ..sdxl_files import cached_folder, fill, load_model
 from ..tensor_file import CheckpointError, open_tensor_file
 from .encoder import FaceT5Encoder
 from .transformer import in_diffusers_form, is_diffusers
@@ -42,20 +41,8 @@ def load_transformer(path: str | Path, config: str | Path, dtype: torch.dtype) -
     if kind.name != FLUX:
         raise CheckpointError(f"{path} is not the FLUX transformer of FaceT5: it looks like this: {kind}")
     entries = file.entries if is_diffusers(file.entries) else in_diffusers_form(file.entries, path)
-    with without_values():
-        transformer = model.from_config(model.load_config(config))
-    expected = {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
-    found = {name: entry.shape for name, entry in entries.items()}
-    differing = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    if differing:
-        name = min(differing)
-        raise CheckpointError(
-            f"{path} does not fit the transformer configuration of the FLUX base: {len(differing)} tensors differ, among them "
-            f"{name} (file: {found.get(name, 'none')}, configuration: {expected.get(name, 'none')}). "
-            f"Use the released dit.pt with {FLUX_BASE}."
-        )
-    transformer.load_state_dict({name: entry.read().to(dtype) for name, entry in entries.items()}, assign=True)
-    return transformer.train(False).requires_grad_(False)
+    advice = f"Use the released dit.pt with {FLUX_BASE}."
+    return fill(model, config, Path(path), entries, dtype, "FLUX transformer", advice)
 
 
 def require_fit(encoder: FaceT5Encoder, flux: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..tensor_file import CheckpointError, Entry
+from ..tensor_file import CheckpointError, Entry, require_names
 
 _OUTSIDE = {
     "img_in": "x_embedder",
@@ -60,20 +61,15 @@ def is_diffusers(names: Collection[str]) -> bool:
     return any(name.startswith("transformer_blocks.") for name in names)
 
 
-def in_core_form(entries: Mapping[str, Entry], path: object) -> dict[str, Entry]:
+def in_core_form(entries: Mapping[str, Entry], path: str | Path) -> dict[str, Entry]:
     """A transformer in diffusers' form as the core keeps it. Raises CheckpointError for one that is not whole."""
     sources = _sources(entries, "transformer_blocks", "single_transformer_blocks")
     wanted = {name for source in sources.values() for name in source.names}
-    for what, names in (("lacks", wanted - entries.keys()), ("has unknown", entries.keys() - wanted)):
-        if names:
-            raise CheckpointError(
-                f"{path} is not a whole FLUX.1-dev transformer: it {what} {len(names)} tensors, among them {min(names)}. "
-                "Download dit.pt again."
-            )
+    require_names(Path(path), entries.keys(), wanted, "FLUX.1-dev transformer", "Download dit.pt again.")
     return {name: _joined([entries[part] for part in source.names], source.halves_swapped) for name, source in sources.items()}
 
 
-def in_diffusers_form(entries: Mapping[str, Entry], path: object) -> dict[str, Entry]:
+def in_diffusers_form(entries: Mapping[str, Entry], path: str | Path) -> dict[str, Entry]:
     """Inverse of `in_core_form`. Raises CheckpointError."""
     sources = _sources(entries, "double_blocks", "single_blocks")
     result: dict[str, Entry] = {}
@@ -114,9 +110,9 @@ def _sources(names: Collection[str], double: str, single: str) -> dict[str, _Sou
 
 
 def _count(names: Collection[str], blocks: str) -> int:
-    """How many blocks there are, by the highest number."""
-    numbers = [int(match[1]) for name in names if (match := re.match(rf"{blocks}\.(\d+)\.", name))]
-    return max(numbers, default=-1) + 1
+    """How many blocks there are, by the highest number; a number beyond all that the tensors could fill counts as one more."""
+    numbers = [int(match[1]) for name in names if (match := re.match(rf"{blocks}\.(\d{{1,9}})\.", name))]
+    return min(max(numbers, default=-1), len(names)) + 1
 
 
 def _joined(parts: list[Entry], halves_swapped: bool) -> Entry:

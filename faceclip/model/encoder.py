@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..config import METADATA_KEY, FaceCLIPConfig
-from ..encoder_file import TOWER, config_of, convert_tensor, open_encoder_file, require_exact, share_face_tower
+from ..encoder_file import TOWER, Progress, config_of, open_encoder_file, read_converted, require_encoder, share_face_tower
 from ..identity import Identity
 from ..prompt import LongPrompts, TokenizedPrompt
 from ..tensor_file import write_safetensors
@@ -57,7 +57,7 @@ class FaceCLIPEncoder(IdentityEncoder):
         dtype: torch.dtype = torch.float32,
         compute_dtype: torch.dtype | None = None,
         operations: Any = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> FaceCLIPEncoder:
         """Read the released `.pt`, a safetensors of it, or a converted file, with one branch or both.
 
@@ -73,21 +73,15 @@ class FaceCLIPEncoder(IdentityEncoder):
         config, device = config_of(file), torch.device(device)
         with ops.without_values():  # before anything is read
             one_tower = not any(name.startswith(TOWER) for name in file.entries)
-            require_exact(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
-        tensors = {}
-        for done, (name, entry) in enumerate(file.entries.items(), 1):
-            tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
-            if progress:
-                progress(done, len(file.entries))
+            require_encoder(file, FaceCLIPEncoder(config), file.entries, shared=one_tower)
+        tensors = read_converted(file.entries, dtype, device, progress)
         shared = share_face_tower(tensors, config)
-        compute_dtype = compute_dtype or (dtype if ops.computes_natively(dtype, device) else torch.float32)
-        operations = operations or (nn if compute_dtype == dtype else ops.casting)
+        compute_dtype, operations = ops.chosen(dtype, device, compute_dtype, operations)
         with ops.without_values():
             encoder = FaceCLIPEncoder(config, operations, share_face_tower=shared)
-        require_exact(file, encoder, tensors)
-        encoder.load_state_dict(tensors, assign=True)
-        encoder.compute_dtype = compute_dtype
-        return encoder.train(False).requires_grad_(False)
+        require_encoder(file, encoder, tensors)
+        encoder.adopt(tensors, compute_dtype)
+        return encoder
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write our format: safetensors, configuration in the metadata, a shared face tower once. Whole or not at all."""

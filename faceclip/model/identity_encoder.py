@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ class IdentityEncoder(nn.Module):
         self.compute_dtype = torch.float32
         self.compute_device: torch.device | None = None  # where to compute when the weights may live elsewhere
         self._blank: Identity | None = None
+
+    def adopt(self, tensors: Mapping[str, Tensor], compute_dtype: torch.dtype) -> None:
+        """Take over weights as they are; from then on in eval mode and without gradients."""
+        self.load_state_dict(tensors, assign=True)
+        self.compute_dtype = compute_dtype
+        self.train(False).requires_grad_(False)
 
     @property
     def face_towers(self) -> list[FaceTower]:

@@ -14,6 +14,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from faceclip import safetensors_header
+
 from .storage import is_local, open_seekable, publish, read_bytes, size_of
 
 logger = logging.getLogger(__name__)
@@ -168,17 +170,12 @@ def _split(name: str) -> tuple[str, str]:
 
 def write_index(path: str, index: ShardIndex) -> None:
     """Write the index of a shard, the same bytes for the same index; the file appears whole or not at all."""
-    # A safetensors file by hand: the library writes its metadata in an order of chance.
+    # Its header by our own hand: the safetensors library writes the metadata in an order of chance.
     facts = {"bytes": str(index.bytes), "fingerprint": index.fingerprint, "absent": json.dumps(index.absent)}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": "1", **facts}}
-    blocks: list[bytes] = []
-    for name, kind, array in (("spans", "I64", index.spans), ("pixels", "I32", index.pixels), ("keys", "U8", index.keys)):
-        first = sum(map(len, blocks))
-        blocks.append(array.tobytes())
-        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [first, first + len(blocks[-1])]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the numbers after it start at a multiple of their size
-    publish(path, b"".join([len(text).to_bytes(8, "little"), text, *blocks]))
+    arrays = [("spans", "I64", index.spans), ("pixels", "I32", index.pixels), ("keys", "U8", index.keys)]
+    described = [(name, kind, array.shape, array.nbytes) for name, kind, array in arrays]
+    header = safetensors_header.pack(described, {"format": FORMAT, "version": "1", **facts})
+    publish(path, b"".join([header, *(array.tobytes() for _, _, array in arrays)]))
 
 
 def read_index(shard: str) -> Index:
@@ -209,11 +206,12 @@ def _load(sidecar: str) -> Index:
     try:
         if is_local(sidecar):
             with Path(sidecar).open("rb") as file:
-                start = 8 + int.from_bytes(file.read(8), "little")
-                return StoredIndex(sidecar, json.loads(file.read(min(start, _LONGEST_HEADER) - 8)), start)
+                length = safetensors_header.length_of(file.read(safetensors_header.LENGTH))
+                header = safetensors_header.unpack(file.read(min(length, _LONGEST_HEADER)))
+                return StoredIndex(sidecar, header, safetensors_header.LENGTH + length)
         raw = read_bytes(sidecar)
-        start = 8 + int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8:start])
+        start = safetensors_header.LENGTH + safetensors_header.length_of(raw)
+        header = safetensors_header.unpack(raw[safetensors_header.LENGTH : start])
         length, fingerprint, _ = _facts(header)
         spans, keys, pixels = (_array(raw, start, header[name], kind) for name, kind in _ARRAYS.items())
         if (

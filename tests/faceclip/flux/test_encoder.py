@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder, FaceT5Encoder, Identity
 from faceclip.checkpoint import CheckpointError
+from faceclip.flux.convert import convert_facet5
 
 from ...golden import golden_shapes, stand_in_weights
 
@@ -139,7 +140,9 @@ def test_files_that_are_no_whole_facet5_are_told(golden, tmp_path):
     with pytest.raises(CheckpointError, match=rf"{name} has shape \[65\], expected \[64\]"):
         FaceT5Encoder.from_file(tmp_path / "other.pt")
     torch.save({**whole, "encoder_2.more": torch.zeros(1)}, tmp_path / "more.pt")
-    with pytest.raises(CheckpointError, match="has unknown 1 of 358 tensors, among them encoder_2.more"):
+    with pytest.raises(
+        CheckpointError, match="holds more than a FaceT5 encoder: 1 tensors beside 358, among them encoder_2.more"
+    ):
         FaceT5Encoder.from_file(tmp_path / "more.pt")
 
 
@@ -182,3 +185,24 @@ def test_from_json_of_something_else():
             FaceT5Config.from_json(text)
     with pytest.raises(ValueError, match="no FaceT5 preset called 'sdxl'"):
         FaceT5Config.preset("sdxl")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"layers": 2', '"layers": 100000', "told to have face layers 100000, found 2"),
+        ('"layers": 6', '"layers": 100000', "told to have fusion layers 100000, found 6"),
+        ('"heads": 4, "classes"', '"heads": 3, "classes"', "face.heads = 3, which does not divide the width 32"),
+        ('"context": 512', '"context": -1', "own.context = '-1', which cannot be"),
+    ],
+)
+def test_a_configuration_in_a_file_that_cannot_be_built_is_refused_at_once(before, after, told, golden, tmp_path):
+    from faceclip.flux.config import FaceT5Config
+
+    text = FaceT5Config.preset("tiny").to_json()
+    assert before in text
+    convert_facet5(golden.file, tmp_path / "own.safetensors", torch.float32)
+    weights = load_file(tmp_path / "own.safetensors")
+    save_file(weights, tmp_path / "own.safetensors", {"facet5_config": text.replace(before, after)})
+    with pytest.raises(CheckpointError, match=told):
+        FaceT5Encoder.from_file(tmp_path / "own.safetensors")
