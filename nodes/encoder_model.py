@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import comfy.model_management
 import comfy.model_patcher
@@ -18,6 +19,11 @@ from ..faceclip.face.photo import to_rgb
 from ..faceclip.model.identity_encoder import IdentityEncoder
 from ..faceclip.prompt import LongPrompts
 from .watch import Watch, watched
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Kind = TypeVar("Kind", bound=IdentityEncoder)
 
 ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
     "default": None,
@@ -38,28 +44,49 @@ class _Weights(nn.Module):
         self.device = device
 
 
-class FaceReader:
+class FaceReader(Generic[Kind]):
     """An encoder that ComfyUI loads to the device when it is used, and offloads when it needs the room.
 
     As ComfyUI's own text encoders do, it computes in fp32 whatever dtype the weights are kept in.
     """
 
-    def __init__(self, encoder: IdentityEncoder, load_device: torch.device, offload_device: torch.device):
+    _read: Callable[..., Kind]
+    """The library's reader of its files."""
+
+    def __init__(self, encoder: Kind, load_device: torch.device, offload_device: torch.device):
         encoder.compute_device = load_device
-        self._faces = encoder
+        self._encoder = encoder
         patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
         weights = _Weights(encoder, offload_device)
         self.patcher = patcher(weights, load_device=load_device, offload_device=offload_device, size=_bytes_of(encoder))
 
+    @classmethod
+    def from_file(cls, path: Path, dtype: torch.dtype | None) -> Self:
+        """Read any file of its kind that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
+
+        Moves the progress bar and stops on Cancel.
+        """
+        load_device = comfy.model_management.text_encoder_device()
+        offload_device = comfy.model_management.text_encoder_offload_device()
+        encoder = cls._read(
+            path,
+            offload_device,
+            dtype or comfy.model_management.text_encoder_dtype(load_device),
+            compute_dtype=torch.float32,
+            operations=comfy.ops.manual_cast,
+            progress=Watch(),
+        )
+        return cls(encoder, load_device, offload_device)
+
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return next(self._faces.parameters()).dtype
+        return next(self._encoder.parameters()).dtype
 
     @property
     def values(self) -> int:
         """How many weights it has; a face tower that both branches share counts once."""
-        return sum(t.numel() for t in self._faces.parameters())
+        return sum(t.numel() for t in self._encoder.parameters())
 
     def encode_faces(self, images: Tensor) -> Identity:
         """Aligned crops as ComfyUI's IMAGE [B, 448, 448, C], float in [0, 1] -> Identity of B people.
@@ -71,34 +98,15 @@ class FaceReader:
         faces = torch.stack([to_rgb(image) for image in images]).movedim(-1, 1) if len(images) else images.movedim(-1, 1)[:, :3]
         comfy.model_management.load_models_gpu([self.patcher])
         parts = faces.split(_FACES_AT_ONCE) or (faces,)
-        with watched(self._faces.face_layers, len(parts)):
-            parts = [self._faces.encode_faces(part) for part in parts]
+        with watched(self._encoder.face_layers, len(parts)):
+            parts = [self._encoder.encode_faces(part) for part in parts]
         return Identity.cat(parts).to(comfy.model_management.intermediate_device(), torch.float32)
 
 
-class EncoderModel(FaceReader):
+class EncoderModel(FaceReader[FaceCLIPEncoder]):
     """FaceCLIP's encoder."""
 
-    def __init__(self, encoder: FaceCLIPEncoder, load_device: torch.device, offload_device: torch.device):
-        super().__init__(encoder, load_device, offload_device)
-        self._encoder = encoder
-
-    @staticmethod
-    def from_file(path: Path, dtype: torch.dtype | None) -> EncoderModel:
-        """Read any encoder file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
-
-        Moves the progress bar and stops on Cancel.
-        """
-        load_device, offload_device = _devices()
-        encoder = FaceCLIPEncoder.from_file(
-            path,
-            offload_device,
-            dtype or comfy.model_management.text_encoder_dtype(load_device),
-            compute_dtype=torch.float32,
-            operations=comfy.ops.manual_cast,
-            progress=Watch(),
-        )
-        return EncoderModel(encoder, load_device, offload_device)
+    _read = staticmethod(FaceCLIPEncoder.from_file)
 
     def encode_text(
         self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
@@ -131,29 +139,10 @@ class EncoderModel(FaceReader):
             yield
 
 
-class FaceT5Model(FaceReader):
+class FaceT5Model(FaceReader[FaceT5Encoder]):
     """FaceT5's own part; T5 is the core's."""
 
-    def __init__(self, encoder: FaceT5Encoder, load_device: torch.device, offload_device: torch.device):
-        super().__init__(encoder, load_device, offload_device)
-        self._encoder = encoder
-
-    @staticmethod
-    def from_file(path: Path, dtype: torch.dtype | None) -> FaceT5Model:
-        """Read any FaceT5 file that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
-
-        Moves the progress bar and stops on Cancel.
-        """
-        load_device, offload_device = _devices()
-        encoder = FaceT5Encoder.from_file(
-            path,
-            offload_device,
-            dtype or comfy.model_management.text_encoder_dtype(load_device),
-            compute_dtype=torch.float32,
-            operations=comfy.ops.manual_cast,
-            progress=Watch(),
-        )
-        return FaceT5Model(encoder, load_device, offload_device)
+    _read = staticmethod(FaceT5Encoder.from_file)
 
     def encode(self, hidden: Tensor, identity: Identity | None, strength: float = 1.0) -> Tensor:
         """T5's hidden states of one prompt [1, 512, 4096], with each person of `identity` -> embeddings, a row each.
@@ -164,11 +153,6 @@ class FaceT5Model(FaceReader):
         with watched(self._encoder.joint_layers):
             result = self._encoder.encode(hidden, identity, strength=strength)
         return result.to(comfy.model_management.intermediate_device(), torch.float32)
-
-
-def _devices() -> tuple[torch.device, torch.device]:
-    """Where text encoders compute, and where they wait."""
-    return comfy.model_management.text_encoder_device(), comfy.model_management.text_encoder_offload_device()
 
 
 def _require_filtered(images: Tensor) -> None:
