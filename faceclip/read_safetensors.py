@@ -80,7 +80,7 @@ def _span(name: str, tensor: Mapping[str, Any]) -> _Span:
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers) or end < begin:
         raise ValueError(f"the entry for {name[:80]!r} contradicts itself")
     if kind in DTYPES and end - begin != prod(shape) * DTYPES[kind].itemsize:
-        raise ValueError(f"the entry for {name[:80]!r} contradicts itself: {shape} of {kind} are no {end - begin} bytes")
+        raise ValueError(f"the entry for {name[:80]!r} contradicts itself: {shape} of {kind} does not take {end - begin} bytes")
     return _Span(name, kind, tuple(shape), begin, end)
 
 

@@ -129,7 +129,7 @@ def notes(protocol: EvaluationProtocol, scores: Sequence[FolderScores]) -> list[
             "other people'."
         )
     if any(face.conditioned for result in scores for face in result.faces.values()):
-        said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity is no evidence of likeness.")
+        said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity does not show likeness.")
     if any(not result.candidate.conditioned_by for result in scores) and scores[0].faces:
         said.append("'not stated': nobody said which face network conditioned the images, so the judge may be that one.")
     if scores[0].clip:
