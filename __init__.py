@@ -4,7 +4,10 @@ WEB_DIRECTORY = "./web"  # help pages: docs/<node id>.md
 
 
 async def comfy_entrypoint():
-    """Return the extension that ComfyUI registers; imported here so that plain Python can import the folder without ComfyUI."""
+    """Return the extension that ComfyUI registers.
+
+    Imported here so that plain Python can import the folder without ComfyUI.
+    """
     from .nodes import FaceCLIPExtension
 
     return FaceCLIPExtension()

@@ -6,7 +6,8 @@
     python dev.py test --quick    without server, browser, proof and training runs: some minutes
 
 Everything is made below `.dev/` in this folder; delete that to start afresh. `--comfyui PATH` or the variable
-COMFYUI_PATH uses your own ComfyUI, with the Python of its virtual environment (or `--python`); nothing is installed there.
+COMFYUI_PATH uses your own ComfyUI, with the Python of its virtual
+environment (or `--python`); nothing is installed there.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/alignment.py FOLDER_OF_ALIGNED_448_PX_CROPS [--backend yunet]
 
-Drift is the distance, in pixels of the 448 px crop, between ArcFace's five template points and the same points taken
-into the picture by the known transform and back by the estimated one.
+Drift is the distance, in pixels of the 448 px crop, between ArcFace's five template points and the same
+points taken into the picture by the known transform and back by the estimated one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def summary(drifts: list[float]) -> str:
 
 
 def pasted(crop: np.ndarray, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pictures that show `crop` at every scale and rotation, somewhere, with the matrix [2, 3] crop -> picture."""
+    """Yield pictures that show `crop` at every scale and rotation,
+    somewhere, with the matrix [2, 3] crop -> picture."""
     generator = np.random.default_rng(seed)
     for scale in SCALES:
         for degrees in DEGREES:

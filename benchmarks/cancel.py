@@ -1,10 +1,12 @@
-"""How soon ComfyUI stops after Cancel, at a random moment in each of the pack's nodes, with the encoder at full size.
+"""How soon ComfyUI stops after Cancel, at a random moment in each of the
+pack's nodes, with the encoder at full size.
 
     python benchmarks/cancel.py --rounds 5
 
-The encoder's weights are random (2.6 GB in bf16 on the disk for the time of the run), those of the UNet zeros in the layout of
-the release's (5.1 GB); sampling is the core's own. The graph runs twice to the end, the faster of which is "whole"; then each
-round runs it anew, presses Cancel at a random part of that time, and waits for the server to say that it has stopped.
+The encoder's weights are random (2.6 GB in bf16 on the disk for the time of the run), those of the UNet zeros
+in the layout of the release's (5.1 GB); sampling is the core's own. The graph runs twice to the end, the
+faster of which is "whole"; then each round runs it anew, presses Cancel at a random part of that time, and
+waits for the server to say that it has stopped.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ def png(picture: Image.Image) -> bytes:
 
 
 def graph(stage: str, number: int, photo: str, wall: str, small: str) -> Prompt:
-    """The pack's nodes in a row; what `stage` names is changed by `number`, so that it runs again, and nothing before it."""
+    """The pack's nodes in a row.
+
+    What `stage` names is changed by `number`, so that it runs again, and nothing before it.
+    """
     changed = {name: number if name == stage else -1 for name in STAGES}
     dtype = "bf16" if changed["load"] % 2 else "default"
     found = {"order": "largest", "index": 0, "count": 1, "on_no_face": "text only", "detector": ["3", 0]}
@@ -134,7 +139,8 @@ def graph(stage: str, number: int, photo: str, wall: str, small: str) -> Prompt:
 
 
 def cancelled(client: ComfyClient, prompt: Prompt, node: str, delay: float | None) -> tuple[float | None, float]:
-    """Run a graph and cancel it `delay` s after `node` began (never, for None): seconds until it stopped, and those in the node.
+    """Run a graph and cancel it `delay` s after `node` began (never, for
+    None): seconds until it stopped, and those in the node.
 
     The first are None where the graph was done before.
     """

@@ -1,11 +1,12 @@
-"""How many faces each detector finds, what it takes for one, how long it takes, and what becomes of turned photos.
+"""How many faces each detector finds, what it takes for one, how long it
+takes, and what becomes of turned photos.
 
     python benchmarks/detection.py [--backend yunet dlib] [--sheet SHEET.png]     # the table, on the set `report`
-    python benchmarks/detection.py --choose                                       # the pack's own detector, on the set `choose`
+    python benchmarks/detection.py --choose                        # the pack's own detector, on the set `choose`
 
-The pictures are what installed packages ship, and others made of them: see `detection_pictures.py`. A face counts as found if a
-find of confidence 0.5 or more has its middle within half a face of where it is; any find that is on no labelled face is false.
-Times are CPU milliseconds of all threads, the best of --repeat.
+The pictures are what installed packages ship, and others made of them: see `detection_pictures.py`. A face
+counts as found if a find of confidence 0.5 or more has its middle within half a face of where it is; any find
+that is on no labelled face is false. Times are CPU milliseconds of all threads, the best of --repeat.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def look(detector: FaceDetector, picture: Picture, repeat: int = 1) -> tuple[list[Face], float]:
-    """The faces found, and the CPU seconds it took: the detector looks again until it has found as many as there are."""
+    """The faces found, and the CPU seconds it took: the detector looks again
+    until it has found as many as there are."""
     best = np.inf
     for _ in range(repeat):
         start = time.process_time()
@@ -122,7 +124,10 @@ def roll_of(face: Face) -> float:
 
 
 def choose(detector: FaceDetector, chosen: Sequence[Picture]) -> None:
-    """How many faces are found and how many false, by the least confidence; pictures without faces also turned and mirrored."""
+    """How many faces are found and how many false, by the least confidence.
+
+    Pictures without faces also turned and mirrored.
+    """
     true, false = [], []
     for picture in chosen:
         views = [picture.image]

@@ -1,8 +1,10 @@
-"""Pictures to measure face detectors on: photographs that installed packages ship, labelled by hand, and others made of them.
+"""Pictures to measure face detectors on: photographs that installed
+packages ship, labelled by hand, and others made of them.
 
-Two sets that share no picture: `choose` is what a detector's thresholds may be chosen on, `report` is what is reported.
-`detection_faces.json` has for each file below `site-packages` its human faces, and those that may be found or not (drawn, dolls,
-statues, animals, blurred bystanders): [x, y, size] of the face's middle and longer side as shares of width, height and long side.
+Two sets that share no picture: `choose` is what a detector's thresholds may be chosen on, `report` is what is
+reported. `detection_faces.json` has for each file below `site-packages` its human faces, and those that may
+be found or not (drawn, dolls, statues, animals, blurred bystanders): [x, y, size] of the face's middle and
+longer side as shares of width, height and long side.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python benchmarks/encoder.py [--threads 2] [--repeats 5] [--device cpu] [--markdown FILE]
 
-Weights are random: the time does not depend on them. Work is counted by torch's FlopCounterMode, so "of matmul" is the
-encoder's FLOP/s over that of a 4096 x 4096 x 4096 product in fp32 (bf16 rows: in bf16 where the machine computes in bf16,
-else in fp32, which is then what the encoder computes in, too). Each figure is the fastest of the repeats, taken in turn with
-the product's, since other load on the machine only ever adds time.
+Weights are random: the time does not depend on them. Work is counted by torch's FlopCounterMode, so "of
+matmul" is the encoder's FLOP/s over that of a 4096 x 4096 x 4096 product in fp32 (bf16 rows: in bf16 where
+the machine computes in bf16, else in fp32, which is then what the encoder computes in, too). Each figure is
+the fastest of the repeats, taken in turn with the product's, since other load on the machine only ever adds
+time.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def measure(dtype: torch.dtype, device: torch.device, faces: Tensor, repeats: in
 
 
 def random_encoder(dtype: torch.dtype, device: torch.device, preset: str = "sdxl") -> FaceCLIPEncoder:
-    """The encoder, full-size by default, with cheap random weights (a shared face tower), as `from_file` would set it up."""
+    """The encoder, full-size by default, with cheap random weights (a shared
+    face tower), as `from_file` would set it up."""
     compute = dtype if computes_natively(dtype, device) else torch.float32
     with torch.device("meta"):
         encoder = FaceCLIPEncoder(FaceCLIPConfig.preset(preset), nn if compute == dtype else casting)

@@ -1,10 +1,12 @@
-"""Hundreds of prompts with changing people, queued at once: does a ComfyUI with the pack keep its memory, and its pictures?
+"""Hundreds of prompts with changing people, queued at once: does a
+ComfyUI with the pack keep its memory, and its pictures?
 
     python benchmarks/endurance.py --prompts 500
 
-Runs the mini workflow on a ComfyUI of its own. Every prompt has another person than the one before, so that the whole chain runs
-each time: detection, face tower, encoder, UNet, VAE. Every combination of person and words comes back many times, and its picture
-must be the first one's, bit for bit. Memory is what the process holds (RSS) when a prompt is done.
+Runs the mini workflow on a ComfyUI of its own. Every prompt has another person than the one before, so that
+the whole chain runs each time: detection, face tower, encoder, UNet, VAE. Every combination of person and
+words comes back many times, and its picture must be the first one's, bit for bit. Memory is what the process
+holds (RSS) when a prompt is done.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ _POLL = 0.05  # s
 
 @dataclass(frozen=True)
 class Done:
-    """A prompt that is done: its combination of person and words, its picture's digest, the server's memory in bytes."""
+    """A prompt that is done: its combination of person and words, its
+    picture's digest, the server's memory in bytes."""
 
     combination: tuple[int, int]
     picture: str

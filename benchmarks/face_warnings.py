@@ -1,8 +1,10 @@
-"""How often the warnings of `faceclip.face.assess` are right: photographs, the same blurred and covered, heads of known turn.
+"""How often the warnings of `faceclip.face.assess` are right:
+photographs, the same blurred and covered, heads of known turn.
 
     python benchmarks/face_warnings.py
 
-The photographs are both sets of `detection_pictures.py`; the heads are drawn by `train.synthetic`, eight people at each angle.
+The photographs are both sets of `detection_pictures.py`; the heads are
+drawn by `train.synthetic`, eight people at each angle.
 """
 
 from __future__ import annotations

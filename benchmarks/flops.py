@@ -1,4 +1,5 @@
-"""What training computes, counted on the real classes: floating-point operations of matrix products, convolutions, attention.
+"""What training computes, counted on the real classes: floating-point
+operations of matrix products, convolutions, attention.
 
 Count on the meta device: no weights are needed, and the counts are the same for every device.
 """

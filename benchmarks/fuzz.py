@@ -1,10 +1,12 @@
-"""Mutated files of every kind that is read from outside: only the declared errors may leave, in bounded memory and time.
+"""Mutated files of every kind that is read from outside: only the
+declared errors may leave, in bounded memory and time.
 
     python benchmarks/fuzz.py                        # 2,000 mutations of each kind
     python benchmarks/fuzz.py --count 200 --kinds png csv --seed 7
 
-Each kind has a process of its own. A mutation is a flipped bit, a cut, an exchange of two stretches, bytes of another place, or a
-huge number, up to four of them at once; the same seed makes the same files. With --keep, files that showed a fault are kept.
+Each kind has a process of its own. A mutation is a flipped bit, a cut, an exchange of two stretches, bytes of
+another place, or a huge number, up to four of them at once; the same seed makes the same files. With --keep,
+files that showed a fault are kept.
 """
 
 from __future__ import annotations

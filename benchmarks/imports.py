@@ -1,10 +1,12 @@
-"""How long a fresh Python takes until the library has loaded an encoder and encoded a prompt, beside torch's own import.
+"""How long a fresh Python takes until the library has loaded an encoder
+and encoded a prompt, beside torch's own import.
 
     python benchmarks/imports.py [--runs 5]
 
-Each program runs as a process of its own, by turns. The seconds are the processor's, since other load on the machine lengthens
-the others; of the runs the median counts. The encoder is mini, so what is left is imports. "and torch._dynamo" is what building
-an encoder with torch's own initialisation on the meta device would import on top.
+Each program runs as a process of its own, by turns. The seconds are the processor's, since other load on the
+machine lengthens the others; of the runs the median counts. The encoder is mini, so what is left is imports.
+"and torch._dynamo" is what building an encoder with torch's own initialisation on the meta device would
+import on top.
 """
 
 from __future__ import annotations

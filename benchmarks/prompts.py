@@ -1,10 +1,12 @@
-"""What weighted words, a strength in between, and the negative prompt cost beside a plain prompt, of the full-size encoder.
+"""What weighted words, a strength in between, and the negative prompt
+cost beside a plain prompt, of the full-size encoder.
 
     python benchmarks/prompts.py [--threads 2] [--repeats 5] [--device cpu] [--dtype fp32] [--markdown FILE]
 
-Weights are random: the time does not depend on them. Each row is timed by turns with the plain prompt of the same round, and the
-ratio is that of the medians; beside it stands how many rows of 77 tokens went through the encoder, in how many passes. "First"
-is with a person the encoder has not met, "again" is any later prompt with that person.
+Weights are random: the time does not depend on them. Each row is timed by turns with the plain prompt of the
+same round, and the ratio is that of the medians; beside it stands how many rows of 77 tokens went through the
+encoder, in how many passes. "First" is with a person the encoder has not met, "again" is any later prompt
+with that person.
 """
 
 from __future__ import annotations

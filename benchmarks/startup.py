@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py --comfyui .dev/comfyui --runs 10
 
-ComfyUI is started with `--quick-test-for-ci`, which ends it once all nodes are loaded; the seconds are those of the whole
-process and, beside them, what ComfyUI's own log says that importing the pack took. The first start of each kind is not
-counted: it reads files from the disk.
+ComfyUI is started with `--quick-test-for-ci`, which ends it once all nodes are loaded; the seconds are those
+of the whole process and, beside them, what ComfyUI's own log says that importing the pack took. The first
+start of each kind is not counted: it reads files from the disk.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 def base_folder(base: Path, pack: str) -> Path:
-    """A folder for ComfyUI's `--base-directory` with one pack among its custom nodes, `pack`: this one, or one with nothing."""
+    """A folder for ComfyUI's `--base-directory` with one pack among its
+    custom nodes, `pack`: this one, or one with nothing."""
     place = base / "custom_nodes" / pack
     place.parent.mkdir(parents=True)
     if pack == "faceclip":

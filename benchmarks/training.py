@@ -7,8 +7,8 @@
     python benchmarks/training.py sdxl     our SDXL step against plain code in the manner of diffusers' example
     python benchmarks/training.py all      all of them; on a GPU at full size, else with the mini models
 
-Contenders take turns, so that what else the machine does falls on all alike; numbers are medians, with the range in brackets.
-Weights and pictures are random: time does not depend on them. Nothing is downloaded.
+Contenders take turns, so that what else the machine does falls on all alike; numbers are medians, with the
+range in brackets. Weights and pictures are random: time does not depend on them. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def take_turns(
 ) -> dict[str, Timing | None]:
     """A/B/A/B: every contender is built, warmed up, timed over `steps` steps and thrown away again, `rounds` times.
 
-    So what else the machine does falls on all alike, no one's memory or reading ahead is in another's way, and what does not
-    fit beside another still fits. None for a contender that the device has no memory for.
+    So what else the machine does falls on all alike, no one's memory or reading ahead is in another's way, and
+    what does not fit beside another still fits. None for a contender that the device has no memory for.
     """
     found: dict[str, Timing | None] = {name: Timing() for name in contenders}
     for _ in range(rounds):
@@ -77,14 +77,19 @@ def take_steps_in_turn(contenders: dict[str, Step], now: Clock, steps: int, warm
 
 
 def clock(device: torch.device, cpu_time: bool = False) -> float:
-    """Now, in seconds, after all that the device was asked to do. `cpu_time`: seconds that this process computed, all threads."""
+    """Now, in seconds, after all that the device was asked to do.
+
+    `cpu_time`: seconds that this process computed, all threads.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.process_time() if cpu_time else time.perf_counter()
 
 
 class PeakMemory:
-    """The most memory from now on. On a GPU: what torch allocated, all of it. On the CPU: resident, above what there is now.
+    """The most memory from now on. On a GPU: what torch allocated, all of it.
+
+    On the CPU: resident, above what there is now.
 
     Where the system cannot forget an earlier peak (only Linux can), there is no number.
     """

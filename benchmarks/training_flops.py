@@ -1,8 +1,10 @@
-"""Count what a training step computes, from the real classes on the meta device: the numbers that docs/scaling.md starts from.
+"""Count what a training step computes, from the real classes on the meta
+device: the numbers that docs/scaling.md starts from.
 
     python benchmarks/training_flops.py
 
-Floating-point operations of matrix products, convolutions and attention, of one sample; no weights are needed.
+Floating-point operations of matrix products, convolutions and
+attention, of one sample; no weights are needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much of the device pretraining uses: samples/s, FLOP, MFU and memory over batches and micro-batches.
 
-Features and token ids come from memory, so only the trained path counts: encoder, heads, losses, optimiser. (In a run, reading
-threads tokenize ahead.)
+Features and token ids come from memory, so only the trained path counts: encoder, heads, losses, optimiser.
+(In a run, reading threads tokenize ahead.)
 """
 
 from __future__ import annotations

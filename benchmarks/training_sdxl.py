@@ -1,4 +1,5 @@
-"""The full SDXL step of `train/finetune_sdxl/task.py` against plain code in the manner of diffusers' text-to-image example."""
+"""The full SDXL step of `train/finetune_sdxl/task.py` against plain code
+in the manner of diffusers' text-to-image example."""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ def measure_cache(options: argparse.Namespace) -> str:
 
 
 def measure_step(options: argparse.Namespace) -> str:
-    """Our step against the same by hand, on the same cached features. Raises ValueError if their first losses differ."""
+    """Our step against the same by hand, on the same cached features.
+
+    Raises ValueError if their first losses differ.
+    """
     ranks = Ranks(0, 1, options.device)
     with _prepared(options) as config:
         plain = PlainLoop(build(config, ranks), config)
@@ -70,7 +73,8 @@ def measure_step(options: argparse.Namespace) -> str:
 
 
 class PlainLoop:
-    """What one would write by hand for one GPU: equation 3 without masks, torch's AdamW, open_clip's loss three times."""
+    """What one would write by hand for one GPU: equation 3 without masks,
+    torch's AdamW, open_clip's loss three times."""
 
     def __init__(self, task: PretrainTask, config: PretrainConfig):
         self.task, self.config = task, config
@@ -120,7 +124,8 @@ def _title(what: str, options: argparse.Namespace, turns: str) -> str:
 
 @contextmanager
 def _prepared(options: argparse.Namespace) -> Iterator[PretrainConfig]:
-    """Synthetic shards, their cached features, and a run over them, in a folder that is there as long as the context."""
+    """Synthetic shards, their cached features, and a run over them, in a
+    folder that is there as long as the context."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random = np.random.default_rng(0)

@@ -1,1 +1,4 @@
-"""What `dev.py` runs: a real ComfyUI as a process, its client, and the demo. The pack itself uses nothing of this."""
+"""What `dev.py` runs: a real ComfyUI as a process, its client, and the demo.
+
+The pack itself uses nothing of this.
+"""

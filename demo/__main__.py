@@ -29,7 +29,8 @@ from .server import ComfyServer, ServerError
 
 WORKFLOW = ROOT / "workflows" / "faceclip_mini_demo.json"
 PEOPLE = (ROOT / "models" / "people" / "ada.jpg", ROOT / "models" / "people" / "ben.jpg")
-"""Two people that the mini model was not trained on. Pictures made of the second show how much the reference matters."""
+"""Two people that the mini model was not trained on. Pictures made of
+the second show how much the reference matters."""
 PROMPTS = (
     "a close-up of a person on a sandy beach by the sea, wearing a red hoodie",
     "a portrait of a person wearing a blue suit and a yellow tie in front of bookshelves",

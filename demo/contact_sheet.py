@@ -1,4 +1,5 @@
-"""One picture that shows a run: a row for each person with the photo, its numbered faces, the aligned crop, the results."""
+"""One picture that shows a run: a row for each person with the photo,
+its numbered faces, the aligned crop, the results."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def with_words(prompt: Prompt, words: str) -> Prompt:
 
 
 def shown_pictures(prompt: Prompt) -> dict[str, list[str]]:
-    """Which output nodes show what: ids of the nodes that show "faces" (numbered boxes), "aligned" crops and "result"s."""
+    """Which output nodes show what: ids of the nodes that show "faces"
+    (numbered boxes), "aligned" crops and "result"s."""
     shown: dict[str, list[str]] = {"faces": [], "aligned": [], "result": []}
     for node_id, node in prompt.items():
         source = node["inputs"].get("images")

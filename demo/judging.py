@@ -1,7 +1,8 @@
-"""How much pictures look like people, by the judge that measured the mini model: `python -m demo.judging PEOPLE --pictures ...`.
+"""How much pictures look like people, by the judge that measured the mini
+model: `python -m demo.judging PEOPLE --pictures ...`.
 
-It prints JSON: for each picture, its likeness to each of the people. It is a program of its own because it needs torch, which
-ComfyUI's Python has and the demo's own may not.
+It prints JSON: for each picture, its likeness to each of the people. It is a program of its own because it
+needs torch, which ComfyUI's Python has and the demo's own may not.
 """
 
 from __future__ import annotations

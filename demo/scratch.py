@@ -1,4 +1,7 @@
-"""A ComfyUI of one's own for a while: the pack in it, empty folders, gone afterwards. For scripts and benchmarks."""
+"""A ComfyUI of one's own for a while: the pack in it, empty folders, gone afterwards.
+
+For scripts and benchmarks.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What the demo and the tests need, made from nothing: a virtual environment, packages, a ComfyUI, a browser.
 
-Standard library only, since it runs before anything is installed. Each step is skipped when what it makes is there and
-complete, and is made again when it was cut off half-way: a stamp is written only after a step has succeeded.
+Standard library only, since it runs before anything is installed. Each step is skipped when what it makes is
+there and complete, and is made again when it was cut off half-way: a stamp is written only after a step has
+succeeded.
 """
 
 from __future__ import annotations

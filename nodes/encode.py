@@ -184,7 +184,10 @@ class FaceCLIPTextEncode(io.ComfyNode):
 
 
 def conversion_hint(path: Path, values: int) -> str:
-    """What to do about a large file that could be half as large; nothing is converted unasked. "" where there is no such file."""
+    """What to do about a large file that could be half as large; nothing is converted unasked.
+
+    "" where there is no such file.
+    """
     size, converted = path.stat().st_size, 2 * values
     if size < max(_LARGE_FILE, 1.5 * converted):
         return ""

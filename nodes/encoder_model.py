@@ -62,7 +62,9 @@ class FaceReader(Generic[Kind]):
 
     @classmethod
     def from_file(cls, path: Path, dtype: torch.dtype | None) -> Self:
-        """Read any file of its kind that the library reads; `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
+        """Read any file of its kind that the library reads.
+
+        `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
 
         Moves the progress bar and stops on Cancel.
         """
@@ -124,7 +126,10 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         strength: float = 1.0,
         long_prompts: LongPrompts = "cut",
     ) -> tuple[Conditioning, Conditioning]:
-        """`encode_text` of the prompt, and of the negative prompt (one row, without a face), in one pass. Raises ValueError."""
+        """`encode_text` of the prompt, and of the negative prompt (one row, without a face), in one pass.
+
+        Raises ValueError.
+        """
         with self._at_work():
             found = self._encoder.encode_with_negative(
                 [prompt], [negative_prompt], identity, strength=strength, long_prompts=long_prompts
@@ -156,7 +161,8 @@ class FaceT5Model(FaceReader[FaceT5Encoder]):
 
 
 def _require_filtered(images: Tensor) -> None:
-    """Raise ValueError for values that no filter leaves: those of 0 to 255, or of -1 to 1, would come out all white or black."""
+    """Raise ValueError for values that no filter leaves: those of 0 to 255,
+    or of -1 to 1, would come out all white or black."""
     if images.numel() and (images.min() < -_OVERSHOOT or images.max() > 1 + _OVERSHOOT):
         raise ValueError(
             f"Faces must be images with values from 0 to 1; found {images.min():.3g} to {images.max():.3g}. "

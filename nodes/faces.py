@@ -193,7 +193,8 @@ def watched_detector(detector: FaceDetector) -> FaceDetector:
 
 
 def _let_cancel_through() -> None:
-    """Give the server's thread its turn while a look holds the process: it hears of Cancel now, not when the look is over."""
+    """Give the server's thread its turn while a look holds the process: it
+    hears of Cancel now, not when the look is over."""
     time.sleep(BREATH)
     comfy.model_management.throw_exception_if_processing_interrupted()
 

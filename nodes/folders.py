@@ -69,8 +69,8 @@ def find_file(name: str, folders: Sequence[str]) -> Path:
 def is_there(**files: tuple[str | None, Sequence[str]]) -> bool | str:
     """For `validate_inputs`: True, or what to do about the files, by input (name, folders), that are not there.
 
-    A node that validates the input itself is asked before the core says no more than that a value is not in a list. None is what
-    comes over a link, which `find_file` sees later.
+    A node that validates the input itself is asked before the core says no more than that a value is not in a
+    list. None is what comes over a link, which `find_file` sees later.
     """
     problems = []
     for name, folders in files.values():

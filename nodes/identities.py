@@ -139,7 +139,8 @@ def _is_file_name(name: str) -> bool:
 
 
 def _new_file(folder: Path, name: str) -> Path:
-    """`NAME.safetensors` in `folder`, or `NAME_2.safetensors` and so on: a file that was not there, and now is, empty.
+    """`NAME.safetensors` in `folder`, or `NAME_2.safetensors` and so on: a
+    file that was not there, and now is, empty.
 
     So two servers with one output folder do not take the same name.
     """

@@ -14,14 +14,15 @@ from ..faceclip.face.sheet import draw_sheet, draw_words
 from .compat import newer
 
 STAYS = newer(io.Schema, has_intermediate_output=True)
-"""For the Schema of a node that shows something and is no output node: newer front ends show it again on a loaded page."""
+"""For the Schema of a node that shows something and is no output node:
+newer front ends show it again on a loaded page."""
 
 
 def show_status(text: str) -> None:
     """Show `text` on the node that runs, in the browser that queued it. A ComfyUI that cannot is left alone.
 
-    The text is no output: it is gone when the page is loaded again, and newer front ends take it away when the run ends. What
-    must be read goes to `words`.
+    The text is no output: it is gone when the page is loaded again, and newer front ends take it away when the
+    run ends. What must be read goes to `words`.
     """
     try:
         from comfy_execution.utils import get_executing_context
@@ -36,7 +37,8 @@ def show_status(text: str) -> None:
 def words(text: str) -> ui.PreviewImage:
     """A picture of what is to be read on the node.
 
-    As a node's `ui` it stays there after the run, also when the node need not run again; a text would not be shown.
+    As a node's `ui` it stays there after the run, also when the node need
+    not run again; a text would not be shown.
     """
     return _shown(draw_words(text))
 

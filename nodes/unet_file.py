@@ -1,4 +1,7 @@
-"""From a UNet file to ComfyUI's ModelPatcher. The core reads what it knows; only SDXL of other sizes is built here."""
+"""From a UNet file to ComfyUI's ModelPatcher.
+
+The core reads what it knows; only SDXL of other sizes is built here.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,10 @@ WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
 def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
     """Load an SDXL UNet: diffusers format or a single-file checkpoint, `.pt` or safetensors, any number of channels.
 
-    `dtype` is what the weights are kept in; None leaves that to ComfyUI. A file that says that its UNet predicts v, as those do
-    that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for anything that is not SDXL, saying
-    what it looks like and which loader wants it. Moves the progress bar and stops on Cancel.
+    `dtype` is what the weights are kept in; None leaves that to ComfyUI. A file that says that its UNet predicts
+    v, as those do that training wrote so, is sampled so. Raises CheckpointError for a damaged file and for
+    anything that is not SDXL, saying what it looks like and which loader wants it. Moves the progress bar and
+    stops on Cancel.
     """
     whole = open_tensor_file(path)
     file = unet_in(whole)
@@ -68,7 +72,10 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
 
 
 def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
-    """The file's tensors, seen where they lie in it: the core copies each into its layer. With --disable-mmap they are read."""
+    """The file's tensors, seen where they lie in it: the core copies each into its layer.
+
+    With --disable-mmap they are read.
+    """
     read = getattr(comfy.utils, "DISABLE_MMAP", False)
     weights = {}
     for done, (name, entry) in enumerate(file.entries.items(), 1):
@@ -78,7 +85,9 @@ def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
 
 
 def _prediction_markers(file: TensorFile) -> dict[str, Tensor]:
-    """The empty tensors by which the core knows v-prediction, and a schedule that ends in pure noise; none for epsilon.
+    """The empty tensors by which the core knows v-prediction, and a schedule that ends in pure noise.
+
+    None for epsilon.
 
     A file that training wrote says it in its metadata, other files have the markers themselves.
     """
@@ -120,7 +129,8 @@ def _in_core_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | list[int]]:
-    """The layout of a diffusers UNet, from its names and shapes, in the terms that `comfy.utils.unet_to_diffusers` reads."""
+    """The layout of a diffusers UNet, from its names and shapes, in the
+    terms that `comfy.utils.unet_to_diffusers` reads."""
 
     def numbers(pattern: str) -> int:
         return len({match[1] for name in shapes if (match := re.match(pattern, name))})
@@ -144,7 +154,8 @@ def diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | l
 
 
 def _mirrored(weights: Mapping[str, Tensor], levels: int) -> bool:
-    """Whether each level of a diffusers UNet has attention on its way up if it has on its way down, as SDXL's all do."""
+    """Whether each level of a diffusers UNet has attention on its way up if
+    it has on its way down, as SDXL's all do."""
     ways = [
         [any(n.startswith(f"{way}_blocks.{i}.attentions.") for n in weights) for i in range(levels)] for way in ("down", "up")
     ]
@@ -152,7 +163,8 @@ def _mirrored(weights: Mapping[str, Tensor], levels: int) -> bool:
 
 
 def _require_whole(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError where a tensor of the UNet is not in the file: the core would leave it zero, or at random."""
+    """Raise CheckpointError where a tensor of the UNet is not in the file:
+    the core would leave it zero, or at random."""
     try:
         diffusers = "conv_in.weight" in weights
         if diffusers:

@@ -33,7 +33,8 @@ class Watch:
 def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
     """Look at the Cancel button, and move the progress bar, at every layer: a CPU spends seconds on one prompt.
 
-    `passes` is how often each layer is to run. The first weighted words with a person take one more: the bar is full early.
+    `passes` is how often each layer is to run. The first weighted words
+    with a person take one more: the bar is full early.
     """
     watch, done = Watch(), 0
 
@@ -53,10 +54,12 @@ def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
 
 @contextmanager
 def watched_building(watch: Watch, done: int, total: int) -> Iterator[None]:
-    """Stop on Cancel while ComfyUI's core makes a network; move the bar from `done` to `total` as it gets its weights.
+    """Stop on Cancel while ComfyUI's core makes a network.
 
-    The core tells nothing of either, but torch does: of each layer that becomes part of another, and of each that is given
-    weights. Nothing of this is left on the network.
+    Move the bar from `done` to `total` as it gets its weights.
+
+    The core tells nothing of either, but torch does: of each layer that becomes part of another, and of each that
+    is given weights. Nothing of this is left on the network.
     """
     handles: dict[int, Any] = {}
 

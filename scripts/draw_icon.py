@@ -2,8 +2,9 @@
 
     python scripts/draw_icon.py [FOLDER]        (default: docs/images/ of this repository)
 
-The picture says what the pack does: a face with its five landmarks in a detection frame, and a wire from it to the next node.
-Everything is drawn four times as large and averaged, since Pillow's own edges are hard. Letters are Pillow's built-in font.
+The picture says what the pack does: a face with its five landmarks in a detection frame, and a wire from it
+to the next node. Everything is drawn four times as large and averaged, since Pillow's own edges are hard.
+Letters are Pillow's built-in font.
 """
 
 from __future__ import annotations

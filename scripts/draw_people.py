@@ -2,7 +2,8 @@
 
     python scripts/draw_people.py [FOLDER]        (default: models/people of this repository)
 
-They are drawn at 512 px, four times as large as the pictures that the model learned from, for the face detector to find them.
+They are drawn at 512 px, four times as large as the pictures that the
+model learned from, for the face detector to find them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STEADY = 0.25
 
 
 def photo_of(number: int) -> Portrait:
-    """A held-out person in the first of their scenes that a passport office might accept, without anything on the head."""
+    """A held-out person in the first of their scenes that a passport office
+    might accept, without anything on the head."""
     world = World(0, SIZE)  # the main world of `train.proof`
     person = FULL.people + number
     scenes = (world.scene(world.scene_number(person, k)) for k in range(100))

@@ -1,4 +1,5 @@
-"""Draw the workflows' thumbnails for ComfyUI's template browser: what goes in and what comes out, with people of the drawn world.
+"""Draw the workflows' thumbnails for ComfyUI's template browser: what goes
+in and what comes out, with people of the drawn world.
 
     python scripts/draw_thumbnails.py [FOLDER]       (default folder: workflows)
 

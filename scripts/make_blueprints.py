@@ -2,8 +2,9 @@
 
     python scripts/make_blueprints.py OBJECT_INFO.json [FOLDER]
 
-OBJECT_INFO.json is what a ComfyUI with the pack in it answers at http://127.0.0.1:8188/object_info. A blueprint is a workflow of
-one node, whose type is the id of the subgraph that the file defines. A file's name is what users see.
+OBJECT_INFO.json is what a ComfyUI with the pack in it answers at http://127.0.0.1:8188/object_info. A
+blueprint is a workflow of one node, whose type is the id of the subgraph that the file defines. A file's name
+is what users see.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Slot:
 
 
 class Blueprint(Graph):
-    """A subgraph in the making. `input()` is a socket of the whole; given to a widget, it shows that widget on the node."""
+    """A subgraph in the making.
+
+    `input()` is a socket of the whole; given to a widget, it shows that widget on the node.
+    """
 
     def __init__(self, name: str, object_info: Mapping[str, Any]):
         super().__init__(name, object_info)

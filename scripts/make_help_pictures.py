@@ -2,9 +2,9 @@
 
     python scripts/make_help_pictures.py PHOTO [FOLDER]       (default folder: web/docs/images)
 
-The graph has every node of the pack, on the mini model; those for FLUX, of which there is no small model, stand in it without
-having run. PHOTO should show one face, as models/people/ada.jpg does. Needs
-what `comfy_editor` does.
+The graph has every node of the pack, on the mini model; those for FLUX, of which there is no small model,
+stand in it without having run. PHOTO should show one face, as models/people/ada.jpg does. Needs what
+`comfy_editor` does.
 """
 
 from __future__ import annotations

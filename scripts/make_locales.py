@@ -2,8 +2,9 @@
 
     python scripts/make_locales.py OBJECT_INFO.json [--check]
 
-OBJECT_INFO.json is what a ComfyUI with the pack in it answers at http://127.0.0.1:8188/object_info. Says what translations
-lack, or have of nodes and inputs that are gone, and ends with 1 if there is anything; `--check` writes nothing.
+OBJECT_INFO.json is what a ComfyUI with the pack in it answers at http://127.0.0.1:8188/object_info. Says what
+translations lack, or have of nodes and inputs that are gone, and ends with 1 if there is anything; `--check`
+writes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def node_definitions(object_info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def problems(object_info: Mapping[str, Any], translated: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a translation: entries missing, left over or empty, and texts that lost what must stay as it is."""
+    """What is wrong with a translation: entries missing, left over or empty,
+    and texts that lost what must stay as it is."""
     english = node_definitions(object_info)
     here, there = dict(texts(english)), dict(texts(translated))
     found = [f"{key} is missing" for key in here if key not in there]
@@ -81,7 +83,10 @@ def _nodes_named(text: str, english: Mapping[str, Any]) -> list[str]:
 
 
 def _choices_explained(key: str, text: str, object_info: Mapping[str, Any]) -> list[str]:
-    """The choices of a combo that its tooltip explains, as in "skip: leave it out"; the combo shows them untranslated."""
+    """The choices of a combo that its tooltip explains, as in "skip: leave it out".
+
+    The combo shows them untranslated.
+    """
     node, part, name, *_ = [*key.split("."), ""]
     if part != "inputs":
         return []

@@ -2,8 +2,8 @@
 
     python scripts/make_screenshots.py [FOLDER]       (default folder: docs/images)
 
-Everything runs on the mini model and the drawn people that come with the pack. Needs what `comfy_editor` does, and a
-font with Japanese letters (Debian: fonts-wqy-zenhei or fonts-noto-cjk).
+Everything runs on the mini model and the drawn people that come with the pack. Needs what `comfy_editor`
+does, and a font with Japanese letters (Debian: fonts-wqy-zenhei or fonts-noto-cjk).
 """
 
 from __future__ import annotations

@@ -238,7 +238,9 @@ def _settle(file: RemoteFile, part: Path) -> list[Path]:
         archive = zipfile.ZipFile(part)
     except zipfile.BadZipFile as error:
         part.unlink()
-        raise DownloadError(f"{file.name} is not a zip archive, or is damaged ({error}). It was removed. {by_hand(file)}") from error
+        raise DownloadError(
+            f"{file.name} is not a zip archive, or is damaged ({error}). It was removed. {by_hand(file)}"
+        ) from error
     with archive:
         # By their last name: some packs are in a folder of their own within the archive.
         inside = {Path(name).name: name for name in archive.namelist()}

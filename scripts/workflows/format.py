@@ -1,4 +1,5 @@
-"""ComfyUI's workflow format (UI format 0.4), drawn node by node from the definitions that a ComfyUI answers at /object_info.
+"""ComfyUI's workflow format (UI format 0.4), drawn node by node from the
+definitions that a ComfyUI answers at /object_info.
 
 Widget order, sockets and types come from there, so a workflow cannot disagree with the nodes.
 """

@@ -1,4 +1,5 @@
-"""Example workflows about who is in the picture: several photos, a blend, a saved identity, and when the face has a say."""
+"""Example workflows about who is in the picture: several photos, a
+blend, a saved identity, and when the face has a say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Example workflows that change the UNet: a LoRA on top of it, and FaceCLIP carried over to another SDXL checkpoint."""
+"""Example workflows that change the UNet: a LoRA on top of it, and
+FaceCLIP carried over to another SDXL checkpoint."""
 
 from __future__ import annotations
 

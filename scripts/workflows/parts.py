@@ -105,7 +105,8 @@ def downloads(name: str) -> list[dict[str, str]]:
 
 
 def download(name: str, repository: str, folder: str) -> dict[str, str]:
-    """What the front end needs to offer a file that is not FaceCLIP's own, from the root of a repository on Hugging Face."""
+    """What the front end needs to offer a file that is not FaceCLIP's own,
+    from the root of a repository on Hugging Face."""
     return {"name": name, "url": f"{hub.HUGGING_FACE}/{repository}/resolve/main/{name}", "directory": folder}
 
 
@@ -128,8 +129,10 @@ def write_prompt(
 def sample(
     graph: Graph, models: tuple[Node | Socket, Node], prompts: tuple[Socket, Socket], settings: Settings, x: int, y: int
 ) -> list[Node]:
-    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture. `models`: UNet, or what was made of
-    it, and VAE."""
+    """Latent, sampler and decoder, one below the other; the last one's IMAGE is the picture.
+
+    `models`: UNet, or what was made of it, and VAE.
+    """
     column = Column(graph, x, y=y, gap=50)
     size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
     latent = column.add("EmptyLatentImage", 120, **size)
@@ -182,7 +185,10 @@ def one_person(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node, 
 
 
 def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
-    """Photo, identity, prompts and sampler; returns the photo and the sampling nodes, of which the last makes the picture."""
+    """Photo, identity, prompts and sampler.
+
+    Returns the photo and the sampling nodes, of which the last makes the picture.
+    """
     photo, faces = read_photo(graph)
     encoder, unet, vae = load_models(graph, files, 0, 460)
     identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 460, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
