@@ -177,7 +177,8 @@ def _rows(inputs: Inputs, config: FinetuneConfig, step: int) -> Rows:
 class PlainLoop:
     """The usual way: fp32 weights, autocast where bf16 is asked for, torch's AdamW, noise drawn on the device.
 
-    live: VAE and face tower run at every step; else latents and faces are there, and the encoders run, as in ours.
+    live: VAE and face tower run at every step; else latents and faces are
+        there, and the encoders run, as in ours.
     """
 
     def __init__(self, inputs: Inputs, live: bool):

@@ -1,4 +1,5 @@
-"""FaceCLIP (arXiv 2504.14202): joint identity-text encoders that condition SDXL, and FLUX. Knows neither ComfyUI nor training."""
+"""FaceCLIP (arXiv 2504.14202): joint identity-text encoders that condition
+SDXL, and FLUX. Knows neither ComfyUI nor training."""
 
 from .config import FaceCLIPConfig
 from .face.protocol import DetectorUnavailableError, FaceError, NoFaceError

@@ -1,7 +1,8 @@
 """The shapes of a FaceCLIP encoder: named presets, and how a configuration is told from a file.
 
-A checkpoint fixes almost everything by the shapes of its tensors. What shapes cannot tell (numbers of heads, activations)
-comes from the file's metadata when our own converter wrote it, else from the preset whose shapes it has.
+A checkpoint fixes almost everything by the shapes of its tensors. What shapes cannot tell (numbers of heads,
+activations) comes from the file's metadata when our own converter wrote it, else from the preset whose shapes
+it has.
 """
 
 from __future__ import annotations
@@ -50,8 +51,11 @@ class FaceTowerConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The fusion module (paper, Fig. 1c). `face_attention="plain"` is the paper's figure, `"deformable"` FaceCLIP-SDXL's release,
-    `"own value"` FaceT5-FLUX's."""
+    """The fusion module (paper, Fig. 1c).
+
+    `face_attention="plain"` is the paper's figure, `"deformable"`
+    FaceCLIP-SDXL's release, `"own value"` FaceT5-FLUX's.
+    """
 
     layers: int = 6
     cross_width: int = 1024
@@ -81,7 +85,8 @@ class BranchConfig:
 
 @dataclass(frozen=True)
 class FaceCLIPConfig:
-    """An encoder of one or two branches, keyed "l" and "g" as in the parameter names `face_clip_l.*`, `face_clip_g.*`."""
+    """An encoder of one or two branches, keyed "l" and "g" as in the
+    parameter names `face_clip_l.*`, `face_clip_g.*`."""
 
     branches: Mapping[str, BranchConfig]
 
@@ -134,7 +139,8 @@ class FaceCLIPConfig:
         return config
 
     def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ValueError unless an encoder of this configuration has the widths and depths of tensors with these shapes.
+        """Raise ValueError unless an encoder of this configuration has the
+        widths and depths of tensors with these shapes.
 
         To be asked before the encoder is built: numbers in a file's metadata could keep that busy forever.
         """
@@ -161,7 +167,8 @@ class FaceCLIPConfig:
     def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FaceCLIPConfig:
         """The configuration of an encoder whose tensors have these names and shapes.
 
-        Raises ValueError when the widths and depths are no preset's: heads and activations cannot be told from shapes.
+        Raises ValueError when the widths and depths are no preset's: heads
+        and activations cannot be told from shapes.
         """
         names = [name for name in ("l", "g") if f"face_clip_{name}.text_projection" in shapes]
         found = {name: _measure(shapes, f"face_clip_{name}.") for name in names}
@@ -188,7 +195,8 @@ def heads_of(face: FaceTowerConfig, fusion: FusionConfig, width: int) -> list[tu
 def require_buildable(where: str, parts: Mapping[str, Any], heads: Iterable[tuple[str, int, int]]) -> None:
     """Raise ValueError for values of a wrong type or size, and for heads that do not divide what they attend over.
 
-    where: whose the configuration is, for the message. parts: dataclasses by name. heads: name, width, and number of heads.
+    where: whose the configuration is, for the message. parts: dataclasses
+        by name. heads: name, width, and number of heads.
     """
     for part, config in parts.items():
         for key, value in asdict(config).items():

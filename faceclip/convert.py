@@ -15,10 +15,11 @@ from .tensor_file import Entry, digest
 
 
 def convert(source: str | Path, target: str | Path, dtype: torch.dtype, progress: Progress | None = None) -> None:
-    """Convert any accepted encoder file to ours, tensor by tensor: memory never holds two tensors of the file at once.
+    """Convert any accepted encoder file to ours, tensor by tensor: memory
+    never holds two tensors of the file at once.
 
-    The target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is read twice, to
-    write and to verify. Raises CheckpointError, also for values that `dtype` cannot hold.
+    The target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is
+    read twice, to write and to verify. Raises CheckpointError, also for values that `dtype` cannot hold.
     """
     file = open_encoder_file(source)
     config = config_of(file)

@@ -1,4 +1,7 @@
-"""Files of FaceCLIP encoders: what they hold, and whether it is all there. `FaceCLIPEncoder.from_file` reads one."""
+"""Files of FaceCLIP encoders: what they hold, and whether it is all there.
+
+`FaceCLIPEncoder.from_file` reads one.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def open_encoder_file(path: str | Path) -> TensorFile:
 
 
 def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in `dtype` (integers stay). Raises CheckpointError where a finite value is beyond the range of `dtype`."""
+    """`tensor` in `dtype` (integers stay).
+
+    Raises CheckpointError where a finite value is beyond the range of `dtype`.
+    """
     if not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor
     if dtype.itemsize <= 2 and dtype != torch.bfloat16:
@@ -104,9 +110,12 @@ def read_converted(
 
 
 def write_converted(jobs: Sequence[Job], dtype: torch.dtype, progress: Progress | None = None) -> None:
-    """Write files of tensors in `dtype`, one tensor in memory at a time; each appears whole and verified, or not at all.
+    """Write files of tensors in `dtype`, one tensor in memory at a time.
 
-    `progress` is told (tensors read, of how many); each is read twice, to write and to verify. Raises CheckpointError.
+    Each appears whole and verified, or not at all.
+
+    `progress` is told (tensors read, of how many); each is read twice, to
+    write and to verify. Raises CheckpointError.
     """
     total, done = 2 * sum(len(entries) for _, entries, _ in jobs), 0
 

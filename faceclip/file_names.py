@@ -10,7 +10,8 @@ _DEVICE = r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])\
 
 
 def is_portable(name: str) -> bool:
-    """Whether a file can be called so on Linux, macOS and Windows: no path, no device, no sign that one of them refuses."""
+    """Whether a file can be called so on Linux, macOS and Windows: no path,
+    no device, no sign that one of them refuses."""
     return (
         0 < len(name.encode("utf-8", "surrogatepass")) <= LONGEST
         and re.search(r'[\x00-\x1f<>:"/\\|?*\ud800-\udfff]', name) is None

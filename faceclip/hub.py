@@ -1,4 +1,5 @@
-"""The one table of downloadable files: where each comes from, where ComfyUI looks for it, and under which licence."""
+"""The one table of downloadable files: where each comes from, where
+ComfyUI looks for it, and under which licence."""
 
 from __future__ import annotations
 
@@ -34,10 +35,12 @@ class RemoteFile:
     """One file to download.
 
     name: what the file is called on disk, and in the widgets. folder: below ComfyUI's `models/`.
-    size: bytes; sha256: of the whole file, lower-case hex. None where no authoritative figure was at hand: none is guessed.
+    size: bytes; sha256: of the whole file, lower-case hex. None where no
+        authoritative figure was at hand: none is guessed.
     about: the rounded size that the file's page shows, where the exact one was not at hand.
     built_on: the licence of what it was made from, where that holds, too.
-    members: of an archive, the files that come out of it into the folder, with their sizes in bytes; empty for a plain file.
+    members: of an archive, the files that come out of it into the folder,
+        with their sizes in bytes; empty for a plain file.
     """
 
     name: str

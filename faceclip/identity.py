@@ -21,11 +21,13 @@ SAME_TOWER = 0.02  # relative; the same weights in bf16 and in fp32 differ by 0.
 class Identity:
     """A batch of B people as the face tower sees them.
 
-    class_token: [B, F, 512] and patch_tokens: [B, F, 144, 768] with F = 1 when the branches share one face tower, else 2.
-    The class token has width 0 where a FaceT5 without a class head made the identity: FaceCLIP needs it, FaceT5 does not.
+    class_token: [B, F, 512] and patch_tokens: [B, F, 144, 768] with F = 1 when the branches share one face tower,
+    else 2. The class token has width 0 where a FaceT5 without a class head made the identity: FaceCLIP needs it,
+    FaceT5 does not.
     present: [B] bool, False where the crop was black: that row conditions like text alone.
-    signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion module. None within a
-    step of training, where features do not leave the encoder that reads them; such an identity fits no tower and is not saved.
+    signature: [F, 64], a sample of the tower's weights, so that features never meet another tower's fusion
+    module. None within a step of training, where features do not leave the encoder that reads them; such an
+    identity fits no tower and is not saved.
     """
 
     class_token: Tensor
@@ -62,8 +64,11 @@ class Identity:
 
     @staticmethod
     def blend(first: Identity, second: Identity, ratio: float) -> Identity:
-        """`first` at ratio 0, `second` at 1, in between a mix of both. Raises ValueError for people of different encoders,
-        batches that do not match, a ratio outside [0, 1], or a side without a face."""
+        """`first` at ratio 0, `second` at 1, in between a mix of both.
+
+        Raises ValueError for people of different encoders, batches that do not
+        match, a ratio outside [0, 1], or a side without a face.
+        """
         if not 0 <= ratio <= 1:
             raise ValueError(f"The blend ratio is {ratio}; it goes from 0 (the first identity) to 1 (the second).")
         first.require_sound()
@@ -158,7 +163,10 @@ class Identity:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; no photo is in it. The file appears whole or not at all. Raises ValueError if damaged."""
+        """Write a safetensors file; no photo is in it. The file appears whole or not at all.
+
+        Raises ValueError if damaged.
+        """
         self.require_sound()
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         write_safetensors(path, tensors, {"format": FORMAT, "version": "1"})

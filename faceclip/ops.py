@@ -1,7 +1,8 @@
 """How weights meet activations of another dtype.
 
-Every module that owns weights takes an `operations` namespace (Linear, LayerNorm, Conv2d, Embedding): `torch.nn`, ComfyUI's
-`comfy.ops.manual_cast`, or `casting` below. Parameters that no such layer owns go through `cast` where they are used.
+Every module that owns weights takes an `operations` namespace (Linear, LayerNorm, Conv2d, Embedding):
+`torch.nn`, ComfyUI's `comfy.ops.manual_cast`, or `casting` below. Parameters that no such layer owns go
+through `cast` where they are used.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def normal(*shape: int, std: float) -> nn.Parameter:
 def without_values() -> Iterator[None]:
     """Networks that are made meanwhile have shapes and no values (they are on the meta device).
 
-    Nothing is drawn for them either, as `torch.device("meta")` alone would have it: that imports torch's compiler, in more than a
-    second.
+    Nothing is drawn for them either, as `torch.device("meta")` alone would have
+    it: that imports torch's compiler, in more than a second.
     """
     with torch.device("meta"), _Undrawn():
         yield
@@ -92,8 +93,8 @@ class FrozenBatchNorm(nn.Module):
 
 
 def computes_natively(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether matrix products in `dtype` are fast on `device`: a CPU without bf16 or fp16 instructions is some 7x slower
-    in them than in fp32, so there weights are better kept small and multiplied in fp32."""
+    """Whether matrix products in `dtype` are fast on `device`: a CPU without bf16 or fp16 instructions is some 7x
+    slower in them than in fp32, so there weights are better kept small and multiplied in fp32."""
     if dtype == torch.float32 or device.type != "cpu":
         return True
     probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
@@ -104,6 +105,7 @@ def computes_natively(dtype: torch.dtype, device: torch.device) -> bool:
 def chosen(
     dtype: torch.dtype, device: torch.device, compute_dtype: torch.dtype | None, operations: Any
 ) -> tuple[torch.dtype, Any]:
-    """In which dtype to compute with weights kept in `dtype`, and by which layers, where the caller leaves them open (None)."""
+    """In which dtype to compute with weights kept in `dtype`, and by which
+    layers, where the caller leaves them open (None)."""
     compute_dtype = compute_dtype or (dtype if computes_natively(dtype, device) else torch.float32)
     return compute_dtype, operations or (nn if compute_dtype == dtype else casting)

@@ -42,12 +42,14 @@ class PipelineUnavailableError(RuntimeError):
 class FaceCLIPPipeline:
     """An encoder and an SDXL pipeline; call it to make pictures.
 
-    `encoder` and `sdxl` (a diffusers `StableDiffusionXLPipeline`) are plain attributes: schedulers can be exchanged and LoRAs
-    loaded on `sdxl` as with any other.
+    `encoder` and `sdxl` (a diffusers `StableDiffusionXLPipeline`) are plain attributes: schedulers can be
+    exchanged and LoRAs loaded on `sdxl` as with any other.
     """
 
     def __init__(self, encoder: FaceCLIPEncoder, sdxl: Any, device: torch.device | str = "cpu", offload: bool = False):
-        """Both go to `device`; with `offload` only while at work: the encoder, then the UNet, then the VAE (wants accelerate).
+        """Both go to `device`.
+
+        With `offload` only while at work: the encoder, then the UNet, then the VAE (wants accelerate).
 
         Raises CheckpointError if the UNet was made for conditioning of other widths than the encoder's.
         """
@@ -75,14 +77,16 @@ class FaceCLIPPipeline:
     ) -> FaceCLIPPipeline:
         """Load everything that generation needs; nothing is downloaded.
 
-        encoder: any accepted encoder file. unet: the released `unet.pt`, a safetensors of it, or a diffusers folder. Where it
-        says what it predicts, as files of training do, it is sampled so; else as the base's scheduler says.
-        base: SDXL base in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache. Only its
-        VAE, its scheduler and its UNet's configuration are read. A single-file checkpoint is not enough: diffusers
-        would ask the network for the configurations that it lacks.
-        device: by default the GPU, if there is one. dtype: by default bf16 on a GPU, as in the release, and fp32 on a CPU.
+        encoder: any accepted encoder file. unet: the released `unet.pt`, a safetensors of it, or a diffusers folder.
+        Where it says what it predicts, as files of training do, it is sampled so; else as the base's scheduler says.
+        base: SDXL base in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache.
+        Only its VAE, its scheduler and its UNet's configuration are read. A single-file checkpoint is not enough:
+        diffusers would ask the network for the configurations that it lacks.
+        device: by default the GPU, if there is one. dtype: by default bf16 on
+            a GPU, as in the release, and fp32 on a CPU.
 
-        Raises CheckpointError for files that are missing, damaged or something else, PipelineUnavailableError without diffusers.
+        Raises CheckpointError for files that are missing, damaged or
+        something else, PipelineUnavailableError without diffusers.
         """
         if find_spec("diffusers") is None:
             raise PipelineUnavailableError(f"This needs diffusers, which is not installed. Run `{INSTALL_COMMAND}`.")
@@ -126,7 +130,8 @@ class FaceCLIPPipeline:
 
         face: aligned crops [B, 3, 448, 448] or [3, 448, 448], RGB in [0, 1], or an Identity; None is text alone.
         width, height: pixels, multiples of 8. guidance: 1 switches guidance, and with it the negative prompt, off.
-        seed: picture i is made from seed + i, by generators of its own on the CPU, so that it does not depend on the device's.
+        seed: picture i is made from seed + i, by generators of its own on the
+            CPU, so that it does not depend on the device's.
         strength: see `FaceCLIPEncoder.encode`. Raises ValueError for sizes, numbers or faces that cannot be used.
         """
         _check_request(width, height, steps, num_images)
@@ -152,7 +157,10 @@ class FaceCLIPPipeline:
         negative_prompt: str = NEGATIVE_PROMPT,
         strength: float = 1.0,
     ) -> tuple[Conditioning, Conditioning]:
-        """What the UNet gets, positive and negative, of equal batch. The negative is the same encoder's, with no identity."""
+        """What the UNet gets, positive and negative, of equal batch.
+
+        The negative is the same encoder's, with no identity.
+        """
         if self._offload:
             self.encoder.to(self.device)
         identity = self._identity(face)

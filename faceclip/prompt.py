@@ -35,7 +35,8 @@ class TokenizedPrompt:
     """One prompt as the text towers read it, in one or more chunks of 77 tokens.
 
     input_ids: [chunks, 77] int64 (start, text, end, zeros). weights: [chunks, 77], 1 where nothing is emphasised.
-    count: tokens of the user's text, without prefix, start and end. cut: the end of the prompt that did not fit, or "".
+    count: tokens of the user's text, without prefix, start and end. cut:
+        the end of the prompt that did not fit, or "".
     with_identity: whether every chunk begins with the prefix and its identity token.
     left_out: names of the textual inversions (`embedding:name`) that were written; none of them is encoded.
     """
@@ -69,9 +70,9 @@ class TokenizedPrompt:
 def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut") -> TokenizedPrompt:
     """Tokenize one prompt. Longer than 77 tokens: cut as in the release, or spread over chunks, the prefix in each.
 
-    A prompt without weights gives exactly the release's ids. `embedding:name` is left out, as ComfyUI's text nodes leave out a
-    textual inversion that they do not find. Raises ValueError for an unknown `long_prompts`, and for a weight that is no number
-    of single precision.
+    A prompt without weights gives exactly the release's ids. `embedding:name` is left out, as ComfyUI's text
+    nodes leave out a textual inversion that they do not find. Raises ValueError for an unknown `long_prompts`,
+    and for a weight that is no number of single precision.
     """
     if long_prompts not in ("cut", "chunk"):
         raise ValueError(f"long_prompts is {long_prompts!r}; choose 'cut' or 'chunk'.")
@@ -101,9 +102,11 @@ def tokenize(prompt: str, with_identity: bool, long_prompts: LongPrompts = "cut"
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    """Split a prompt into (text, weight): `(a)` is 1.1 times, `((a))` 1.21, `(a:1.3)` exactly 1.3, `\\(` is a bracket.
+    """Split a prompt into (text, weight): `(a)` is 1.1 times, `((a))` 1.21,
+    `(a:1.3)` exactly 1.3, `\\(` is a bracket.
 
-    The rules are those of ComfyUI's text nodes. Unbalanced brackets are kept as text, so nothing a user writes is lost.
+    The rules are those of ComfyUI's text nodes. Unbalanced brackets are
+    kept as text, so nothing a user writes is lost.
     """
     parts: list[tuple[str, float]] = []
     for text, weight in _weighted_parts(prompt, 1.0):

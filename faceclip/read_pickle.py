@@ -1,7 +1,8 @@
 """The list of tensors in an archive that torch saved, taken apart without running anything.
 
-An unpickler that makes nothing but containers, numbers, and places of tensors. `torch.load` has one as well, but reads what the
-tensors hold at once; and `torch.jit.load` runs the program that a TorchScript archive is, which may write any file.
+An unpickler that makes nothing but containers, numbers, and places of tensors. `torch.load` has one as well,
+but reads what the tensors hold at once; and `torch.jit.load` runs the program that a TorchScript archive is,
+which may write any file.
 """
 
 from __future__ import annotations

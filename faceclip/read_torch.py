@@ -1,4 +1,5 @@
-"""Files that torch saves, opened without running anything in them: zip archives, the old format, and TorchScript."""
+"""Files that torch saves, opened without running anything in them: zip
+archives, the old format, and TorchScript."""
 
 from __future__ import annotations
 

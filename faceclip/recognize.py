@@ -31,7 +31,10 @@ class Kind:
 
 
 def recognize(names: Collection[str]) -> Kind:
-    """The kind of file whose tensors have these names. Never fails: an unknown file is described by a few of its names."""
+    """The kind of file whose tensors have these names.
+
+    Never fails: an unknown file is described by a few of its names.
+    """
     for kind, signature, excluded in _SIGNATURES:
         if all(any(part in name for name in names) for part in signature) and not any(
             e in name for e in excluded for name in names

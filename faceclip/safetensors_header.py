@@ -1,4 +1,5 @@
-"""What a safetensors file begins with: 8 bytes of length, then JSON that tells the type, shape and place of each tensor."""
+"""What a safetensors file begins with: 8 bytes of length, then JSON that
+tells the type, shape and place of each tensor."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def unpack(text: bytes) -> dict[str, Any]:
 
 
 def pack(tensors: Iterable[tuple[str, str, Iterable[int], int]], metadata: Mapping[str, str]) -> bytes:
-    """The beginning of a file: name, type, shape and number of bytes of each tensor, in the order in which they follow it."""
+    """The beginning of a file: name, type, shape and number of bytes of each
+    tensor, in the order in which they follow it."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, kind, shape, size in tensors:

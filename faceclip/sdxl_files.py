@@ -23,8 +23,8 @@ _BASE_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_confi
 def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     """Load a diffusers-format UNet (`UNet2DConditionModel`) into CPU memory, in eval mode.
 
-    path: a file of weights, whose shape `config` (a diffusers `config.json`) tells, or a diffusers folder with its own.
-    Raises CheckpointError, which says what the file looks like.
+    path: a file of weights, whose shape `config` (a diffusers `config.json`) tells, or a diffusers folder with
+    its own. Raises CheckpointError, which says what the file looks like.
     """
     model = import_module("diffusers").UNet2DConditionModel
     if Path(path).is_dir():
@@ -99,7 +99,8 @@ def _without_markers(file: TensorFile) -> TensorFile:
 
 
 def load_model(model: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """`model`, a diffusers class, from its own folder: config.json and safetensors, the fp16 ones if there are no others.
+    """`model`, a diffusers class, from its own folder: config.json and
+    safetensors, the fp16 ones if there are no others.
 
     On the CPU. Raises CheckpointError.
     """

@@ -57,7 +57,10 @@ class TensorFile:
 
 
 def require_names(path: Path, found: Set[str], expected: Set[str], what: str, advice: str) -> None:
-    """Raise CheckpointError unless the names of a file's tensors are those of `what`; `advice`: sentences, what to do."""
+    """Raise CheckpointError unless the names of a file's tensors are those of `what`.
+
+    `advice`: sentences, what to do.
+    """
     lacks, unknown = expected - found, found - expected
     if lacks:
         raise CheckpointError(

@@ -88,7 +88,10 @@ def digest(entry: Entry) -> bytes:
 
 
 def write_tensor_file(path: str | Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, one tensor in memory at a time; it appears whole, checked against `entries`, or not at all."""
+    """Write a safetensors file, one tensor in memory at a time.
+
+    It appears whole, checked against `entries`, or not at all.
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,9 @@ class Prediction(NamedTuple):
 
 
 def prediction_in(file: TensorFile) -> Prediction | None:
-    """What a file says that its UNet predicts: by the metadata that training writes, or by markers. None if it says nothing.
+    """What a file says that its UNet predicts: by the metadata that training writes, or by markers.
+
+    None if it says nothing.
 
     Raises CheckpointError for a prediction of another kind.
     """
@@ -38,8 +40,8 @@ def prediction_in(file: TensorFile) -> Prediction | None:
 def unet_in(file: TensorFile) -> TensorFile:
     """The UNet's own tensors under its own names, in diffusers' or the core's naming.
 
-    Of a checkpoint with the averaged weights of training (`ema`) beside the others, those. Raises CheckpointError for a file
-    without an SDXL UNet, saying what it looks like, and for one with several.
+    Of a checkpoint with the averaged weights of training (`ema`) beside the others, those. Raises CheckpointError
+    for a file without an SDXL UNet, saying what it looks like, and for one with several.
     """
     plain = plain_names(file.entries)
     names = list(plain.values())

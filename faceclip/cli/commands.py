@@ -70,7 +70,10 @@ _EXPECTED = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; `argv` is `sys.argv[1:]` by default. Returns the exit code; argparse itself exits on bad usage."""
+    """Run one command; `argv` is `sys.argv[1:]` by default.
+
+    Returns the exit code; argparse itself exits on bad usage.
+    """
     print_anything()
     logging.basicConfig(level=logging.WARNING, format="faceclip: %(message)s")
     options = build_parser().parse_args(argv)
@@ -235,7 +238,10 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _network(options: argparse.Namespace) -> Path:
-    """What makes the picture, by family. Raises CheckpointError if it was not given, or that of the other family was."""
+    """What makes the picture, by family.
+
+    Raises CheckpointError if it was not given, or that of the other family was.
+    """
     wanted, other = ("transformer", "unet") if options.family == "flux" else ("unet", "transformer")
     path = getattr(options, wanted)
     if path is None or getattr(options, other) is not None:

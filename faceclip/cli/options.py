@@ -1,4 +1,5 @@
-"""Options that several commands share, and the types that turn a bad value into a clear message before anything is loaded."""
+"""Options that several commands share, and the types that turn a bad
+value into a clear message before anything is loaded."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
 
 
 def print_anything() -> None:
-    """Have output in any code page take any name: of a Western Windows' cp1252, a Japanese one would end the command."""
+    """Have output in any code page take any name: of a Western Windows'
+    cp1252, a Japanese one would end the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

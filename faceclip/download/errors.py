@@ -1,4 +1,5 @@
-"""What goes wrong while a file is fetched, told with its address, its size, its folder, and the way to do it by hand."""
+"""What goes wrong while a file is fetched, told with its address, its
+size, its folder, and the way to do it by hand."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Fetch the files of `hub.FILES`: resumed where they were cut off, checked, put where ComfyUI looks for them.
 
-Addresses, tokens, mirrors (HF_ENDPOINT) and the transfer itself are `huggingface_hub`'s. Its own downloads start again from
-nothing in a new process, so the partial file is kept here: `<name>.<version>.part` beside the target, the version being the
-beginning of the file's checksum, so that two versions of a file are never joined. A file appears under its name only when it
-is whole. Nothing in this module is imported by the nodes: a graph that runs downloads nothing.
+Addresses, tokens, mirrors (HF_ENDPOINT) and the transfer itself are `huggingface_hub`'s. Its own downloads
+start again from nothing in a new process, so the partial file is kept here: `<name>.<version>.part` beside
+the target, the version being the beginning of the file's checksum, so that two versions of a file are never
+joined. A file appears under its name only when it is whole. Nothing in this module is imported by the nodes:
+a graph that runs downloads nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ _SPARE = 256 << 20
 class Offer:
     """A file as a server offers it now.
 
-    url: where it is fetched (the mirror's address, of one fixed version). size: bytes; sha256: lower-case hex; either is None
-    if neither the table nor the server tells. headers: for the request, the user's token among them: never shown.
+    url: where it is fetched (the mirror's address, of one fixed version). size: bytes; sha256: lower-case hex;
+    either is None if neither the table nor the server tells. headers: for the request, the user's token among
+    them: never shown.
     """
 
     file: RemoteFile
@@ -70,7 +72,8 @@ def ask_server(file: RemoteFile) -> Offer:
     """Ask for the file's size and checksum; nothing is fetched. Honours HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     Raises:
-        DownloadError: no huggingface_hub, no network, no access, no such file, or another file than the published one.
+        DownloadError: no huggingface_hub, no network, no access, no such
+            file, or another file than the published one.
     """
     hub = _hub()
     if hub.constants.HF_HUB_OFFLINE:
@@ -117,7 +120,8 @@ def check_space(offers: Sequence[Offer], models: Path) -> None:
 def fetch(offer: Offer, models: Path) -> list[Path]:
     """Fetch a file, or what is still missing of it, into ComfyUI's `models` folder; return what lies there now.
 
-    Blocks until it is done; a progress bar goes to stderr. Stopped at any moment, the next call goes on from there.
+    Blocks until it is done; a progress bar goes to stderr. Stopped at any
+    moment, the next call goes on from there.
 
     Raises:
         DownloadError: network, access, disk, checksum, or another process fetches the same file.
@@ -166,7 +170,8 @@ def _append(offer: Offer, part: Path, http_get: Callable[..., None]) -> None:
 
 
 class _Bounded(io.BufferedIOBase):
-    """The partial file: it takes no more than the server offered, nor more than the disk can spare if it offered nothing."""
+    """The partial file: it takes no more than the server offered, nor more
+    than the disk can spare if it offered nothing."""
 
     def __init__(self, target: BinaryIO, offer: Offer):
         self._target, self._offer = target, offer

@@ -14,8 +14,8 @@ class NoModelsFolderError(ValueError):
 def models_folder(given: Path | None = None) -> Path:
     """The models folder to use: `given` (a models folder, or the ComfyUI around it), or else the one that is found.
 
-    Looked at in this order: COMFYUI_PATH, the ComfyUI whose `custom_nodes` this pack lies in, the current folder and those
-    above it.
+    Looked at in this order: COMFYUI_PATH, the ComfyUI whose `custom_nodes`
+    this pack lies in, the current folder and those above it.
 
     Raises:
         NoModelsFolderError: nothing was found, or `given` is no folder.

@@ -1,4 +1,5 @@
-"""From a face in a photo to the crop that the face tower was trained on: ArcFace's five-point template at 448 px."""
+"""From a face in a photo to the crop that the face tower was trained on:
+ArcFace's five-point template at 448 px."""
 
 from __future__ import annotations
 

@@ -95,16 +95,17 @@ def faces_from_images(
         images: ComfyUI's IMAGE, float [B, H, W, C] in [0, 1]; 1 or 4 channels are read as grey and RGBA.
         detector: None takes the images as aligned crops, which must then be 448 x 448.
         choice: which faces; by default the largest of each image.
-        on_no_face: what an image that has no such face does. `error` stops with the images' indices; `skip` leaves the
-            image out of `aligned`, which has no rows if all are left out (of a list of photos, each is a batch of its own);
-            `text only` gives a black crop, which the encoder reads as "no face".
+        on_no_face: what an image that has no such face does. `error` stops with the images' indices; `skip` leaves
+            the image out of `aligned`, which has no rows if all are left out (of a list of photos, each is a batch of
+            its own); `text only` gives a black crop, which the encoder reads as "no face".
         progress: called with the number of images done, after each look of the detector; may raise to stop.
-        keep_aligned: images of 448 x 448 that show a face where the template has it, or no face at all, are crops that came
-            aligned: they go on as they are, and `choice` does not matter.
+        keep_aligned: images of 448 x 448 that show a face where the template has it, or no face at all, are crops
+            that came aligned: they go on as they are, and `choice` does not matter.
 
     Raises:
         NoFaceError: an image has no such face under `error`.
-        FaceError: an empty batch, a wrong shape, an unknown choice, a crop of another size where no detector is given.
+        FaceError: an empty batch, a wrong shape, an unknown choice, a crop of
+            another size where no detector is given.
     """
     choice = choice or FaceChoice()
     if on_no_face not in get_args(OnNoFace):
@@ -141,7 +142,8 @@ def faces_from_images(
 
 
 def is_aligned(picture: np.ndarray, faces: list[Face]) -> bool:
-    """Say whether a picture uint8 [448, 448, 3] is a crop aligned to the template already: one of its faces lies there."""
+    """Say whether a picture uint8 [448, 448, 3] is a crop aligned to the
+    template already: one of its faces lies there."""
     template = TEMPLATES["arcface"]
     for face in faces:
         matrix = align_face(picture, face, size=CROP_SIZE).matrix

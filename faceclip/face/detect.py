@@ -35,10 +35,12 @@ def load_detector(
     """Load a face detector.
 
     Args:
-        backend: `auto` takes InsightFace where it starts and its pack is there, else `yunet`, which comes with the pack.
+        backend: `auto` takes InsightFace where it starts and its pack is
+            there, else `yunet`, which comes with the pack.
         pack: InsightFace's model pack, `buffalo_l` or `antelopev2` (non-commercial licence); the others need none.
         provider: where InsightFace runs; `auto` takes CUDA, then CoreML, then the CPU. dlib runs on the CPU.
-        roots: folders that may hold packs, such as ComfyUI's `models/insightface`; `~/.insightface` is always tried last.
+        roots: folders that may hold packs, such as ComfyUI's
+            `models/insightface`; `~/.insightface` is always tried last.
         device: where `yunet` runs.
 
     Raises:
@@ -69,7 +71,8 @@ def detect_faces(
 ) -> list[Face]:
     """Return the faces of `image` (uint8 [H, W, 3] RGB) in `order`; an empty list if there is none.
 
-    Looks again at other sizes until `at_least` faces of `min_confidence` are found, and keeps the look that found most.
+    Looks again at other sizes until `at_least` faces of `min_confidence`
+    are found, and keeps the look that found most.
 
     Raises:
         FaceError: there is no such order.

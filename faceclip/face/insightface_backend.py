@@ -68,8 +68,8 @@ class InsightFaceDetector:
 def find_pack(pack: str, roots: Sequence[Path] = ()) -> Path:
     """Return the folder with the `.onnx` files of `pack`.
 
-    Looks below each root, plain or in `models/`, then in `~/.insightface`. Some archives unpack to a folder within a
-    folder of the same name (antelopev2): both are read.
+    Looks below each root, plain or in `models/`, then in `~/.insightface`. Some archives unpack to a folder
+    within a folder of the same name (antelopev2): both are read.
 
     Raises:
         DetectorUnavailableError: names the folders searched and where the pack can be downloaded.
@@ -153,7 +153,8 @@ def _start() -> Any:
 
 
 def _on_the_cpu(get_model: Any, path: Path, provider: Provider, providers: list[str], error: Exception) -> Any:
-    """Load a model that did not load on `providers` on the CPU alone: then the file is sound, and the GPU's libraries are not.
+    """Load a model that did not load on `providers` on the CPU alone: then
+    the file is sound, and the GPU's libraries are not.
 
     Raises:
         DetectorUnavailableError: it does not load there either, or the user insists on the GPU; says what to do.

@@ -1,4 +1,7 @@
-"""Pictures in: the one door for files, bytes and ComfyUI images of any format; uint8 RGB comes out, or one clear error."""
+"""Pictures in: the one door for files, bytes and ComfyUI images of any format.
+
+uint8 RGB comes out, or one clear error.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +60,10 @@ class Photo:
 def load_photo(path: str | Path) -> np.ndarray:
     """Read an image file as uint8 [H, W, 3] RGB.
 
-    Turned upright by its EXIF orientation, transparency laid over white, grey spread over three channels, of a film the first
-    picture. Grey of more than 8 bits is reduced by its range: 12, 16, 24 or 32 bits, floats up to 1, 255 or 65535.
-    Damaged metadata is ignored; a JPEG whose last bytes are missing is read where its pixels are there.
+    Turned upright by its EXIF orientation, transparency laid over white, grey spread over three channels, of a
+    film the first picture. Grey of more than 8 bits is reduced by its range: 12, 16, 24 or 32 bits, floats up to
+    1, 255 or 65535. Damaged metadata is ignored; a JPEG whose last bytes are missing is read where its pixels are
+    there.
 
     Raises:
         FaceError: the file is missing, empty, cut short, no picture, or larger than 1 GiB in memory.
@@ -170,7 +174,8 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _upright(picture: Image.Image, orientation: int, convert: Convert) -> np.ndarray:
-    """Converted a strip at a time, straight into the place where each pixel ends: two copies would be twice the memory."""
+    """Converted a strip at a time, straight into the place where each pixel
+    ends: two copies would be twice the memory."""
     width, height = picture.size
     upright = np.empty((height, width, 3) if orientation < 5 else (width, height, 3), np.uint8)
     turned = {
@@ -273,7 +278,8 @@ def _fingerprint(photo: Photo) -> tuple[tuple[int, ...], int]:
 def to_rgb(image: torch.Tensor) -> torch.Tensor:
     """Return one ComfyUI image, float [H, W, C] in [0, 1] with 1, 3 or 4 channels, as float32 [H, W, 3] in [0, 1].
 
-    Grey is spread over three channels, transparency laid over white; what a filter left below 0 or above 1 is cut off.
+    Grey is spread over three channels, transparency laid over white; what
+    a filter left below 0 or above 1 is cut off.
 
     Raises:
         FaceError: another number of dimensions or channels, no pixels, or values that are not finite numbers.

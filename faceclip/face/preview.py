@@ -25,8 +25,8 @@ def draw_faces(
 ) -> np.ndarray:
     """Return `image` (uint8 [H, W, 3]) with a numbered box per face; the number is the face's index in `faces`.
 
-    A picture larger than PREVIEW_SIDE is shown smaller. Beside the number of a chosen face stand its size in pixels, the
-    detector's confidence (0 to 1), and its notes.
+    A picture larger than PREVIEW_SIDE is shown smaller. Beside the number of a chosen face stand its size in
+    pixels, the detector's confidence (0 to 1), and its notes.
 
     Args:
         notes: per face the short texts under its number, such as `small`.
@@ -46,7 +46,8 @@ def draw_faces(
 
 
 def draw_label(image: np.ndarray, text: str, good: bool | None) -> np.ndarray:
-    """Return `image` (uint8 [H, W, 3]) with `text` in its upper left corner: green for good, amber for not, grey for neither."""
+    """Return `image` (uint8 [H, W, 3]) with `text` in its upper left corner:
+    green for good, amber for not, grey for neither."""
     picture = Image.fromarray(image)
     colour = OTHER if good is None else CHOSEN if good else WARNED
     _label(ImageDraw.Draw(picture), (0, 0), text, _scale(image)[1], colour)
@@ -67,7 +68,8 @@ def _label(
     colour: tuple[int, int, int],
     number: str = "",
 ) -> None:
-    """`text` on a ground of `colour`, after a `number` three times as high, which is read when the picture is shown small."""
+    """`text` on a ground of `colour`, after a `number` three times as high,
+    which is read when the picture is shown small."""
     width, height = pen.im.size
     large = ImageFont.load_default(size=3 * getattr(font, "size", 10))
     parts = [(part, f, pen.textbbox((0, 0), part, font=f)) for part, f in ((number, large), (text, font)) if part]

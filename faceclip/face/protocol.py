@@ -52,7 +52,8 @@ class Face:
     confidence: float
     """0 to 1; about 0.5 is where true and false detections part, whichever the backend."""
     spread: float | None = None
-    """How far the points of several readings of the face lie apart, in pixels of a crop of 448; None if it was read once."""
+    """How far the points of several readings of the face lie apart, in
+    pixels of a crop of 448; None if it was read once."""
 
     @property
     def size(self) -> float:
@@ -91,8 +92,8 @@ class FaceDetector(Protocol):
     def passes(self, image: np.ndarray, pause: Pause | None = None) -> Iterator[list[Face]]:
         """Yield the faces of one look after the other (other sizes, slower models), the usual look first.
 
-        Lazy: a later look costs nothing unless it is asked for. `pause` is called now and then within a look that takes seconds
-        and holds the whole process: what it does there (wait, stop with an exception) is the caller's.
+        Lazy: a later look costs nothing unless it is asked for. `pause` is called now and then within a look that
+        takes seconds and holds the whole process: what it does there (wait, stop with an exception) is the caller's.
         """
         ...
 

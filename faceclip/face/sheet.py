@@ -1,4 +1,5 @@
-"""Pixels with words, for people to read on a node: photos with numbered faces, the crops, and what is to be said of them."""
+"""Pixels with words, for people to read on a node: photos with numbered
+faces, the crops, and what is to be said of them."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH = 960
-"""Of a sheet, in pixels: three times as wide as a node usually is, so that its words are read there and sharp when enlarged."""
+"""Of a sheet, in pixels: three times as wide as a node usually is, so
+that its words are read there and sharp when enlarged."""
 LETTERS = 38  # px; on a node of 320 px, 13
 MOST_PICTURES = 12  # of photos, and of crops; more are too small to be looked at
 _MOST_LINES = 16

@@ -65,7 +65,8 @@ class DlibJudge:
         return _unit(np.array(self._network.compute_face_descriptor(np.ascontiguousarray(image), shape)))
 
     def _points_of(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """dlib's five points [5, 2] of a face that another detector found, looked for where it is upright and of usual size."""
+        """dlib's five points [5, 2] of a face that another detector found,
+        looked for where it is upright and of usual size."""
         crop = align_face(image, face)
         points = self._points.locate((crop.image * 255).round().astype(np.uint8), _DLIB_BOX)
         return (points - crop.matrix[:, 2]) @ np.linalg.inv(crop.matrix[:, :2]).T
@@ -208,7 +209,8 @@ def rank_images(
 
 
 def label_ranking(images: torch.Tensor, found: SimilarityScores) -> torch.Tensor:
-    """ComfyUI images [B, H, W, C] in [0, 1] -> the same in the order of `found`, with place and score on each: [B, H, W, 3].
+    """ComfyUI images [B, H, W, C] in [0, 1] -> the same in the order of
+    `found`, with place and score on each: [B, H, W, 3].
 
     Green: usually the same person. Amber: usually another. Grey: no face was found.
     """

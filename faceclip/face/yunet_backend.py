@@ -1,8 +1,8 @@
 """Faces with the pack's own detector: comes with the pack, runs on torch alone, free for commercial use.
 
-YuNet finds; each find is looked at again, upright and turned by quarters, which tells a face from a pattern and which way is
-up; O-Net then places the five points, in several frames and their mirror images. YuNet's own points are only where O-Net starts:
-aligned by them, crops drift twice as far as dlib's.
+YuNet finds; each find is looked at again, upright and turned by quarters, which tells a face from a pattern
+and which way is up; O-Net then places the five points, in several frames and their mirror images. YuNet's own
+points are only where O-Net starts: aligned by them, crops drift twice as far as dlib's.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ class YuNetDetector:
     def _place_points(self, views: Tensor, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What O-Net makes of `views` uint8 [n, VIEW, VIEW, 3] whose points are about `start` [n, 5].
 
-        Returns points [n, 5] (complex) in ArcFace's terms, how surely each is a face [n], 0 to 1, and how far the points of
-        different frames lie apart [n], in pixels of a crop of 448.
+        Returns points [n, 5] (complex) in ArcFace's terms, how surely each is a face [n], 0 to 1, and how far the
+        points of different frames lie apart [n], in pixels of a crop of 448.
         """
         # A face in a view is twice as large as O-Net reads it: averaged here once, it can be sampled plainly.
         half = F.avg_pool2d(views.to(self._device).permute(0, 3, 1, 2).float(), 2)
@@ -190,7 +190,8 @@ class YuNetDetector:
 
 @dataclass(frozen=True, eq=False)
 class _Find:
-    """What the first look found: which picture, two opposite corners of the box there (complex: x + iy), and its score."""
+    """What the first look found: which picture, two opposite corners of the
+    box there (complex: x + iy), and its score."""
 
     place: int
     corners: np.ndarray
@@ -222,7 +223,8 @@ class _Find:
 
 @dataclass(frozen=True, eq=False)
 class _Sight:
-    """The best of what the closer looks saw: how surely a face, its points, and corners of its box, in the view's pixels."""
+    """The best of what the closer looks saw: how surely a face, its points,
+    and corners of its box, in the view's pixels."""
 
     score: float
     rank: float
@@ -254,7 +256,8 @@ def _box_of(corners: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _fit(points: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factors a [n] and shifts b [n], complex, that take `points` [n, 5] nearest to `template` [5]: a z + b, least squares."""
+    """Factors a [n] and shifts b [n], complex, that take `points` [n, 5]
+    nearest to `template` [5]: a z + b, least squares."""
     middle = points.mean(1, keepdims=True)
     away, wanted = points - middle, template - template.mean()
     a = (away.conj() * wanted).sum(1) / np.maximum((np.abs(away) ** 2).sum(1), 1e-9)
@@ -262,7 +265,10 @@ def _fit(points: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _sample(half: Tensor, a: np.ndarray, b: np.ndarray) -> Tensor:
-    """Squares [n * frames, 3, 48, 48] of views at half size [n, 3, VIEW / 2, VIEW / 2]; square pixel = a * view pixel + b."""
+    """Squares [n * frames, 3, 48, 48] of views at half size [n, 3, VIEW / 2, VIEW / 2].
+
+    Square pixel = a * view pixel + b.
+    """
     across = np.arange(ONET_SIDE)
     grid = across[None, :] + 1j * across[:, None]
     there = (grid - b[..., None, None]) / a[..., None, None]  # view pixels, counted from the middle of the first

@@ -1,7 +1,9 @@
-"""The two small networks of the pack's own face detector, in torch alone: YuNet finds faces, O-Net places their five points.
+"""The two small networks of the pack's own face detector, in torch alone:
+YuNet finds faces, O-Net places their five points.
 
-YuNet: Wu, Peng and Yu, "YuNet: A tiny millisecond-level face detector", 2023. O-Net: the last stage of MTCNN, Zhang et al.,
-"Joint face detection and alignment using multi-task cascaded convolutional networks", 2016. Weights: models/faces/README.md.
+YuNet: Wu, Peng and Yu, "YuNet: A tiny millisecond-level face detector", 2023. O-Net: the last stage of MTCNN,
+Zhang et al., "Joint face detection and alignment using multi-task cascaded convolutional networks", 2016.
+Weights: models/faces/README.md.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class YuNet(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Pictures [B, 3, H, W], BGR in 0..255, sides multiples of 32 -> per stride [B, 16, H / stride, W / stride].
 
-        Channels: class, objectness (both before the sigmoid), box (centre and logarithm of the size, in cells), five points.
+        Channels: class, objectness (both before the sigmoid), box (centre and
+            logarithm of the size, in cells), five points.
         """
         units = self.units
         x = F.relu_(self.stem(x))
@@ -83,7 +86,10 @@ class ONet(nn.Module):
         self.dense6_3 = Linear(256, 10)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares [B, 3, 48, 48], RGB in 0..255 -> points [B, 5, 2] in their pixels; how surely each is a face [B], 0 to 1."""
+        """Squares [B, 3, 48, 48], RGB in 0..255 -> points [B, 5, 2] in their pixels.
+
+        How surely each is a face [B], 0 to 1.
+        """
         x = (x - 127.5) / 128
         x = F.max_pool2d(self.prelu1(self.conv1(x)), 3, 2, ceil_mode=True)
         x = F.max_pool2d(self.prelu2(self.conv2(x)), 3, 2, ceil_mode=True)
@@ -107,7 +113,8 @@ def load_networks(device: torch.device | str = "cpu", file: Path | None = None) 
     """Return both networks in fp32 on `device`, ready to find faces.
 
     Raises:
-        DetectorUnavailableError: the file of weights, which comes with the pack, is missing or damaged; says what to do.
+        DetectorUnavailableError: the file of weights, which comes with the
+            pack, is missing or damaged; says what to do.
     """
     path = file or next((path for folder in _FOLDERS if (path := folder / WEIGHTS).is_file()), _FOLDERS[0] / WEIGHTS)
     with without_values():

@@ -25,13 +25,17 @@ def convert_facet5(
     clip_l: str | Path | None = None,
     class_head: bool = False,
 ) -> None:
-    """Write FaceT5's own part of `face_t5_encoder.pt`, or of what was made of it, without the weights that have no effect.
+    """Write FaceT5's own part of `face_t5_encoder.pt`, or of what was made
+    of it, without the weights that have no effect.
 
-    t5xxl, clip_l: where to write T5 and CLIP-L, in the core's names, for people who have none; None leaves them out.
-    class_head: keep what gives class tokens, so that identities made with the file serve FaceCLIP-SDXL, too (0.17 GB in bf16).
+    t5xxl, clip_l: where to write T5 and CLIP-L, in the core's names, for
+        people who have none; None leaves them out.
+    class_head: keep what gives class tokens, so that identities made with
+        the file serve FaceCLIP-SDXL, too (0.17 GB in bf16).
 
-    Each target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is read twice.
-    Raises CheckpointError, also for T5 or CLIP-L of a file that has neither, and for values that `dtype` cannot hold.
+    Each target appears whole and verified, or not at all. `progress(done, total)` counts tensors read; each is
+    read twice. Raises CheckpointError, also for T5 or CLIP-L of a file that has neither, and for values that
+    `dtype` cannot hold.
     """
     file = open_facet5_file(source, class_head)
     if class_head and not file.class_head:
@@ -48,10 +52,11 @@ def convert_facet5(
 
 
 def convert_transformer(source: str | Path, target: str | Path, dtype: torch.dtype, progress: Progress | None = None) -> None:
-    """Write a FLUX transformer (`dit.pt`) as safetensors in the core's form: Load Diffusion Model reads it without renaming.
+    """Write a FLUX transformer (`dit.pt`) as safetensors in the core's form:
+    Load Diffusion Model reads it without renaming.
 
-    Memory holds one of its largest tensors and what it is joined of. The target appears whole and verified, or not at all.
-    Raises CheckpointError, also for values that `dtype` cannot hold.
+    Memory holds one of its largest tensors and what it is joined of. The target appears whole and verified, or
+    not at all. Raises CheckpointError, also for values that `dtype` cannot hold.
     """
     file = open_tensor_file(source)
     kind = recognize(file.entries)

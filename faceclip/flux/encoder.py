@@ -23,13 +23,17 @@ from .file import open_facet5_file
 
 
 class FaceT5Encoder(IdentityEncoder):
-    """FaceT5's own part: the face tower, and the fusion module between it and T5. T5 itself and CLIP-L are the caller's.
+    """FaceT5's own part: the face tower, and the fusion module between it and T5.
 
-    It holds what has an effect on the embeddings: 1,023 M of the 1,389 M values of the released file's part. With `class_head`
-    the tower also gives class tokens, which FaceT5 does not use: an identity that has one serves FaceCLIP, too.
+    T5 itself and CLIP-L are the caller's.
 
-    Each row is fused by itself. The released code lets the face patches of a batch attend to each other across its images,
-    by a slip that has no effect for the one image at a time of its own script: what that gives is what this gives.
+    It holds what has an effect on the embeddings: 1,023 M of the 1,389 M values of the released file's part. With
+    `class_head` the tower also gives class tokens, which FaceT5 does not use: an identity that has one serves
+    FaceCLIP, too.
+
+    Each row is fused by itself. The released code lets the face patches of a batch attend to each other across
+    its images, by a slip that has no effect for the one image at a time of its own script: what that gives is
+    what this gives.
     """
 
     def __init__(self, config: FaceT5Config, operations: Any = nn, class_head: bool = False):
@@ -51,9 +55,12 @@ class FaceT5Encoder(IdentityEncoder):
         operations: Any = None,
         progress: Progress | None = None,
     ) -> FaceT5Encoder:
-        """Read the released `face_t5_encoder.pt`, a safetensors of it, or a converted file; T5 and CLIP-L in it stay unread.
+        """Read the released `face_t5_encoder.pt`, a safetensors of it, or a converted file.
 
-        dtype: what the weights are kept in. compute_dtype: by default `dtype` where the device is fast in it, else fp32.
+        T5 and CLIP-L in it stay unread.
+
+        dtype: what the weights are kept in. compute_dtype: by default `dtype`
+            where the device is fast in it, else fp32.
         operations: by default `torch.nn`, or layers that cast their weights when the two differ.
         progress: told (tensors read, of how many).
 
@@ -78,10 +85,11 @@ class FaceT5Encoder(IdentityEncoder):
 
     @torch.no_grad()
     def encode(self, t5_hidden: Tensor, identity: Identity | None = None, *, strength: float = 1.0) -> Tensor:
-        """T5's last hidden states of N prompts, padded to 512 tokens [N, 512, 4096] -> embeddings of that shape for FLUX.
+        """T5's last hidden states of N prompts, padded to 512 tokens [N, 512,
+        4096] -> embeddings of that shape for FLUX.
 
-        identity: one person for all prompts, or one each (then one prompt serves all people, too); None is the black face,
-        which stands for no face. An identity of FaceCLIP-SDXL serves if its face tower is the same.
+        identity: one person for all prompts, or one each (then one prompt serves all people, too); None is the black
+        face, which stands for no face. An identity of FaceCLIP-SDXL serves if its face tower is the same.
         strength: 1 is the model as trained; 0 is exactly the black face; in between and above interpolate.
 
         Raises ValueError for other shapes, numbers that do not match, or an identity of another face tower.
@@ -105,10 +113,11 @@ class FaceT5Encoder(IdentityEncoder):
 
     @staticmethod
     def emphasise(embeddings: Tensor, empty: Tensor, weights: Tensor) -> Tensor:
-        """Weighted words, as FaceCLIP has them: a weight moves a token away from what the empty prompt of the same person has.
+        """Weighted words, as FaceCLIP has them: a weight moves a token away from
+        what the empty prompt of the same person has.
 
-        `embeddings` and `empty` [N, 512, 4096], each with its identity, `weights` [512, 1] or [N, 512, 1], 1 where nothing is
-        emphasised. Raises ValueError for weights that make no finite numbers.
+        `embeddings` and `empty` [N, 512, 4096], each with its identity, `weights` [512, 1] or [N, 512, 1], 1 where
+        nothing is emphasised. Raises ValueError for weights that make no finite numbers.
         """
         result = torch.lerp(empty, embeddings, weights.to(embeddings))
         require_finite(result)

@@ -20,7 +20,10 @@ _ADVICE = "Download face_t5_encoder.pt again, or convert it with this version of
 
 @dataclass(frozen=True)
 class FaceT5File:
-    """An opened file. `entries`: FaceT5's own part under our names. `released`: all that the released file has, else empty."""
+    """An opened file. `entries`: FaceT5's own part under our names.
+
+    `released`: all that the released file has, else empty.
+    """
 
     path: Path
     config: FaceT5Config
@@ -34,7 +37,9 @@ class FaceT5File:
 
 
 def open_facet5_file(path: str | Path, class_head: bool = True) -> FaceT5File:
-    """Open a file and make sure that it is a whole FaceT5 encoder; `class_head` False leaves the tower's class head out.
+    """Open a file and make sure that it is a whole FaceT5 encoder.
+
+    `class_head` False leaves the tower's class head out.
 
     Raises CheckpointError for a file that is something else, or a part of one, and says what was found.
     """
@@ -56,7 +61,10 @@ def open_facet5_file(path: str | Path, class_head: bool = True) -> FaceT5File:
 
 
 def _release_config(file: TensorFile) -> ReleaseConfig:
-    """The preset of a released file's widths: heads cannot be told from shapes. T5's width tells it, else FaceT5's own."""
+    """The preset of a released file's widths: heads cannot be told from shapes.
+
+    T5's width tells it, else FaceT5's own.
+    """
     widths = [file.shapes.get(_EMBEDDING, (0, 0))[-1], file.shapes.get(f"{OWN}{_PATCHES}", (0,))[0]]
     for config in PRESETS.values():
         if config.own.width in widths:

@@ -30,8 +30,8 @@ _FILES = (
 def load_transformer(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
     """Load a FLUX transformer (`FluxTransformer2DModel`) into CPU memory, in eval mode.
 
-    path: `dit.pt`, what `faceclip convert` made of it, whose shapes `config` (a diffusers `config.json`) tells, or a diffusers
-    folder with its own. Raises CheckpointError, which says what the file looks like.
+    path: `dit.pt`, what `faceclip convert` made of it, whose shapes `config` (a diffusers `config.json`) tells,
+    or a diffusers folder with its own. Raises CheckpointError, which says what the file looks like.
     """
     model = import_module("diffusers").FluxTransformer2DModel
     if Path(path).is_dir():

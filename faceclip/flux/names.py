@@ -1,4 +1,5 @@
-"""The names and shapes in `face_t5_encoder.pt`, and what each tensor is to us, to the core's T5 and to the core's CLIP-L.
+"""The names and shapes in `face_t5_encoder.pt`, and what each tensor is
+to us, to the core's T5 and to the core's CLIP-L.
 
 FaceT5's own part begins with `encoder_2.`, T5 with `encoder_2.t5_encoder.`, CLIP-L with `encoder_1.`.
 """
@@ -54,9 +55,10 @@ def in_core(name: str) -> str:
 def own_sources(names: Iterable[str], config: FaceT5Config, class_head: bool) -> dict[str, tuple[str, int]]:
     """Which tensors of the release FaceT5's own part is made of, in effect.
 
-    Our name -> (the release's name, how many of its first rows to leave out). What has no effect on the embeddings is left out:
-    the last face layer and the face half of the last cross-attention, the queries and keys of the face layers, the projection
-    of face positions, `enc_output*`, and the class head, unless `class_head` asks for it.
+    Our name -> (the release's name, how many of its first rows to leave out). What has no effect on the
+    embeddings is left out: the last face layer and the face half of the last cross-attention, the queries and
+    keys of the face layers, the projection of face positions, `enc_output*`, and the class head, unless
+    `class_head` asks for it.
     """
     last = config.fusion.layers - 1
     dead = [

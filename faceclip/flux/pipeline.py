@@ -41,7 +41,8 @@ _STEP = 16  # FLUX's latents are an eighth of the picture, taken in patches of t
 class FaceT5Pipeline:
     """A FaceT5 encoder and a FLUX pipeline; call it to make pictures.
 
-    `encoder` and `flux` (a diffusers `FluxPipeline`) are plain attributes: LoRAs can be loaded on `flux` as with any other.
+    `encoder` and `flux` (a diffusers `FluxPipeline`) are plain
+    attributes: LoRAs can be loaded on `flux` as with any other.
     """
 
     def __init__(self, encoder: FaceT5Encoder, flux: Any, device: torch.device | str = "cpu", offload: bool = False):
@@ -73,12 +74,15 @@ class FaceT5Pipeline:
     ) -> FaceT5Pipeline:
         """Load everything that generation needs; nothing is downloaded.
 
-        encoder: any accepted FaceT5 file. transformer: the released `dit.pt`, what `faceclip convert` made of it, or a diffusers
-        folder. base: FLUX.1-dev in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache;
-        its VAE, T5, CLIP-L, tokenizers and scheduler, and the transformer's configuration are read.
-        device: by default the GPU, if there is one. dtype: by default bf16 on a GPU, as in the release, and fp32 on a CPU.
+        encoder: any accepted FaceT5 file. transformer: the released `dit.pt`, what `faceclip convert` made of it, or
+        a diffusers folder. base: FLUX.1-dev in diffusers' layout, a folder or the name of a repository that is in
+        Hugging Face's cache; its VAE, T5, CLIP-L, tokenizers and scheduler, and the transformer's configuration are
+        read.
+        device: by default the GPU, if there is one. dtype: by default bf16 on
+            a GPU, as in the release, and fp32 on a CPU.
 
-        Raises CheckpointError for files that are missing, damaged or something else, PipelineUnavailableError without diffusers.
+        Raises CheckpointError for files that are missing, damaged or
+        something else, PipelineUnavailableError without diffusers.
         """
         if find_spec("diffusers") is None or find_spec("transformers") is None:
             raise PipelineUnavailableError(
@@ -119,7 +123,8 @@ class FaceT5Pipeline:
         face: aligned crops [B, 3, 448, 448] or [3, 448, 448], RGB in [0, 1], or an Identity; None is text alone.
         width, height: pixels, multiples of 16. guidance: true CFG with the negative prompt; 1 switches it off.
         embedded_guidance: what FLUX.1-dev is told, in the positive and the negative; the release's is 1.
-        seed: picture i is made from seed + i, by generators of its own on the CPU, so that it does not depend on the device's.
+        seed: picture i is made from seed + i, by generators of its own on the
+            CPU, so that it does not depend on the device's.
         strength: see `FaceT5Encoder.encode`. Raises ValueError for sizes, numbers or faces that cannot be used.
         """
         if min(width, height) < _STEP or width % _STEP or height % _STEP:
@@ -152,10 +157,11 @@ class FaceT5Pipeline:
         negative_prompt: str = FLUX_NEGATIVE_PROMPT,
         strength: float = 1.0,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """What the transformer gets, positive and negative, of equal batch: embeddings [N, 512, 4096] and pooled [N, 768].
+        """What the transformer gets, positive and negative, of equal batch:
+        embeddings [N, 512, 4096] and pooled [N, 768].
 
-        The negative has the black face. Words in (brackets:1.2) are weighted, by distance from the empty prompt of the same
-        identity; the end of a prompt beyond T5's 512 tokens is cut, and logged.
+        The negative has the black face. Words in (brackets:1.2) are weighted, by distance from the empty prompt of
+        the same identity; the end of a prompt beyond T5's 512 tokens is cut, and logged.
         """
         if self._offload:
             self.encoder.to(self.device)

@@ -17,7 +17,8 @@ TOKENS, END, PADDING = 512, 1, 0
 class T5Prompt:
     """A prompt as T5 reads it.
 
-    input_ids: [512] int64, the text, the end token, padding. weights: [512, 1]. plain: the text without brackets and weights.
+    input_ids: [512] int64, the text, the end token, padding. weights:
+        [512, 1]. plain: the text without brackets and weights.
     count: tokens of the text. cut: the end of the prompt that did not fit, or "".
     """
 

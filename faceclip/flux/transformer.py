@@ -1,4 +1,5 @@
-"""FLUX.1's transformer under its two sets of names: diffusers' (the released `dit.pt`) and the core's, which joins q, k and v."""
+"""FLUX.1's transformer under its two sets of names: diffusers' (the
+released `dit.pt`) and the core's, which joins q, k and v."""
 
 from __future__ import annotations
 
@@ -50,7 +51,10 @@ _SINGLE_JOINED = {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 
 @dataclass(frozen=True)
 class _Source:
-    """What a tensor of the core is made of: diffusers' tensors, one below the other; or one whose halves change places."""
+    """What a tensor of the core is made of: diffusers' tensors, one below the other.
+
+    Or one whose halves change places.
+    """
 
     names: tuple[str, ...]
     halves_swapped: bool = False
@@ -110,7 +114,10 @@ def _sources(names: Collection[str], double: str, single: str) -> dict[str, _Sou
 
 
 def _count(names: Collection[str], blocks: str) -> int:
-    """How many blocks there are, by the highest number; a number beyond all that the tensors could fill counts as one more."""
+    """How many blocks there are, by the highest number.
+
+    A number beyond all that the tensors could fill counts as one more.
+    """
     numbers = [int(match[1]) for name in names if (match := re.match(rf"{blocks}\.(\d{{1,9}})\.", name))]
     return min(max(numbers, default=-1), len(names)) + 1
 

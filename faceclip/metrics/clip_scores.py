@@ -18,7 +18,10 @@ BATCH = 32
 
 
 class ClipScorer:
-    """An open_clip model as a judge of pictures and prompts; scores of two models, told apart by `name`, do not compare."""
+    """An open_clip model as a judge of pictures and prompts.
+
+    Scores of two models, told apart by `name`, do not compare.
+    """
 
     def __init__(
         self, model: Any, preprocess: Callable[[Image.Image], Tensor], tokenizer: Callable[[list[str]], Tensor], name: str
@@ -107,7 +110,8 @@ def load_clip(model: str, pretrained: str | Path, device: torch.device | str = "
 
 
 def paired_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of row i with row i, [N] float64: CLIP-T of images [N, D] and their prompts, CLIP-I of images and references.
+    """Cosine of row i with row i, [N] float64: CLIP-T of images [N, D] and
+    their prompts, CLIP-I of images and references.
 
     Raises:
         MetricError: shapes that differ.

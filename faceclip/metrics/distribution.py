@@ -1,4 +1,7 @@
-"""FID and KID by torch-fidelity: how far a set of pictures is from real ones. FID is biased for few pictures, KID is not."""
+"""FID and KID by torch-fidelity: how far a set of pictures is from real ones.
+
+FID is biased for few pictures, KID is not.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,8 @@ def compare_distributions(
 
 
 def warn_of_bias(images: int, width: int) -> None:
-    """Log a warning where the FID of `images` pictures with `width` features is badly biased: for Inception, below 2,048."""
+    """Log a warning where the FID of `images` pictures with `width` features
+    is badly biased: for Inception, below 2,048."""
     if images < width:
         logger.warning(
             "FID from %d images and features of width %d: the covariance has not full rank, and the FID is biased upwards. Use "
@@ -68,7 +72,8 @@ def warn_of_bias(images: int, width: int) -> None:
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """FID of two sets of features [N, D], [M, D]: the Frechet distance of the Gaussians fitted to them (Heusel et al. 2017).
+    """FID of two sets of features [N, D], [M, D]: the Frechet distance of
+    the Gaussians fitted to them (Heusel et al. 2017).
 
     Raises:
         MetricError: widths that differ, or fewer than two images.
@@ -86,7 +91,8 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """KID of two sets of features [N, D], [M, D] and its standard deviation over subsets (Binkowski et al. 2018).
 
-    The unbiased squared MMD of the kernel (x.y / D + 1)^3, averaged over subsets drawn with `seed`; a little below 0 is fine.
+    The unbiased squared MMD of the kernel (x.y / D + 1)^3, averaged over
+    subsets drawn with `seed`; a little below 0 is fine.
 
     Raises:
         MetricError: widths that differ, or a set smaller than `subset_size`.
@@ -135,7 +141,8 @@ def load_extractor(name: str = INCEPTION, weights: str | Path = "", device: torc
 
 @contextmanager
 def _plain(weights: str | Path) -> Iterator[str | None]:
-    """A file with the tensors that we read from `weights` and nothing else: torch-fidelity runs whatever code a pickle holds."""
+    """A file with the tensors that we read from `weights` and nothing else:
+    torch-fidelity runs whatever code a pickle holds."""
     if not weights:
         yield None
         return
@@ -150,8 +157,8 @@ def _plain(weights: str | Path) -> Iterator[str | None]:
 def extract_features(extractor: Any, images: Iterable[np.ndarray], progress: Callable[[int], None] | None = None) -> Tensor:
     """Images uint8 [H, W, 3] RGB of any sizes -> the extractor's features float32 [N, D], on the CPU.
 
-    Images are given as they are: the extractor resizes them as its reference implementation does. `progress` is called with the
-    number of images done.
+    Images are given as they are: the extractor resizes them as its reference
+    implementation does. `progress` is called with the number of images done.
     """
     device = next((parameter.device for parameter in extractor.parameters()), torch.device("cpu"))
     rows, done = [], 0

@@ -1,7 +1,8 @@
 """Face similarity over many images and many people: who is shown, how well, and where no face is.
 
-Which network judges matters: one that conditioned the generator has been fooled by it in training, so its cosine is no
-evidence. Every result carries the judge's name, and says whether that judge conditioned the images.
+Which network judges matters: one that conditioned the generator has been fooled by it in training, so its
+cosine is no evidence. Every result carries the judge's name, and says whether that judge conditioned the
+images.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from .intervals import Interval, cluster_bootstrap
 
 
 class FaceTowerJudge:
-    """FaceCLIP's own face tower as a judge: its class token. It conditions FaceCLIP, so it may not judge FaceCLIP unmarked."""
+    """FaceCLIP's own face tower as a judge: its class token.
+
+    It conditions FaceCLIP, so it may not judge FaceCLIP unmarked.
+    """
 
     name = "faceclip"
     # InsightFace trained the tower as it trained its packs' networks; two people's cosines are near 0.
@@ -49,7 +53,8 @@ class FaceSimilarity:
     others: Interval
     """Cosine with the other people's references: what a likeness to nobody in particular scores with this judge."""
     identified: float
-    """Share of images with a face that are nearest to the right person of all; chance is 1 / people. NaN for one person."""
+    """Share of images with a face that are nearest to the right person of
+    all; chance is 1 / people. NaN for one person."""
     images: int
     with_face: int
     same_person_above: float
@@ -63,7 +68,9 @@ class FaceSimilarity:
 def face_vectors(
     judge: FaceJudge, images: Iterable[np.ndarray], progress: Callable[[int], None] | None = None
 ) -> list[np.ndarray]:
-    """Return per image (uint8 [H, W, 3] RGB) the unit vectors float32 [F, D] of all its faces; F is 0 where none was found.
+    """Return per image (uint8 [H, W, 3] RGB) the unit vectors float32 [F, D] of all its faces.
+
+    F is 0 where none was found.
 
     `progress` is called with the number of images done after each one.
     """
@@ -77,7 +84,9 @@ def face_vectors(
 
 
 def likeness(faces: Sequence[np.ndarray], references: np.ndarray) -> np.ndarray:
-    """Return float64 [N, P]: the cosine of image i's most similar face with person j; a row of NaN where there is no face.
+    """Return float64 [N, P]: the cosine of image i's most similar face with person j.
+
+    A row of NaN where there is no face.
 
     Args:
         faces: per image the unit vectors [F, D], as `face_vectors` makes them.

@@ -19,7 +19,8 @@ class IdentityMap:
     """How well a space tells people apart. Judge by the numbers: t-SNE draws clusters into noise, too."""
 
     purity: float
-    """Mean share of a row's k nearest others that are the same person's: 1 is separate people, `chance` is no identity."""
+    """Mean share of a row's k nearest others that are the same person's: 1
+    is separate people, `chance` is no identity."""
     chance: float
     silhouette: float
     """-1 to 1, of cosine distances; about 0 where people overlap (Rousseeuw 1987)."""

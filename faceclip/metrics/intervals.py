@@ -16,7 +16,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where it lies with probability `level`; `low` and `high` are NaN where one cluster or none tells nothing."""
+    """A mean and where it lies with probability `level`.
+
+    `low` and `high` are NaN where one cluster or none tells nothing.
+    """
 
     mean: float
     low: float
@@ -36,10 +39,11 @@ def cluster_bootstrap(
 ) -> Interval:
     """The mean of `values` [N] and its bootstrap interval, drawing whole clusters with replacement.
 
-    Images of one person are not independent: they share the reference, and with it most of what makes a likeness hard or easy.
-    So identities are drawn, each with all its images; drawing images would give an interval that is far too narrow. NaN
-    (an image without a face) is left out. The percentiles are widened for few clusters, with Student's t on n - 1 degrees
-    (Hesterberg 2015, "expanded percentile interval"): plain ones cover too seldom with 15 identities.
+    Images of one person are not independent: they share the reference, and with it most of what makes a likeness
+    hard or easy. So identities are drawn, each with all its images; drawing images would give an interval that is
+    far too narrow. NaN (an image without a face) is left out. The percentiles are widened for few clusters, with
+    Student's t on n - 1 degrees (Hesterberg 2015, "expanded percentile interval"): plain ones cover too seldom
+    with 15 identities.
 
     Raises:
         MetricError: lengths that differ, a level outside (0, 1).
@@ -62,7 +66,9 @@ def cluster_bootstrap(
 
 
 def wilson(successes: int, total: int, level: float = 0.95) -> Interval:
-    """The interval of a share of `total` independent votes (Wilson 1927); it stays within [0, 1] and holds for few votes.
+    """The interval of a share of `total` independent votes (Wilson 1927).
+
+    It stays within [0, 1] and holds for few votes.
 
     Raises MetricError for more successes than votes. No votes give NaN.
     """

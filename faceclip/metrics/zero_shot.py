@@ -1,6 +1,7 @@
 """Zero-shot classification: pictures of a vision tower against class texts (paper, Table 1).
 
-The class texts go through FaceCLIP with a black face: does the joint representation still mean what CLIP's text tower means?
+The class texts go through FaceCLIP with a black face: does the joint
+representation still mean what CLIP's text tower means?
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ _SENTENCES_AT_ONCE = 160
 
 @dataclass(frozen=True)
 class ZeroShotScores:
-    """Shares in [0, 1]. Over images, and as the mean over classes, which differ where classes have unlike numbers of images."""
+    """Shares in [0, 1].
+
+    Over images, and as the mean over classes, which differ where classes have unlike numbers of images.
+    """
 
     top1: float
     top5: float

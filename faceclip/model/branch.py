@@ -50,7 +50,8 @@ class FaceCLIPBranch(TextTower):
         return [*self.transformer.resblocks, *self.fuser.layers]
 
     def forward(self, input_ids: Tensor, class_token: Tensor, patch_tokens: Tensor, present: Tensor) -> BranchOutput:
-        """`input_ids` [B, T] int64, `class_token` [B, 512], `patch_tokens` [B, P, w], `present` [B] bool: has the row a face?"""
+        """`input_ids` [B, T] int64, `class_token` [B, 512], `patch_tokens` [B,
+        P, w], `present` [B] bool: has the row a face?"""
         hidden = self.encode_tokens(self._embed(input_ids, class_token.to(patch_tokens.dtype), present))
         pooled = self.pool(hidden, input_ids)
         fused = self.fuser(

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What SDXL gets for N prompts: embeddings [N, 77 * chunks, 2048], pooled [N, 1280], and how each prompt was read."""
+    """What SDXL gets for N prompts: embeddings [N, 77 * chunks, 2048],
+    pooled [N, 1280], and how each prompt was read."""
 
     embeddings: Tensor
     pooled: Tensor
@@ -62,8 +63,8 @@ class FaceCLIPEncoder(IdentityEncoder):
         """Read the released `.pt`, a safetensors of it, or a converted file, with one branch or both.
 
         dtype: what the weights are kept in. They have no gradients, and equal face towers are held once.
-        compute_dtype: by default `dtype` where the device is fast in it, else fp32 (bf16 and fp16 on CPUs without such
-            instructions).
+        compute_dtype: by default `dtype` where the device is fast in it, else
+            fp32 (bf16 and fp16 on CPUs without such instructions).
         operations: by default `torch.nn`, or layers that cast their weights when the two differ.
         progress: told (tensors read, of how many).
 
@@ -116,11 +117,11 @@ class FaceCLIPEncoder(IdentityEncoder):
     ) -> Conditioning:
         """Encode N prompts with no face, one face for all of them, or one each (then one prompt serves all faces, too).
 
-        `strength` 1 is the model as trained; 0 is exactly the text-only conditioning; in between and above interpolate.
-        Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same identity: of a frozen
-        encoder (`from_file` gives one) that is computed once per person.
-        Raises ValueError for no prompt, numbers of prompts and identities that do not match, another encoder's identity or one
-        that is damaged, and for a strength or weights that make conditioning that is not finite.
+        `strength` 1 is the model as trained; 0 is exactly the text-only conditioning; in between and above
+        interpolate. Words in (brackets:1.2) are weighted as in ComfyUI, by distance from the empty prompt of the same
+        identity: of a frozen encoder (`from_file` gives one) that is computed once per person.
+        Raises ValueError for no prompt, numbers of prompts and identities that do not match, another encoder's
+        identity or one that is damaged, and for a strength or weights that make conditioning that is not finite.
         """
         return self._encode([self._request(prompts, identity, strength, long_prompts)])[0]
 
@@ -134,11 +135,13 @@ class FaceCLIPEncoder(IdentityEncoder):
         strength: float = 1.0,
         long_prompts: LongPrompts = "cut",
     ) -> tuple[Conditioning, Conditioning]:
-        """Positive and negative conditioning in one pass: `encode(prompts, identity, ...)` and `encode(negative_prompts)`.
+        """Positive and negative conditioning in one pass: `encode(prompts,
+        identity, ...)` and `encode(negative_prompts)`.
 
         The negative prompts see no face. The two need not have equally many rows, nor equally many chunks.
-        Each row is what `encode` gives alone. In fp32 on a CPU it is so bit for bit wherever that was tried; a GPU may round a
-        batch of another size differently, by 1e-5 of the norm at most. Raises ValueError as `encode` does.
+        Each row is what `encode` gives alone. In fp32 on a CPU it is so bit for bit wherever that was tried; a GPU
+        may round a batch of another size differently, by 1e-5 of the norm at most. Raises ValueError as `encode`
+        does.
         """
         positive = self._request(prompts, identity, strength, long_prompts)
         negative = self._request(negative_prompts, None, 1.0, long_prompts)
@@ -190,7 +193,8 @@ class FaceCLIPEncoder(IdentityEncoder):
         return [reading.result(e, p, self._empty(reading) if reading.weighted else []) for reading, e, p in outputs]
 
     def _empty(self, reading: Reading) -> list[Tensor]:
-        """Of each person, the empty prompt's embeddings [77, 2048]: emphasis moves a token away from what they have there."""
+        """Of each person, the empty prompt's embeddings [77, 2048]: emphasis
+        moves a token away from what they have there."""
         kept = self._empty_prompts.of(self, (self.device, self.compute_dtype))
         found = []
         for person in reading.each_person:

@@ -13,7 +13,9 @@ from ..ops import FrozenBatchNorm, cast, normal
 
 
 class FaceTower(nn.Module):
-    """Aligned crops -> (class token, patch tokens). Frozen in training; `mask_token` is ArcFace's own, kept for its file.
+    """Aligned crops -> (class token, patch tokens).
+
+    Frozen in training; `mask_token` is ArcFace's own, kept for its file.
 
     Without `class_head` it is a tower for patch tokens alone, and its class token has width 0.
     """

@@ -1,7 +1,7 @@
 """The fusion module: text and face streams that attend to each other (paper, section 3.2, Fig. 1c).
 
-B batch, T text tokens (CLIP: 77, T5: 512), P = 144 face patches (12 x 12), d = width of both streams (L: 768, bigG: 1280,
-T5-XXL: 4096). There are no masks: padding tokens take part.
+B batch, T text tokens (CLIP: 77, T5: 512), P = 144 face patches (12 x 12), d = width of both streams (L: 768,
+bigG: 1280, T5-XXL: 4096). There are no masks: padding tokens take part.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from .text_tower import SelfAttention, split_heads
 class Fuser(nn.Module):
     """Holds the fusion blocks.
 
-    e is the text stream, so what the last block would do to the face nobody reads; nor is `enc_output*` ever used. With
-    `unused_weights` the module has all of these all the same, as the released file of FaceCLIP-SDXL does.
+    e is the text stream, so what the last block would do to the face nobody reads; nor is `enc_output*` ever
+    used. With `unused_weights` the module has all of these all the same, as the released file of FaceCLIP-SDXL
+    does.
     """
 
     def __init__(self, width: int, grid: int, config: FusionConfig, operations=nn, unused_weights: bool = True):
@@ -38,7 +39,8 @@ class Fuser(nn.Module):
         return [*encoder.fusion_layers, *encoder.text_layers, *encoder.layers[: len(encoder.text_layers) - 1]]
 
     def forward(self, text: Tensor, text_positions: Tensor, face: Tensor, face_positions: Tensor | None) -> Tensor:
-        """Text [B, T, d] and face [B, P, d] streams with their positions ([T, d], [P, d]) -> joint representation e [B, T, d].
+        """Text [B, T, d] and face [B, P, d] streams with their positions ([T,
+        d], [P, d]) -> joint representation e [B, T, d].
 
         `face_positions` is None for a fusion module that has none (FaceT5's).
         """
@@ -66,7 +68,10 @@ class _FusionEncoder(nn.Module):
 
 
 class DualCrossAttention(nn.Module):
-    """Text attends to face and face to text through one logit matrix per head. Residuals add to the *normalised* streams."""
+    """Text attends to face and face to text through one logit matrix per head.
+
+    Residuals add to the *normalised* streams.
+    """
 
     def __init__(self, width: int, config: FusionConfig, operations, to_face: bool = True):
         super().__init__()
@@ -141,8 +146,8 @@ class TextLayer(_PostNormLayer):
 
 
 class FaceLayer(_PostNormLayer):
-    """The face stream by itself: deformable self-attention in FaceCLIP's release, each patch alone in FaceT5's (`OwnValue`),
-    plain self-attention in the paper's figure. No dropout."""
+    """The face stream by itself: deformable self-attention in FaceCLIP's release, each patch alone in FaceT5's
+    (`OwnValue`), plain self-attention in the paper's figure. No dropout."""
 
     def __init__(self, width: int, grid: int, config: FusionConfig, operations):
         if config.face_attention == "deformable":
@@ -157,9 +162,9 @@ class FaceLayer(_PostNormLayer):
 class OwnValue(nn.Module):
     """Attention whose only key is the token itself, so that its softmax is 1: what FaceT5's face layers come to.
 
-    The release hands its attention layer [B, P, d] where [P, B, d] is wanted: a patch attends to the same patch of the other
-    images of the batch, which mixes people. With one image, as the release's script runs it, only the value projection is left,
-    and this is that, per image, for any batch.
+    The release hands its attention layer [B, P, d] where [P, B, d] is wanted: a patch attends to the same patch
+    of the other images of the batch, which mixes people. With one image, as the release's script runs it, only
+    the value projection is left, and this is that, per image, for any batch.
     """
 
     def __init__(self, width: int, operations):
@@ -173,7 +178,8 @@ class OwnValue(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """Each patch reads, per head, a few points of the 12 x 12 grid at offsets it predicts (Deformable DETR, one level)."""
+    """Each patch reads, per head, a few points of the 12 x 12 grid at
+    offsets it predicts (Deformable DETR, one level)."""
 
     def __init__(self, width: int, grid: int, config: FusionConfig, operations):
         super().__init__()

@@ -19,7 +19,8 @@ _SIGNATURE_SAMPLES = 64
 class IdentityEncoder(nn.Module):
     """An encoder with face towers.
 
-    Computes in `compute_dtype`, whatever dtype the weights are kept in, and on `compute_device`: by default, where they are.
+    Computes in `compute_dtype`, whatever dtype the weights are kept in,
+    and on `compute_device`: by default, where they are.
     """
 
     def __init__(self):
@@ -54,7 +55,10 @@ class IdentityEncoder(nn.Module):
         return self.compute_device or next(self.parameters()).device
 
     def signature(self) -> Tensor:
-        """[F, 64] fp32: evenly spaced samples of each face tower's weights; tells identities of different encoders apart."""
+        """[F, 64] fp32: evenly spaced samples of each face tower's weights.
+
+        Tells identities of different encoders apart.
+        """
         weights = [tower.get_parameter("blocks.0.attn.qkv.weight").detach().flatten() for tower in self.face_towers]
         return torch.stack([w[:: len(w) // _SIGNATURE_SAMPLES][:_SIGNATURE_SAMPLES].float().cpu() for w in weights])
 
@@ -62,7 +66,8 @@ class IdentityEncoder(nn.Module):
     def encode_faces(self, faces: Tensor) -> Identity:
         """`faces` [B, 3, 448, 448], RGB in [0, 1], aligned to ArcFace's template -> Identity of B people.
 
-        A black crop means "no face": its row will condition like text alone. Raises ValueError for other shapes or ranges.
+        A black crop means "no face": its row will condition like text alone.
+        Raises ValueError for other shapes or ranges.
         """
         _check_faces(faces)
         faces = faces.to(self.device, self.compute_dtype)
@@ -77,7 +82,8 @@ class IdentityEncoder(nn.Module):
         return identity
 
     def require_fit(self, identity: Identity, face: FaceTowerConfig) -> None:
-        """Raise ValueError unless an identity's features have the shapes that this encoder's towers, of shape `face`, give."""
+        """Raise ValueError unless an identity's features have the shapes that
+        this encoder's towers, of shape `face`, give."""
         towers, found = len(self.face_towers), (*identity.class_token.shape[1:], *identity.patch_tokens.shape[1:])
         expected = (towers, identity.class_token.shape[2] and face.classes, towers, face.grid**2, face.width)
         if found != expected:

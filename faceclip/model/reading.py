@@ -1,4 +1,7 @@
-"""What is asked of the encoder at once: prompts, and whose face each is read with; and what it need not compute again."""
+"""What is asked of the encoder at once: prompts, and whose face each is read with.
+
+And what it need not compute again.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +69,11 @@ class Reading:
 
 
 class EmptyPrompts:
-    """What an encoder makes of the empty prompt, from which weighted words are measured: kept for some 64 people, then afresh.
+    """What an encoder makes of the empty prompt, from which weighted words
+    are measured: kept for some 64 people, then afresh.
 
-    Kept only while the encoder stays as it is: one that trains, or whose weights have changed since, computes it again.
+    Kept only while the encoder stays as it is: one that trains, or whose
+    weights have changed since, computes it again.
     """
 
     def __init__(self):

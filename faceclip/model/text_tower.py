@@ -66,7 +66,8 @@ class _Block(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention with torch's packed parameter names (`in_proj_weight` [3d, d]).
 
-    Queries and keys come from one input, values from another: FaceCLIP's fusion adds positions to the former only.
+    Queries and keys come from one input, values from another: FaceCLIP's
+    fusion adds positions to the former only.
     """
 
     def __init__(self, width: int, heads: int, operations, dropout: float = 0.0):
