@@ -1,4 +1,6 @@
-"""Put two encoders that were trained apart into one file: `python -m train.join L.safetensors G.safetensors OUT.safetensors`.
+"""Put two encoders that were trained apart into one file.
+
+By `python -m train.join L.safetensors G.safetensors OUT.safetensors`.
 
 SDXL takes FaceCLIP-L's branch and FaceCLIP-bigG's side by side.
 """

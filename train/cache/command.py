@@ -3,7 +3,8 @@
     python -m train.cache pretrain --data SHARDS --out CACHE --teacher ViT-L-14-quickgelu --init-clip CLIP --init-face ARCFACE
     python -m train.cache latents --data SHARDS --out CACHE --vae VAE
 
-Under torchrun every process takes a stretch of the samples. The same command goes on with an interrupted cache.
+Under torchrun every process takes a stretch of the samples. The same
+command goes on with an interrupted cache.
 """
 
 from __future__ import annotations

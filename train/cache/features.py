@@ -1,4 +1,5 @@
-"""What the frozen towers say of every sample, computed once: CLIP embeddings and face features (paper, eq. 3's targets)."""
+"""What the frozen towers say of every sample, computed once: CLIP
+embeddings and face features (paper, eq. 3's targets)."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ Extract = Callable[[Mapping[str, Any]], dict[str, Tensor]]
 
 
 class FeatureCache:
-    """Features of N samples by row: `clip_image` [N, dt], `clip_text` [N, dt], `class_token` [N, F, 512], `patch_tokens`
-    [N, F, 144, w]; those that were cached. Mapped, not loaded: all ranks of a machine share the pages.
+    """Features of N samples by row: `clip_image` [N, dt], `clip_text` [N, dt], `class_token` [N, F, 512],
+    `patch_tokens` [N, F, 144, w]; those that were cached. Mapped, not loaded: all ranks of a machine share the
+    pages.
     """
 
     def __init__(self, path: str | Path, source: ShardSource):
@@ -112,7 +114,8 @@ class JoinedFeatures:
 def share_faces(path: str | Path, other: str | Path, source: ShardSource) -> None:
     """Add the face features in the cache `other` of the same shards to the one at `path`, which was made without.
 
-    Branches that share a face tower need them once. Both must be finished; nothing is done where they are there already.
+    Branches that share a face tower need them once. Both must be
+    finished; nothing is done where they are there already.
 
     Raises:
         CacheError: one of them is not finished, is of other shards, or `other` has no face features.

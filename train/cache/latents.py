@@ -1,4 +1,5 @@
-"""VAE latents of every photograph in its aspect bucket, each with the size conditions of the very pixels it was made from."""
+"""VAE latents of every photograph in its aspect bucket, each with the
+size conditions of the very pixels it was made from."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ PLACES = "places"
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """b rows of one bucket: the VAE's Gaussian, unscaled, `mean` and `std` [b, C, h/8, w/8], and `condition` int64 [b, 6]."""
+    """b rows of one bucket: the VAE's Gaussian, unscaled, `mean` and `std`
+    [b, C, h/8, w/8], and `condition` int64 [b, 6]."""
 
     mean: Tensor
     std: Tensor
@@ -91,7 +93,8 @@ def cache_latents(
     """Fill a cache of latents, stored in float16; goes on where an earlier call stopped.
 
     Args:
-        encode: pixels float32 [b, 3, h, w] in [-1, 1] to the latents' mean and standard deviation, [b, C, h/8, w/8] each.
+        encode: pixels float32 [b, 3, h, w] in [-1, 1] to the latents' mean
+            and standard deviation, [b, C, h/8, w/8] each.
         made_by: what identifies the VAE, and its `scaling_factor`; a cache that was begun with another is refused.
         part, progress: as in `cache_features`.
 

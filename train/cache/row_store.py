@@ -1,4 +1,5 @@
-"""A folder of memory-mapped arrays, one row per sample, filled by many processes in any order and resumable after a kill."""
+"""A folder of memory-mapped arrays, one row per sample, filled by many
+processes in any order and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -114,7 +115,8 @@ class RowStore:
         return self.description["made_by"]
 
     def to_do(self, part: int, parts: int) -> np.ndarray:
-        """The row numbers that process `part` of `parts` has yet to fill: one stretch each, to read shards from end to end."""
+        """The row numbers that process `part` of `parts` has yet to fill: one
+        stretch each, to read shards from end to end."""
         first, after = (len(self.done) * place // parts for place in (part, part + 1))
         return first + np.flatnonzero(~self.done[first:after])
 
@@ -145,7 +147,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _allocate(file: Path, column: Column) -> None:
-    """Make an array of zeros, its room on the disk reserved: a full disk must be an error now, not a crash in the middle."""
+    """Make an array of zeros, its room on the disk reserved: a full disk
+    must be an error now, not a crash in the middle."""
     if file.exists():
         for left in file.parent.glob(f".{file.name}.*.partial"):  # of runs that were killed, as large as the array
             left.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
-"""From shards to batches: main tuples mixed with guided image-text pairs, shuffled by seed, sliced by rank, resumed exactly.
+"""From shards to batches: main tuples mixed with guided image-text pairs,
+shuffled by seed, sliced by rank, resumed exactly.
 
-The stream of samples is a pure function of the two sources, the guided fraction, the global batch and the seed. Ranks and
-workers only divide it, so its whole state is one integer: the number of batches taken.
+The stream of samples is a pure function of the two sources, the guided fraction, the global batch and the
+seed. Ranks and workers only divide it, so its whole state is one integer: the number of batches taken.
 
-Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one, on every rank.
-Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks always have as many rows.
+Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one,
+on every rank. Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks
+always have as many rows.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ ENDLESS = 1 << 60
 """Length of the sequence of samples: more than any run takes."""
 
 Transform = Callable[[Sample, np.random.Generator], dict[str, Any]]
-"""One sample to the named arrays, numbers and strings of one row of a batch; draws randomness from the generator alone."""
+"""One sample to the named arrays, numbers and strings of one row of a
+batch; draws randomness from the generator alone."""
 
 
 class DataError(ValueError):
@@ -48,9 +51,9 @@ class ReadOptions:
 class TrainingData:
     """Endless batches of one rank. `iter(data)` goes on from where the state is; one iterator at a time.
 
-    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to lists), and
-    of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]: the row of the source,
-    guided rows counted after the main ones.
+    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to
+    lists), and of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]:
+    the row of the source, guided rows counted after the main ones.
     """
 
     def __init__(
@@ -183,10 +186,12 @@ def _mixed_rows(main: int, guided: int, fraction: float, seed: int) -> grain.Map
 
 
 class _RankShare:
-    """The rows of one rank: of every global batch the rank-th block, each as (place in the global sequence, row number).
+    """The rows of one rank: of every global batch the rank-th block, each as
+    (place in the global sequence, row number).
 
-    Blocks, not a stride: `mix` interleaves in a fixed pattern, so that with lambda one half a stride of two would give one
-    rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take one.
+    Blocks, not a stride: `mix` interleaves in a fixed pattern, so that with lambda one half a stride of two would
+    give one rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take
+    one.
     """
 
     def __init__(self, order: grain.MapDataset, batch_size: int, rank: int, world_size: int):

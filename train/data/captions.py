@@ -1,4 +1,7 @@
-"""Captions as token ids. Reading threads make them, since a thousand take a third of a second; the step adds the prefix."""
+"""Captions as token ids.
+
+Reading threads make them, since a thousand take a third of a second; the step adds the prefix.
+"""
 
 from __future__ import annotations
 

@@ -17,11 +17,14 @@ from .shards import Sample
 
 @dataclass(frozen=True)
 class DecodeSample:
-    """Sample -> `caption` and its `ids`, and on demand `image` and `face`. Deterministic: the targets fit every epoch."""
+    """Sample -> `caption` and its `ids`, and on demand `image` and `face`.
+
+    Deterministic: the targets fit every epoch.
+    """
 
     image_size: int | None = None
-    """Side in pixels of `image`, uint8 [3, size, size]: the shorter side resized to it, the middle cut out, as CLIP does.
-    None leaves the photograph undecoded."""
+    """Side in pixels of `image`, uint8 [3, size, size]: the shorter side resized to it, the middle cut out, as CLIP
+    does. None leaves the photograph undecoded."""
     faces: bool = True
     """Whether to decode `face`, float32 [3, 448, 448] in [0, 1]; zeros for a sample without one."""
 
@@ -45,8 +48,9 @@ def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
 
     Raises ValueError, naming `what` it is, for bytes that are no picture or cut short.
 
-    With `least` a large JPEG may come back smaller, each side at least so many pixels: its decoder leaves out what the
-    resize after it would average away. At twice the final size that is 3.5 times as fast, and 0.25 of 255 off on average.
+    With `least` a large JPEG may come back smaller, each side at least so many pixels: its decoder leaves out
+    what the resize after it would average away. At twice the final size that is 3.5 times as fast, and 0.25 of
+    255 off on average.
     """
     if not data:
         raise ValueError(f"its {what} is missing")
@@ -76,7 +80,8 @@ def decode_face(data: bytes | None) -> np.ndarray:
 def clip_crop(picture: Image.Image, size: int) -> np.ndarray:
     """CLIP's view of a picture, uint8 [3, size, size]: bicubic to the shorter side, then the middle.
 
-    Rounded as torchvision rounds, by whose transforms CLIP was trained: the longer side down, an odd margin to even.
+    Rounded as torchvision rounds, by whose transforms CLIP was trained:
+    the longer side down, an odd margin to even.
     """
     short = min(picture.size)
     width, height = (size if side == short else int(size * side / short) for side in picture.size)

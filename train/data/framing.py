@@ -1,6 +1,8 @@
-"""How a photograph is shown to SDXL: aspect buckets, the resize and crop that fill one, and the size conditions that tell it.
+"""How a photograph is shown to SDXL: aspect buckets, the resize and crop
+that fill one, and the size conditions that tell it.
 
-The conditions describe the pixels they were made from, so a framing is drawn once and kept with the latent (SDXL, section 2.2).
+The conditions describe the pixels they were made from, so a framing is
+drawn once and kept with the latent (SDXL, section 2.2).
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Framing:
 
 
 def aspect_buckets(resolution: int = 1024, step: int = 64, widest: float = 2.0) -> list[Size]:
-    """Sizes in multiples of `step` of at most `resolution`^2 pixels, from `widest` : 1 upright to `widest` : 1 across.
+    """Sizes in multiples of `step` of at most `resolution`^2 pixels, from
+    `widest` : 1 upright to `widest` : 1 across.
 
     Raises:
         ValueError: the resolution is no multiple of the step.
@@ -62,7 +65,8 @@ def frame(original: Size, buckets: Sequence[Size]) -> Framing:
 
 
 def frame_all(originals: np.ndarray, buckets: Sequence[Size]) -> tuple[np.ndarray, np.ndarray]:
-    """`frame` for N photographs, int [N, 2] of height and width: their conditions int32 [N, 6], and buckets' numbers int32 [N].
+    """`frame` for N photographs, int [N, 2] of height and width: their
+    conditions int32 [N, 6], and buckets' numbers int32 [N].
 
     Works in stretches: there may be tens of millions.
     """

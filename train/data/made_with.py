@@ -1,4 +1,5 @@
-"""What a folder was made with: noted beside what it holds, so that another run goes on with the same or is refused."""
+"""What a folder was made with: noted beside what it holds, so that
+another run goes on with the same or is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def claim(
     older: Mapping[str, Any] | None = None,
     words: Mapping[str, str] | None = None,
 ) -> None:
-    """Note in the file `name` of `folder` with what `what` is made there, or make sure that it is made with the same.
+    """Note in the file `name` of `folder` with what `what` is made there, or
+    make sure that it is made with the same.
 
     older: values of what a note that is there may lack, since there was no such option yet when it was written.
     words: what to call an entry whose values tell people nothing, such as a digest.

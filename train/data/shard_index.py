@@ -47,7 +47,8 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
     def lookup(self, row: int) -> tuple[str, np.ndarray]:
-        """A row's key, and int64 [4, 2]: first byte and length of photograph, face, caption and meta, length -1 for none."""
+        """A row's key, and int64 [4, 2]: first byte and length of photograph,
+        face, caption and meta, length -1 for none."""
         ...
 
     def sizes(self) -> np.ndarray:
@@ -56,7 +57,8 @@ class Index(Protocol):
 
 
 class ShardIndex:
-    """An index in memory: `spans` int64 [N, 4, 2], `keys` uint8 [N, K] in UTF-8 and padded with zeros, `pixels` int32 [N, 2]."""
+    """An index in memory: `spans` int64 [N, 4, 2], `keys` uint8 [N, K] in
+    UTF-8 and padded with zeros, `pixels` int32 [N, 2]."""
 
     def __init__(self, spans: np.ndarray, keys: np.ndarray, pixels: np.ndarray, length: int, fingerprint: str):
         self.spans, self.keys, self.pixels = spans, keys, pixels
@@ -179,7 +181,9 @@ def write_index(path: str, index: ShardIndex) -> None:
 
 
 def read_index(shard: str) -> Index:
-    """The index of a shard, checked against the shard's length. A shard without one is indexed in memory, by its headers.
+    """The index of a shard, checked against the shard's length.
+
+    A shard without one is indexed in memory, by its headers.
 
     Raises:
         ShardError: the shard is missing, empty or cut short, or its index is damaged or another shard's.

@@ -1,9 +1,10 @@
 """Shards: webdataset-compatible tars of training tuples, each with an index beside it that gives random access.
 
-One sample is up to four members of one key: `jpg` (the photograph), `face.jpg` (its aligned 448 px crop), `txt` (the
-caption) and `json` (landmarks, quality, identity when known). Photographs of `train.prepare` are sRGB and carry no
-metadata (`train.prepare.photographs`). The index `NAME.tar.index` is a safetensors file: where each member lies, every key,
-the photographs' sizes, and the tar's length and fingerprint, so that a cut or exchanged tar is noticed.
+One sample is up to four members of one key: `jpg` (the photograph), `face.jpg` (its aligned 448 px crop),
+`txt` (the caption) and `json` (landmarks, quality, identity when known). Photographs of `train.prepare` are
+sRGB and carry no metadata (`train.prepare.photographs`). The index `NAME.tar.index` is a safetensors file:
+where each member lies, every key, the photographs' sizes, and the tar's length and fingerprint, so that a cut
+or exchanged tar is noticed.
 """
 
 from __future__ import annotations
@@ -59,12 +60,15 @@ class Sample:
 
 
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> int:
-    """Write a tar and its index; return how many samples are in it. Each file appears whole or not at all, the index last.
+    """Write a tar and its index; return how many samples are in it.
+
+    Each file appears whole or not at all, the index last.
 
     The same samples give the same bytes. `path` may be an fsspec URL.
 
     Raises:
-        ShardError: there is no sample, a key is used twice or has a dot, or a sample has neither photograph nor caption.
+        ShardError: there is no sample, a key is used twice or has a dot, or a
+            sample has neither photograph nor caption.
     """
     path = str(path)
     with publishing(path) as file:
@@ -122,10 +126,12 @@ def _encode(sample: Sample) -> dict[Member, bytes]:
 
 
 class ShardSource:
-    """The samples of some shards as one long sequence: `len(source)`, `source[i]`, safe to share among threads and processes.
+    """The samples of some shards as one long sequence: `len(source)`,
+    `source[i]`, safe to share among threads and processes.
 
-    Holds no open file: rows are read with one range request each. The indexes of local shards stay on the disk, so that a
-    source of any length costs a process some hundred bytes per shard; those of remote shards are held in memory.
+    Holds no open file: rows are read with one range request each. The indexes of local shards stay on the disk,
+    so that a source of any length costs a process some hundred bytes per shard; those of remote shards are held
+    in memory.
     """
 
     def __init__(self, paths: str | Path | Sequence[str | Path], read: Collection[Member] = MEMBERS):
@@ -167,7 +173,10 @@ class ShardSource:
         return sum(index.absent[column] for index in self._indexes)
 
     def sizes(self) -> np.ndarray:
-        """int32 [N, 2]: height and width of every photograph in pixels, by the indexes alone; 0 where they are not known."""
+        """int32 [N, 2]: height and width of every photograph in pixels, by the indexes alone.
+
+        0 where they are not known.
+        """
         return np.concatenate([index.sizes() for index in self._indexes])
 
     def has(self, row: int, member: Member) -> bool:

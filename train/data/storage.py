@@ -27,7 +27,10 @@ def join(folder: str, name: str) -> str:
 
 
 def _open_fs(path: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path within it. Raises StorageError where no installed package knows it."""
+    """The file system of a path or URL, and the path within it.
+
+    Raises StorageError where no installed package knows it.
+    """
     try:
         return url_to_fs(path)
     except ImportError as error:
@@ -50,7 +53,8 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def list_files(path: str) -> list[str]:
-    """The files that a path stands for, sorted: itself, those directly in a folder, or those that match a pattern with `*`."""
+    """The files that a path stands for, sorted: itself, those directly in a
+    folder, or those that match a pattern with `*`."""
     fs, inner = _open_fs(path)
     with _explained(path):
         if "*" in inner:
@@ -64,7 +68,8 @@ def list_files(path: str) -> list[str]:
 
 
 def _is_folder(fs: Any, inner: str) -> bool:
-    """As `fs.isdir`, which over HTTP downloads a file to look for links in it: names with an extension are files there."""
+    """As `fs.isdir`, which over HTTP downloads a file to look for links in
+    it: names with an extension are files there."""
     if "http" in fs.protocol and Path(inner).suffix:
         return False
     return fs.isdir(inner)

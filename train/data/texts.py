@@ -31,7 +31,8 @@ def parse_json(data: bytes) -> Any:
 def name_of(value: Any) -> str | None:
     """What a table or a json calls a person or a class, as text; None for nothing.
 
-    1, "1" and 1.0 are one: whole numbers get a fraction where their column has gaps. So are both spellings of an accent.
+    1, "1" and 1.0 are one: whole numbers get a fraction where their
+    column has gaps. So are both spellings of an accent.
     """
     if value is None or value != value:  # NaN: pandas' nothing
         return None

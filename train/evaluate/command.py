@@ -3,8 +3,9 @@
     python -m train.evaluate list --protocol internal_v1_like --faces FACES --out todo.csv      what to generate
     python -m train.evaluate --protocol todo.csv --images OURS THEIRS --judges dlib insightface --clip-model ViT-L-14 ...
 
-The first writes file names, references, prompts and seeds for any tool to work through; the second scores what came out, one row
-per folder: results.json, rows.csv, table.md and report.html in --out. Other commands: `zero-shot` and `map`.
+The first writes file names, references, prompts and seeds for any tool to work through; the second scores
+what came out, one row per folder: results.json, rows.csv, table.md and report.html in --out. Other commands:
+`zero-shot` and `map`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class ScoreCommand:
     names: tuple[str, ...] = ()
     """What to call the folders; by default their own names."""
     conditioned_by: tuple[str, ...] = ()
-    """For each folder the face network that conditioned it: `faceclip`, `insightface`, `insightface antelopev2`, `none`, ..."""
+    """For each folder the face network that conditioned it: `faceclip`,
+    `insightface`, `insightface antelopev2`, `none`, ..."""
     faces: Path | None = None
     """Folder of people; for a .csv the folder that its references are below."""
     judges: tuple[Literal["dlib", "insightface", "faceclip"], ...] = ("dlib",)

@@ -52,8 +52,8 @@ class ZeroShotCommand:
     init_clip: str = ""
     """Its checkpoint."""
     class_names: str = ""
-    """What the classes are called: a file with one name a line in the order of the sorted folders, `imagenet` for open_clip's
-    1,000 names in the order of the WordNet ids, or nothing to take the folders' own names."""
+    """What the classes are called: a file with one name a line in the order of the sorted folders, `imagenet` for
+    open_clip's 1,000 names in the order of the WordNet ids, or nothing to take the folders' own names."""
     out: Path = Path("zero_shot.json")
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -126,7 +126,10 @@ def identity_map(command: MapCommand) -> IdentityMap:
 
 
 def load_pretrained(encoder: Path, heads: Path) -> PretrainModel:
-    """An encoder of one branch with its training heads, for reading. Raises ProtocolError if they do not belong together."""
+    """An encoder of one branch with its training heads, for reading.
+
+    Raises ProtocolError if they do not belong together.
+    """
     tower = FaceCLIPEncoder.from_file(encoder)
     if len(tower.config.branches) != 1:
         raise ProtocolError(f"{encoder} has {len(tower.config.branches)} branches; zero-shot classification looks at one.")

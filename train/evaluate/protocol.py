@@ -1,7 +1,8 @@
-"""What is to be generated and scored: rows of (image, person, prompt, seed), from a protocol's YAML file or any CSV.
+"""What is to be generated and scored: rows of (image, person, prompt,
+seed), from a protocol's YAML file or any CSV.
 
-The same rows serve every method, so that FaceCLIP, InstantID, PuLID, Arc2Face or anything else is scored on the same prompts
-and faces. `python -m train.evaluate list` writes them as a CSV for the tool that generates.
+The same rows serve every method, so that FaceCLIP, InstantID, PuLID, Arc2Face or anything else is scored on
+the same prompts and faces. `python -m train.evaluate list` writes them as a CSV for the tool that generates.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def load_protocol(protocol: str, faces: Path | None = None) -> EvaluationProtoco
     """Read a protocol.
 
     Args:
-        protocol: `internal_v1_like`, `unsplash50`, or the path of a .yaml like theirs or of a .csv with the columns image,
-            reference, prompt and, where there are, identity and seed.
-        faces: for a .yaml the people: NAME.jpg, or folders NAME whose first picture is taken. For a .csv the folder that its
-            references are below; by default the CSV's own.
+        protocol: `internal_v1_like`, `unsplash50`, or the path of a .yaml like theirs or of a .csv with the columns
+            image, reference, prompt and, where there are, identity and seed.
+        faces: for a .yaml the people: NAME.jpg, or folders NAME whose first picture is taken. For a .csv the folder
+            that its references are below; by default the CSV's own.
 
     Raises:
         ProtocolError: it cannot be read, columns or references are missing, or the number of people is another.

@@ -148,7 +148,8 @@ def notes(protocol: EvaluationProtocol, scores: Sequence[FolderScores]) -> list[
 def page(
     protocol: EvaluationProtocol, scores: Sequence[FolderScores], changes: Sequence[Mapping[str, Interval]], pictures: int
 ) -> str:
-    """The HTML report, in one file: tables, what they mean, and `pictures` rows of the protocol spread over its people."""
+    """The HTML report, in one file: tables, what they mean, and `pictures`
+    rows of the protocol spread over its people."""
     parts = [f"<h1>{html.escape(protocol.name)}</h1>", _html_table(*table(scores))]
     if changes and changes[0]:
         parts.append(_html_table(*change_table(scores, changes)))

@@ -1,4 +1,5 @@
-"""Score folders of images, row by row of one protocol: faces, prompts, references, and the whole against real pictures."""
+"""Score folders of images, row by row of one protocol: faces, prompts,
+references, and the whole against real pictures."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Finetune SDXL's UNet on the joint condition: `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`."""
+"""Finetune SDXL's UNet on the joint condition.
+
+By `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
+"""

@@ -1,4 +1,5 @@
-"""Aspect buckets: pictures of one shape per step, the same shape on all ranks, so that no rank waits for a larger one."""
+"""Aspect buckets: pictures of one shape per step, the same shape on all
+ranks, so that no rank waits for a larger one."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ import numpy as np
 
 
 class BucketBatches:
-    """Global batches of one bucket each, a pure function of the step: ranks agree without talking, and resuming is exact.
+    """Global batches of one bucket each, a pure function of the step: ranks
+    agree without talking, and resuming is exact.
 
-    Each bucket deals its rows in a fresh order per epoch and carries what is left over into the next, so that every row is
-    seen equally often however small its bucket.
+    Each bucket deals its rows in a fresh order per epoch and carries what is left over into the next, so that
+    every row is seen equally often however small its bucket.
     """
 
     def __init__(self, bucket_of_row: np.ndarray, batch_size: int, seed: int):

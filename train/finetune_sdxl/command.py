@@ -1,4 +1,6 @@
-"""Finetune SDXL's UNet on the joint condition: `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
+"""Finetune SDXL's UNet on the joint condition.
+
+By `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
 
     python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out RUN
     torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ...
@@ -80,7 +82,8 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
 def with_prediction(config: FinetuneConfig, found: Prediction | None) -> FinetuneConfig:
     """The configuration with what the UNet's file says that it predicts, as far as it was left open.
 
-    Raises ConfigError where it says another than the configuration: the first steps would only unlearn the old one.
+    Raises ConfigError where it says another than the configuration: the
+    first steps would only unlearn the old one.
     """
     if config.prediction == "auto":
         taken = found or Prediction("epsilon")

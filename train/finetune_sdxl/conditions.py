@@ -1,4 +1,5 @@
-"""What conditions a row of finetuning: caption and face by the frozen encoder, computed at every step or read from memory."""
+"""What conditions a row of finetuning: caption and face by the frozen
+encoder, computed at every step or read from memory."""
 
 from __future__ import annotations
 
@@ -105,8 +106,8 @@ BLOCK = 64
 class RememberedConditions(Conditions):
     """`remembered(rows)` is `compute(rows)`, on the CPU, and from its memory where it was computed before.
 
-    What is missing is computed with its neighbours, always the same rows in the same places: the last bits of a row's condition
-    depend on the rows beside it, and a resumed run, whose memory is empty, must find the same.
+    What is missing is computed with its neighbours, always the same rows in the same places: the last bits of a
+    row's condition depend on the rows beside it, and a resumed run, whose memory is empty, must find the same.
     """
 
     def __init__(self, compute: Conditions, reader: RowReader):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 
 class GraphedUNet:
-    """`unet(noisy, timesteps, embeddings, pooled, time_ids)`, forward and backward replayed from a graph per shape of latents.
+    """`unet(noisy, timesteps, embeddings, pooled, time_ids)`, forward and
+    backward replayed from a graph per shape of latents.
 
     Gradients lie in the graph's own memory and are overwritten by the next backward pass: one pass per update.
     """

@@ -26,7 +26,10 @@ class NoiseSchedule:
     def sdxl(
         prediction: Literal["epsilon", "v"] = "epsilon", min_snr: float = 0.0, zero_terminal_snr: bool = False
     ) -> NoiseSchedule:
-        """SDXL's schedule. With `zero_terminal_snr`, rescaled so that the last step is pure noise (arXiv 2305.08891, alg. 1)."""
+        """SDXL's schedule.
+
+        With `zero_terminal_snr`, rescaled so that the last step is pure noise (arXiv 2305.08891, alg. 1).
+        """
         betas = torch.linspace(_BETAS[0] ** 0.5, _BETAS[1] ** 0.5, TIMESTEPS, dtype=torch.float64) ** 2
         signal = (1 - betas).cumprod(0).sqrt()
         if zero_terminal_snr:
@@ -46,8 +49,8 @@ class NoiseSchedule:
         return signal * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """[B] fp32: ones, or min-SNR-gamma's (arXiv 2303.09556) for what is predicted: min(SNR, gamma) over SNR for the noise,
-        over SNR + 1 for v. A step of pure noise, which has no signal at all, thereby weighs nothing."""
+        """[B] fp32: ones, or min-SNR-gamma's (arXiv 2303.09556) for what is predicted: min(SNR, gamma) over SNR for the
+        noise, over SNR + 1 for v. A step of pure noise, which has no signal at all, thereby weighs nothing."""
         if not self.min_snr:
             return torch.ones(len(timesteps), device=timesteps.device)
         alphas = self.alphas_cumprod.to(timesteps.device)[timesteps]

@@ -1,4 +1,5 @@
-"""What a step of finetuning is given: rows of one aspect bucket, their latents, and what is dropped of their conditions."""
+"""What a step of finetuning is given: rows of one aspect bucket, their
+latents, and what is dropped of their conditions."""
 
 from __future__ import annotations
 
@@ -21,15 +22,16 @@ from .latents import LatentSource
 from .rows import Draws, Rows
 
 _Read = tuple[Sample, tuple[Tensor, tuple[int, ...]], np.ndarray | None, bool]
-"""A row's sample, what its latents are made from with its size conditions, its face where faces are wanted, and whether it has
-one."""
+"""A row's sample, what its latents are made from with its size conditions,
+its face where faces are wanted, and whether it has one."""
 _NO_PICTURE = (torch.empty(0), ())
 
 
 class RowReader:
     """`reader(step)` -> this rank's rows of the step's global batch, `config.workers` of them read at a time.
 
-    Threads may share it. With `remember_conditions`, and latents and features from caches, a row is read once and kept.
+    Threads may share it. With `remember_conditions`, and latents and
+    features from caches, a row is read once and kept.
     """
 
     def __init__(self, config: FinetuneConfig, ranks: Ranks, source: ShardSource, latents: LatentSource, faces: bool):
@@ -102,8 +104,8 @@ Item = TypeVar("Item")
 
 
 class Prefetch(Generic[Item]):
-    """`prefetch[step]` is `read(step)`, with the `ahead` following steps being read meanwhile, a thread for each: what else is
-    done at a time is up to `read`. Ask for steps in order."""
+    """`prefetch[step]` is `read(step)`, with the `ahead` following steps being read meanwhile, a thread for each:
+    what else is done at a time is up to `read`. Ask for steps in order."""
 
     def __init__(self, read: Callable[[int], Item], ahead: int = 2):
         self._read = read

@@ -17,7 +17,8 @@ from .diffusion import TIMESTEPS
 class Rows:
     """This rank's b rows of a global batch, all of one bucket, on the CPU.
 
-    pictures: what `LatentSource.encode` takes, [b, ...]. faces: [b, 3, 448, 448] in [0, 1], or None where features are cached.
+    pictures: what `LatentSource.encode` takes, [b, ...]. faces: [b, 3,
+        448, 448] in [0, 1], or None where features are cached.
     time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row.
     """
 
@@ -39,7 +40,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about one row of one step: a function of the seed, the step and its place in the global batch alone.
+    """What is random about one row of one step: a function of the seed, the
+    step and its place in the global batch alone.
 
     So neither the number of ranks nor a resumption changes it, and no two rows share their noise.
     """

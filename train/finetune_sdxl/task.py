@@ -124,9 +124,12 @@ class FinetuneTask:
         return {}
 
     def export(self) -> None:
-        """`unet/`, a diffusers folder: the moving average where there is one. `unet_last/` then holds the weights as they are.
+        """`unet/`, a diffusers folder: the moving average where there is one.
 
-        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load FaceCLIP UNet reads; `scheduler/` is for diffusers.
+        `unet_last/` then holds the weights as they are.
+
+        `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load
+        FaceCLIP UNet reads; `scheduler/` is for diffusers.
         """
         dtype = DTYPES[self.config.dtype]
         average = self.optimizer.shards.collect(self.average.shadow, dtype) if self.average else None

@@ -1,6 +1,8 @@
-"""What the towers of a run start from, told and, at full size, refused where nobody asked for it: a random tower teaches nothing.
+"""What the towers of a run start from, told and, at full size, refused
+where nobody asked for it: a random tower teaches nothing.
 
-A run on a random ArcFace goes through to its end, and only its result shows what was forgotten at its beginning.
+A run on a random ArcFace goes through to its end, and only its result
+shows what was forgotten at its beginning.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ Config = TypeVar("Config", bound=TowerConfig)
 
 
 def named_starts(config: Config, *, face: bool = True, text: bool = True) -> Config:
-    """The configuration with `random` written out where the face or the text tower, as far as they are used, has no file.
+    """The configuration with `random` written out where the face or the text
+    tower, as far as they are used, has no file.
 
-    Raises InitError at full size unless `random` was asked for, and where one file would be passed over for another.
+    Raises InitError at full size unless `random` was asked for, and where
+    one file would be passed over for another.
     """
     if config.init_encoder:
         if config.init_face:

@@ -1,4 +1,5 @@
-"""The frozen image teacher of pretraining: CLIP's vision tower, whose embedding the joint representation is pulled to."""
+"""The frozen image teacher of pretraining: CLIP's vision tower, whose
+embedding the joint representation is pulled to."""
 
 from __future__ import annotations
 
@@ -45,10 +46,10 @@ class ImageTeacher(nn.Module):
 def load_teacher(name: str, weights: str | Path, width: int) -> ImageTeacher:
     """The vision tower `name` of open_clip with the weights of a CLIP checkpoint, for targets of `width`.
 
-    The name decides the activation, which no file tells: with the wrong one the embeddings look right and are not. MetaCLIP's
-    and OpenAI's towers were trained with quick GELU (`ViT-bigG-14-quickgelu`), LAION's with plain GELU (`ViT-bigG-14`).
-    `mini` is a small one; without weights it is random, the same everywhere. Raises InitError for a tower of another width,
-    an unknown name, or a checkpoint that does not fit.
+    The name decides the activation, which no file tells: with the wrong one the embeddings look right and are
+    not. MetaCLIP's and OpenAI's towers were trained with quick GELU (`ViT-bigG-14-quickgelu`), LAION's with plain
+    GELU (`ViT-bigG-14`). `mini` is a small one; without weights it is random, the same everywhere. Raises
+    InitError for a tower of another width, an unknown name, or a checkpoint that does not fit.
     """
     import open_clip
 

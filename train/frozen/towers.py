@@ -1,4 +1,7 @@
-"""Where a run starts: open_clip's towers, InsightFace's ArcFace ViT, or a FaceCLIP encoder file; and what then stays frozen."""
+"""Where a run starts: open_clip's towers, InsightFace's ArcFace ViT, or a FaceCLIP encoder file.
+
+And what then stays frozen.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from .config import TowerConfig
 
 
 def weights_digest(weights: nn.Module | Mapping[str, Tensor]) -> str:
-    """A short hex digest of a module's weights, or of a state dict, by 64 values of each: the same in every precision that holds
-    bf16's, since a cache may be made in another one than the run that reads it."""
+    """A short hex digest of a module's weights, or of a state dict, by 64 values of each: the same in every
+    precision that holds bf16's, since a cache may be made in another one than the run that reads it."""
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -36,7 +39,9 @@ class InitError(ValueError):
 
 
 def new_encoder(config: TowerConfig, dropout: float = 0.0) -> FaceCLIPEncoder:
-    """The encoder of one branch that a run starts from, in fp32 on the CPU; all ranks get the same. Raises InitError.
+    """The encoder of one branch that a run starts from, in fp32 on the CPU; all ranks get the same.
+
+    Raises InitError.
 
     `dropout` is the fusion module's, whatever the preset or file says.
     """
@@ -58,8 +63,8 @@ def new_encoder(config: TowerConfig, dropout: float = 0.0) -> FaceCLIPEncoder:
 def load_text_tower(branch: FaceCLIPBranch, path: Path) -> None:
     """Copy the text tower of a CLIP checkpoint into a branch (`read_clip` says in which formats).
 
-    Raises InitError for another model's. Which activation weights were trained with no file tells: OpenAI's and MetaCLIP's
-    ViT-L-14 use quick GELU, as FaceCLIP's `l` does, LAION's plain GELU.
+    Raises InitError for another model's. Which activation weights were trained with no file tells: OpenAI's and
+    MetaCLIP's ViT-L-14 use quick GELU, as FaceCLIP's `l` does, LAION's plain GELU.
     """
     tensors = {name.removeprefix("text."): tensor for name, tensor in read_clip(path).items()}
     own = {name: tensor for name, tensor in branch.state_dict().items() if _is_text_tower(name)}
@@ -70,8 +75,9 @@ def load_text_tower(branch: FaceCLIPBranch, path: Path) -> None:
 def read_clip(path: Path) -> dict[str, Tensor]:
     """The tensors of a CLIP checkpoint under open_clip's names.
 
-    Takes open_clip's `.safetensors`, `.bin` and training checkpoints, MetaCLIP's `.pt` (with `state_dict` around and `module.`
-    before, or without), and OpenAI's TorchScript archives. Raises InitError for Hugging Face's naming.
+    Takes open_clip's `.safetensors`, `.bin` and training checkpoints, MetaCLIP's `.pt` (with `state_dict` around
+    and `module.` before, or without), and OpenAI's TorchScript archives. Raises InitError for Hugging Face's
+    naming.
     """
     tensors = read_state_dict(path)
     if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
@@ -84,12 +90,13 @@ def read_clip(path: Path) -> dict[str, Tensor]:
 
 
 def load_face_tower(branch: FaceCLIPBranch, path: Path) -> None:
-    """Copy an InsightFace ArcFace ViT checkpoint into a branch: `model.pt` or `backbone.pth`, or what a run of arcface_torch
-    saves to go on from. Raises InitError for another model's.
+    """Copy an InsightFace ArcFace ViT checkpoint into a branch: `model.pt` or `backbone.pth`, or what a run of
+    arcface_torch saves to go on from. Raises InitError for another model's.
 
-    Names and shapes, for L: `patch_embed.proj` [768, 3, 9, 9], `pos_embed` [1, 144, 768], `mask_token` [1, 1, 768] (used in
-    ArcFace's own training only, so it may be absent), 24 `blocks` of `norm1`, `attn.qkv` (no bias), `attn.proj`, `norm2`,
-    `mlp.fc1` [3072, 768], `mlp.fc2`; `norm`; the head `feature`: 0 [768, 110592], 1 BatchNorm, 2 [512, 768], 3 BatchNorm.
+    Names and shapes, for L: `patch_embed.proj` [768, 3, 9, 9], `pos_embed` [1, 144, 768], `mask_token` [1, 1,
+    768] (used in ArcFace's own training only, so it may be absent), 24 `blocks` of `norm1`, `attn.qkv` (no bias),
+    `attn.proj`, `norm2`, `mlp.fc1` [3072, 768], `mlp.fc2`; `norm`; the head `feature`: 0 [768, 110592], 1
+    BatchNorm, 2 [512, 768], 3 BatchNorm.
     """
     tensors = read_state_dict(path)
     if any(name.startswith(_ARCFACE_RUN) for name in tensors):  # beside it lie the optimiser and the classifier of the run
@@ -103,7 +110,9 @@ def load_face_tower(branch: FaceCLIPBranch, path: Path) -> None:
 
 
 def join(first: FaceCLIPEncoder, second: FaceCLIPEncoder) -> FaceCLIPEncoder:
-    """One encoder of two that were trained apart: SDXL takes CLIP-L's branch and bigG's. The face tower is kept once.
+    """One encoder of two that were trained apart: SDXL takes CLIP-L's branch and bigG's.
+
+    The face tower is kept once.
 
     Raises InitError if both have the same branch, or face towers that differ.
     """

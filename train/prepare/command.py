@@ -1,12 +1,14 @@
 """Photographs with captions become shards: `python -m train.prepare SOURCE OUT`.
 
-SOURCE is a folder of pictures with `.txt` captions beside, a .csv, .tsv or .parquet of paths and captions, or webdataset
-tars. OUT gets `shard-000000.tar`, ..., report.json, dropped.jsonl and report.png. Every unit of the source becomes one shard
-or none, on its own; the same command goes on where a killed run stopped, and does nothing once all is done.
+SOURCE is a folder of pictures with `.txt` captions beside, a .csv, .tsv or .parquet of paths and captions, or
+webdataset tars. OUT gets `shard-000000.tar`, ..., report.json, dropped.jsonl and report.png. Every unit of
+the source becomes one shard or none, on its own; the same command goes on where a killed run stopped, and
+does nothing once all is done.
 
-Of what a source says beside picture and caption, shards keep who it is (`identity`) and what it shows (`class`, the word that
-zero-shot classification on held-out shards has to find): columns of a table, or keys of the `.json` beside a picture or in a
-tar. Other keys stay behind, since they may tell where or by whom a picture was taken.
+Of what a source says beside picture and caption, shards keep who it is (`identity`) and what it shows
+(`class`, the word that zero-shot classification on held-out shards has to find): columns of a table, or keys
+of the `.json` beside a picture or in a tar. Other keys stay behind, since they may tell where or by whom a
+picture was taken.
 """
 
 from __future__ import annotations

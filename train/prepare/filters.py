@@ -1,4 +1,5 @@
-"""Which photographs make good training tuples, and what one becomes: photograph, aligned face, caption and measurements."""
+"""Which photographs make good training tuples, and what one becomes:
+photograph, aligned face, caption and measurements."""
 
 from __future__ import annotations
 

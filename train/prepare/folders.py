@@ -15,7 +15,9 @@ _NOT_THEIRS = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@eadir", "lo
 
 
 def pictures_below(root: Path) -> list[str]:
-    """Pictures in a folder and those within, also behind links, each folder once; hidden and deleted ones are left out.
+    """Pictures in a folder and those within, also behind links, each folder once.
+
+    Hidden and deleted ones are left out.
 
     Paths relative to `root`, sorted.
     """

@@ -1,4 +1,5 @@
-"""The picture of a report: how many records were kept and why others were not, and how what was measured is spread."""
+"""The picture of a report: how many records were kept and why others
+were not, and how what was measured is spread."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Limits = Mapping[str, Sequence[float]]
 
 
 def draw(report: Report, limits: Limits) -> bytes:
-    """A PNG: reasons with their counts, and a histogram per measure, kept under dropped, with the filters' limits as lines."""
+    """A PNG: reasons with their counts, and a histogram per measure, kept
+    under dropped, with the filters' limits as lines."""
     head = 3 * _LINE + _LINE * max(len(report.dropped), 1) + 10
     image = Image.new("RGB", (WIDTH, head + len(MEASURES) * _PANEL + 10), _PAPER)
     canvas = ImageDraw.Draw(image)

@@ -1,7 +1,10 @@
-"""What a shard keeps of a picture file: upright sRGB pixels as a JPEG, and nothing that tells where or by whom it was taken.
+"""What a shard keeps of a picture file: upright sRGB pixels as a JPEG,
+and nothing that tells where or by whom it was taken.
 
-Colours: training reads pixels as sRGB, so a picture with another colour profile is converted and stored without it.
-Metadata: EXIF (camera, place, time, preview), XMP, IPTC, comments, and whatever a camera appends are left out.
+Colours: training reads pixels as sRGB, so a picture with another
+    colour profile is converted and stored without it.
+Metadata: EXIF (camera, place, time, preview), XMP, IPTC, comments,
+    and whatever a camera appends are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ class AnimatedError(ValueError):
 
 
 def read_photo(data: bytes, name: str) -> tuple[bytes, np.ndarray]:
-    """A picture file as (the JPEG to store, its pixels uint8 [H, W, 3]); `name`, a path if it is one, stands for it in errors.
+    """A picture file as (the JPEG to store, its pixels uint8 [H, W, 3]).
+
+    `name`, a path if it is one, stands for it in errors.
 
     Raises:
         AnimatedError: the file holds several frames.
@@ -69,7 +74,10 @@ def _rgb(picture: Image.Image | None) -> Image.Image:
 
 @functools.lru_cache(maxsize=64)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way from a profile to sRGB; None where there is nothing to do: it is sRGB, of another kind than `mode`, or broken."""
+    """The way from a profile to sRGB.
+
+    None where there is nothing to do: it is sRGB, of another kind than `mode`, or broken.
+    """
     try:
         source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != mode:
@@ -87,7 +95,8 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A JPEG with the same pixels and nothing else: no EXIF, XMP, IPTC, colour profile, comment, nor bytes behind its end.
+    """A JPEG with the same pixels and nothing else: no EXIF, XMP, IPTC,
+    colour profile, comment, nor bytes behind its end.
 
     Raises:
         ValueError: the bytes are no whole JPEG.

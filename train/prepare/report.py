@@ -24,7 +24,8 @@ def _empty() -> dict[str, list[int]]:
 
 @dataclass
 class Report:
-    """Counts, the reasons of what was dropped, a line for each dropped record, and histograms of kept and dropped ones."""
+    """Counts, the reasons of what was dropped, a line for each dropped
+    record, and histograms of kept and dropped ones."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

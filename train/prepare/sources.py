@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """One photograph as it was found. `photo` is a path, a URL, or the file's bytes; `identity` names the person if known."""
+    """One photograph as it was found.
+
+    `photo` is a path, a URL, or the file's bytes; `identity` names the person if known.
+    """
 
     key: str
     photo: str | bytes
@@ -55,8 +58,8 @@ class Unit(Protocol):
 
 @dataclass(frozen=True)
 class FolderUnit:
-    """Pictures of a folder, each with its caption in a `.txt` of the same name, and `identity` (the person) and `class` (what it
-    shows) in a `.json`, all optional."""
+    """Pictures of a folder, each with its caption in a `.txt` of the same name, and `identity` (the person) and
+    `class` (what it shows) in a `.json`, all optional."""
 
     root: str
     names: tuple[str, ...]
@@ -160,8 +163,8 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
     """Cut a source into units of `shard_size` records; each tar is one.
 
     Raises:
-        SourceError: there is nothing there, a table lacks a column (with `need_captions`, that of captions), or its kind is
-            unknown.
+        SourceError: there is nothing there, a table lacks a column (with
+            `need_captions`, that of captions), or its kind is unknown.
     """
     suffix = Path(source).suffix.lower()
     if suffix == ".parquet":
@@ -184,7 +187,10 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
 
 
 def _folder_units(root: Path, shard_size: int, tars: list[Unit]) -> list[Unit]:
-    """Pictures of a folder. Beside tars they count where they have captions: shards may have a picture of a report by them."""
+    """Pictures of a folder.
+
+    Beside tars they count where they have captions: shards may have a picture of a report by them.
+    """
     names = pictures_below(root)
     if not names and not tars:
         raise SourceError(f"The folder {root} holds no picture ({', '.join(PICTURES)}) and no .tar.")
@@ -224,7 +230,8 @@ def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def key_of(name: str) -> str:
-    """A webdataset key for a file's name: without its extension, and without dots and slashes, which mean something there."""
+    """A webdataset key for a file's name: without its extension, and without
+    dots and slashes, which mean something there."""
     stem = name.rpartition(".")[0] if Path(name).suffix.lower() in PICTURES else name
     stem = stem.encode(errors="backslashreplace").decode()  # file names need not be UTF-8
     return stem.replace("\\", "/").strip("/").replace("/", "__").replace(".", "_")

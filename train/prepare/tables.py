@@ -24,8 +24,8 @@ class Columns:
     """Names of a table's columns."""
 
     image_column: str = "path"
-    """Column with the photographs' paths (relative ones start at the table's folder) or URLs; of a parquet also with their bytes.
-    Where there is no `path`, a parquet's `image`."""
+    """Column with the photographs' paths (relative ones start at the table's folder) or URLs; of a parquet also with
+    their bytes. Where there is no `path`, a parquet's `image`."""
     caption_column: str = "caption"
     """Column with the captions; of several captions in a row, the first."""
     identity_column: str = "identity"
@@ -72,7 +72,10 @@ def _comma_separated(path: str, text: str, delimiter: str) -> list[list[str]]:
 
 
 def _tab_separated(path: str, text: str) -> list[list[str]]:
-    """Most tools quote nothing here, and a caption may begin with a quotation mark; some quote cells with line breaks in them."""
+    """Most tools quote nothing here, and a caption may begin with a quotation mark.
+
+    Some quote cells with line breaks in them.
+    """
     lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
     lines = [line for line in lines if line]
     tabs = lines[0].count("\t") if lines else 0

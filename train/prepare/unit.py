@@ -54,7 +54,10 @@ class Work:
     options: Options
 
     def __call__(self, job: tuple[int, Unit]) -> bytes:
-        """Write the unit's shard, if any record is kept, then its report, which marks the unit as done; return that, as JSON."""
+        """Write the unit's shard, if any record is kept, then its report, which marks the unit as done.
+
+        Return that, as JSON.
+        """
         number, unit = job
         report = Report()
         samples = self._samples(unit, report)

@@ -1,10 +1,13 @@
-"""Pretrain FaceCLIP: `python -m train.pretrain`, or `torchrun ... -m train.pretrain`, or `accelerate launch -m train.pretrain`.
+"""Pretrain FaceCLIP.
+
+By `python -m train.pretrain`, `torchrun ... -m train.pretrain`, or `accelerate launch -m train.pretrain`.
 
     python -m train.pretrain --config faceclip_l --data SHARDS --init-clip CLIP --init-face ARCFACE --out RUN
     torchrun --standalone --nproc-per-node 8 -m train.pretrain ...
     accelerate launch --multi_gpu --num_processes 8 -m train.pretrain ...   (--multi_gpu on machines without a GPU, too)
 
-The same command goes on with an interrupted run. RUN/encoder.safetensors is the finished encoder of one branch.
+The same command goes on with an interrupted run.
+RUN/encoder.safetensors is the finished encoder of one branch.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None = None) -> PretrainTask:
-    """Everything that pretraining needs, from files, around `encoder` or else the one that the configuration starts from.
+    """Everything that pretraining needs, from files, around `encoder` or
+    else the one that the configuration starts from.
 
     Raises ValueError (of many kinds) for what cannot be used.
     """
@@ -69,7 +73,10 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
 
 
 def _effective(config: PretrainConfig, starts_from_files: bool) -> PretrainConfig:
-    """What the run does, as config.yaml will tell it. Raises ConfigError or InitError for what nobody can have meant."""
+    """What the run does, as config.yaml will tell it.
+
+    Raises ConfigError or InitError for what nobody can have meant.
+    """
     if starts_from_files:
         config = named_starts(config)
     if config.guided or not config.guided_fraction:

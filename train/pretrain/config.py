@@ -12,17 +12,19 @@ from ..run.config import ConfigError, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TowerConfig, RunConfig):
-    """Stage 1: the fusion module and the projections around it learn the joint representation (paper, section 3.3, eq. 3)."""
+    """Stage 1: the fusion module and the projections around it learn the
+    joint representation (paper, section 3.3, eq. 3)."""
 
     command: ClassVar[str] = "train.pretrain"
 
     data: str
-    """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
+    """Shards with photographs, captions and aligned faces (a folder, a
+    pattern or a URL), from `python -m train.prepare`."""
     guided: str = ""
     """Shards with pictures and captions alone, for the guided rows; none if empty."""
     guided_fraction: float = 0.1
-    """The paper's lambda: share of rows that are guided image-text pairs with no face. The paper does not give its value. 0 asks
-    for none; without --guided there are none, which at size sdxl has to be asked for."""
+    """The paper's lambda: share of rows that are guided image-text pairs with no face. The paper does not give its
+    value. 0 asks for none; without --guided there are none, which at size sdxl has to be asked for."""
     features: Path | None = None
     """Cache of frozen features written by `python -m train.cache pretrain`; without it teachers run at every step."""
     guided_features: Path | None = None

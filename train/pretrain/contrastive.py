@@ -1,18 +1,20 @@
 """Contrastive losses whose keys are frozen, over the batch of all ranks (paper, equation 3).
 
-All three targets of FaceCLIP come from frozen towers, so only queries need a gradient. That makes the loss cheap: keys are
-gathered once, logits are computed in blocks of rows and thrown away, what a row needs of the other ranks' rows is one number
-per column (its log-sum-exp), and the backward pass recomputes the blocks without talking to anybody. Keys are known before
-queries are: `gather_keys` sends them on their way while the encoder computes.
+All three targets of FaceCLIP come from frozen towers, so only queries need a gradient. That makes the loss
+cheap: keys are gathered once, logits are computed in blocks of rows and thrown away, what a row needs of the
+other ranks' rows is one number per column (its log-sum-exp), and the backward pass recomputes the blocks
+without talking to anybody. Keys are known before queries are: `gather_keys` sends them on their way while the
+encoder computes.
 
-b rows per rank (the same number on all ranks), W ranks, N = W * b rows in the global batch, d = width of queries and keys.
-Values returned are the global mean on every rank; gradients carry a factor W, so that the average over ranks which
-DistributedDataParallel takes is the gradient of the global mean, exactly. Leave TF32 off, as it is by default: it would round
-the fp32 features to 10 bits.
+b rows per rank (the same number on all ranks), W ranks, N = W * b rows in the global batch, d = width of
+queries and keys. Values returned are the global mean on every rank; gradients carry a factor W, so that the
+average over ranks which DistributedDataParallel takes is the gradient of the global mean, exactly. Leave TF32
+off, as it is by default: it would round the fp32 features to 10 bits.
 
-Kept for the backward pass, per loss: this rank's queries [b, d] as they are, all ranks' keys [N, d] in the dtype they travelled
-in, their labels (8 bytes a row, if there are any), two log-sum-exps (fp32: [b] and [N]; none for the sigmoid loss), scalars.
-Nothing of size b x N. While a pass runs there are, besides, the keys in fp32 and two blocks of logits [chunk, N].
+Kept for the backward pass, per loss: this rank's queries [b, d] as they are, all ranks' keys [N, d] in the
+dtype they travelled in, their labels (8 bytes a row, if there are any), two log-sum-exps (fp32: [b] and [N];
+none for the sigmoid loss), scalars. Nothing of size b x N. While a pass runs there are, besides, the keys in
+fp32 and two blocks of logits [chunk, N].
 """
 
 from __future__ import annotations
@@ -51,15 +53,17 @@ def frozen_key_info_nce(
     chunk: int = 1024,
     group: Group = None,
 ) -> Tensor:
-    """The symmetric InfoNCE loss (paper, equation 3) of `queries` [b, d] against `keys` [b, d], row by row, over all ranks' rows.
+    """The symmetric InfoNCE loss (paper, equation 3) of `queries` [b, d]
+    against `keys` [b, d], row by row, over all ranks' rows.
 
-    `queries` and `keys` are of unit length; `scale`, a scalar, multiplies their products (1 / temperature). `valid` [b] bool:
-    rows that take part; the others neither have a loss nor are anybody's negatives. `duplicates` [b] int64: rows with an equal
-    label >= 0 are not each other's negatives; a negative label is equal to nothing. Ranks must agree on whether these two are
-    given. Keys that `gather_keys` has sent already bring them, and the group, along.
-    `chunk` rows of logits exist at a time: memory is O(N * chunk). Keys travel in the dtype they have; logits are fp32 (fp64
-    for fp64 queries), under autocast, too. No valid row anywhere makes the loss 0. Scalar; see the module on gradients.
-    Raises ValueError for keys that want a gradient, shapes that do not fit, or labels of another dtype.
+    `queries` and `keys` are of unit length; `scale`, a scalar, multiplies their products (1 / temperature).
+    `valid` [b] bool: rows that take part; the others neither have a loss nor are anybody's negatives.
+    `duplicates` [b] int64: rows with an equal label >= 0 are not each other's negatives; a negative label is
+    equal to nothing. Ranks must agree on whether these two are given. Keys that `gather_keys` has sent already
+    bring them, and the group, along. `chunk` rows of logits exist at a time: memory is O(N * chunk). Keys travel
+    in the dtype they have; logits are fp32 (fp64 for fp64 queries), under autocast, too. No valid row anywhere
+    makes the loss 0. Scalar; see the module on gradients. Raises ValueError for keys that want a gradient, shapes
+    that do not fit, or labels of another dtype.
     """
     batch = _global_batch(queries, keys, valid, duplicates, chunk, group)
     return _InfoNCE.apply(queries, scale, batch.keys, batch.labels, batch)  # pyright: ignore[reportReturnType]
@@ -76,7 +80,8 @@ def sigmoid_loss(
     chunk: int = 1024,
     group: Group = None,
 ) -> Tensor:
-    """SigLIP's loss (arXiv 2303.15343, equation 1): every pair is a yes-or-no question with the logit `scale * q . k + bias`.
+    """SigLIP's loss (arXiv 2303.15343, equation 1): every pair is a
+    yes-or-no question with the logit `scale * q . k + bias`.
 
     As `frozen_key_info_nce` in everything else; the sum over pairs is divided by the number of valid rows.
     """
@@ -93,7 +98,10 @@ class GatheredKeys:
         self._keys, self._labels, self._works = keys, labels, works
 
     def wait(self) -> tuple[Tensor, Tensor | None]:
-        """Keys [N, d] and labels [N] int64 (None: every row is valid and unique), once they are here. May be called again."""
+        """Keys [N, d] and labels [N] int64 (None: every row is valid and unique), once they are here.
+
+        May be called again.
+        """
         for work in self._works:
             work.wait()
         self._works = ()
@@ -103,7 +111,9 @@ class GatheredKeys:
 def gather_keys(
     keys: Tensor, *, valid: Tensor | None = None, duplicates: Tensor | None = None, group: Group = None
 ) -> GatheredKeys:
-    """Send this rank's keys [b, d] to all ranks without waiting; `frozen_key_info_nce` and `sigmoid_loss` take the result.
+    """Send this rank's keys [b, d] to all ranks without waiting.
+
+    `frozen_key_info_nce` and `sigmoid_loss` take the result.
 
     Every rank calls it, in the same order among its other collectives. Raises ValueError as these do.
     """
@@ -131,7 +141,8 @@ def _start_all_gather(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
 
 @dataclass(frozen=True, eq=False)
 class _GlobalBatch:
-    """All ranks' keys [N, d] and labels [N] (None: every row is valid and unique), and where this rank's rows lie in them."""
+    """All ranks' keys [N, d] and labels [N] (None: every row is valid and
+    unique), and where this rank's rows lie in them."""
 
     keys: Tensor
     labels: Tensor | None
@@ -218,9 +229,9 @@ def _in_full_precision(*tensors: Tensor) -> list[Tensor]:
 
 
 class _InfoNCE(torch.autograd.Function):
-    """L = 1 / 2n * sum_i [row_i + column_i - 2 z_ii], with z_ij = scale * q_i . k_j, row_i = log sum_j e^z_ij over all columns
-    and column_i = log sum_j e^z_ji over all ranks' rows; n rows take part. Hence
-    dL/dz_ij = 1 / 2n * [e^(z_ij - row_i) + e^(z_ij - column_j) - 2 (i = j)], which needs no other rank once column_j is known.
+    """L = 1 / 2n * sum_i [row_i + column_i - 2 z_ii], with z_ij = scale * q_i . k_j, row_i = log sum_j e^z_ij over
+    all columns and column_i = log sum_j e^z_ji over all ranks' rows; n rows take part. Hence dL/dz_ij = 1 / 2n *
+    [e^(z_ij - row_i) + e^(z_ij - column_j) - 2 (i = j)], which needs no other rank once column_j is known.
     """
 
     @staticmethod
@@ -265,8 +276,8 @@ class _InfoNCE(torch.autograd.Function):
 
 
 class _Sigmoid(torch.autograd.Function):
-    """L = 1 / n * [sum_i softplus(-z_ii) + sum_{i != j} softplus(z_ij)], so dL/dz_ij = 1 / n * [sigmoid(z_ij) - (i = j)]:
-    a row's gradient needs no other row of queries, hence no column term."""
+    """L = 1 / n * [sum_i softplus(-z_ii) + sum_{i != j} softplus(z_ij)], so dL/dz_ij = 1 / n * [sigmoid(z_ij) - (i =
+    j)]: a row's gradient needs no other row of queries, hence no column term."""
 
     @staticmethod
     def forward(

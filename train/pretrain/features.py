@@ -1,4 +1,5 @@
-"""What a pretraining step is given: rows from shards, and the features of the frozen towers, live or from a cache."""
+"""What a pretraining step is given: rows from shards, and the features
+of the frozen towers, live or from a cache."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from ..frozen.towers import read_clip, weights_digest
 
 
 class CachedFeatures:
-    """Features for pretraining from a cache: image embeddings always; face features and text embeddings where it has them."""
+    """Features for pretraining from a cache: image embeddings always.
+
+    Face features and text embeddings where it has them.
+    """
 
     def __init__(
         self,
@@ -62,7 +66,10 @@ class CachedFeatures:
 
 
 def _vision_digest(init_clip: str) -> str:
-    """The digest of the vision tower in a CLIP checkpoint, under `ImageTeacher`'s names; "" if it has a text tower alone."""
+    """The digest of the vision tower in a CLIP checkpoint, under `ImageTeacher`'s names.
+
+    "" if it has a text tower alone.
+    """
     vision = {name: tensor for name, tensor in read_clip(Path(init_clip)).items() if name.startswith("visual.")}
     return weights_digest(vision) if vision else ""
 
@@ -133,8 +140,8 @@ class LiveFeatures:
 
 
 def person_labels(identity: Tensor, has_face: Tensor, index: Tensor) -> Tensor:
-    """[b] int64: `identity` where it is known, else a label of the row's own, so that a sample that a batch holds twice is no
-    negative of itself; -1 without a face.
+    """[b] int64: `identity` where it is known, else a label of the row's own, so that a sample that a batch holds
+    twice is no negative of itself; -1 without a face.
 
     A hash of the row number `index` in [2^62, 2^63), far above numbered people and lost among hashed ones.
     """

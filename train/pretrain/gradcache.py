@@ -1,8 +1,9 @@
-"""Contrastive batches larger than memory (GradCache, arXiv 2101.06983): encode in chunks, twice, with the loss in between.
+"""Contrastive batches larger than memory (GradCache, arXiv 2101.06983):
+encode in chunks, twice, with the loss in between.
 
-The first pass encodes every chunk without a graph; the loss of all features gives each feature its gradient; the second pass
-encodes every chunk again, with a graph and the same random numbers, and pulls those gradients through. The result is the
-gradient of the whole batch at the memory of one chunk, for one more forward pass.
+The first pass encodes every chunk without a graph; the loss of all features gives each feature its gradient;
+the second pass encodes every chunk again, with a graph and the same random numbers, and pulls those gradients
+through. The result is the gradient of the whole batch at the memory of one chunk, for one more forward pass.
 """
 
 from __future__ import annotations
@@ -33,16 +34,19 @@ def gradcache_step(
     loss_parameters: Iterable[Tensor] = (),
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Add the gradient of `loss_fn` over all chunks to the parameters' `.grad`; returns the loss (a detached scalar).
+    """Add the gradient of `loss_fn` over all chunks to the parameters' `.grad`.
 
-    `encode` maps a chunk to a tuple of features [rows of the chunk, ...], through `ddp` if the model is wrapped so: gradients
-    are then averaged over ranks once, during the last chunk. Of `parameters`, those of half precision have their gradients
-    summed over the chunks in fp32, and the last chunk's added in their own precision: as if there were two chunks, however many
-    there are (a sum of 64 in bf16 is 0.9 % off, of 512 2.3 %). `loss_fn` gets the features of the rank's whole batch, in order.
-    `loss_parameters`, what the loss itself trains (temperatures), are no part of `ddp`; their gradients are averaged over
-    `group` here. They must enter with no gradient. One chunk costs one pass, as usual. Features that the loss does not read
-    get zero gradients, so that no rank waits for them. Chunks may have different sizes; all ranks need the same number.
-    Raises ValueError if there is no chunk.
+    Returns the loss (a detached scalar).
+
+    `encode` maps a chunk to a tuple of features [rows of the chunk, ...], through `ddp` if the model is wrapped
+    so: gradients are then averaged over ranks once, during the last chunk. Of `parameters`, those of half
+    precision have their gradients summed over the chunks in fp32, and the last chunk's added in their own
+    precision: as if there were two chunks, however many there are (a sum of 64 in bf16 is 0.9 % off, of 512 2.3
+    %). `loss_fn` gets the features of the rank's whole batch, in order. `loss_parameters`, what the loss itself
+    trains (temperatures), are no part of `ddp`; their gradients are averaged over `group` here. They must enter
+    with no gradient. One chunk costs one pass, as usual. Features that the loss does not read get zero gradients,
+    so that no rank waits for them. Chunks may have different sizes; all ranks need the same number. Raises
+    ValueError if there is no chunk.
     """
     if not chunks:
         raise ValueError("There is no chunk to encode: the rank's batch is empty.")

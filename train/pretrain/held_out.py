@@ -26,7 +26,8 @@ _TEMPLATE = "a photo of a {}"  # CLIP's
 class HeldOut:
     """The samples of some shards, measured with dropout off.
 
-    A sample's `meta["class"]`, where it has one, is the word that zero-shot classification has to find for its picture.
+    A sample's `meta["class"]`, where it has one, is the word that
+    zero-shot classification has to find for its picture.
     """
 
     def __init__(self, source: ShardSource, transform: Transform, features: FeatureSource, batch_size: int):
@@ -37,11 +38,13 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(self, model: PretrainModel, ranks: Ranks) -> dict[str, float]:
-        """Shares in [0, 1]: `retrieval`: the caption with its face finds its picture; `identity`: it finds its face, among the
-        held-out ones; `zero_shot`: the class word finds the picture's class, where classes are known.
+        """Shares in [0, 1]: `retrieval`: the caption with its face finds its picture.
 
-        Collective: each rank embeds a stretch of the samples, so that none waits for another; rank 0 has the result, the
-        others nothing.
+        `identity`: it finds its face, among the held-out ones; `zero_shot`: the
+        class word finds the picture's class, where classes are known.
+
+        Collective: each rank embeds a stretch of the samples, so that none waits
+        for another; rank 0 has the result, the others nothing.
         """
         model.eval()
         own = [self._embed(model, batch, words) for batch, words in self._batches(ranks)]

@@ -1,4 +1,5 @@
-"""FaceCLIP's pretraining loss (paper, equation 3): image, identity and text terms, each contrastive against a frozen tower."""
+"""FaceCLIP's pretraining loss (paper, equation 3): image, identity and
+text terms, each contrastive against a frozen tower."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ _SHORTEST = 1e-12  # length that a projection is taken to have at least, as in t
 
 @dataclass(frozen=True)
 class FaceCLIPLossConfig:
-    """Which terms of equation 3 are on (the paper's ablation L1, L2, L3 adds them in this order) and how they are computed.
+    """Which terms of equation 3 are on (the paper's ablation L1, L2, L3 adds
+    them in this order) and how they are computed.
 
     The paper does not say whether the terms share a temperature; here every term learns its own.
     """
@@ -61,10 +63,10 @@ class FaceCLIPLossConfig:
 class Targets:
     """What b rows are trained towards. None for a target whose term is off.
 
-    image, text: CLIP's embeddings [b, dt] of picture and caption; identity: ArcFace's class token [b, 512]. Of any length:
-    they are normalised here, and travel between ranks in the dtype they have.
-    has_face: [b] bool, False for guided rows; identity_label, caption_label: [b] int64, equal where person or caption are
-    known to be the same on any rank, else -1 (see `caption_labels`).
+    image, text: CLIP's embeddings [b, dt] of picture and caption; identity: ArcFace's class token [b, 512]. Of
+    any length: they are normalised here, and travel between ranks in the dtype they have.
+    has_face: [b] bool, False for guided rows; identity_label, caption_label: [b] int64, equal where person or
+    caption are known to be the same on any rank, else -1 (see `caption_labels`).
     """
 
     image: Tensor | None
@@ -94,9 +96,9 @@ class LossParts(NamedTuple):
 class FaceCLIPLoss(nn.Module):
     """Equation 3 over all ranks' rows. Owns a log scale per term (and a bias, for "siglip"): keep it in fp32.
 
-    Guided rows leave the identity term: their zero faces share one target, so that they would be false negatives of one another.
-    Nor are rows negatives of each other in a term where what distinguishes them is the same: the person in the identity term,
-    the caption in the text term, both in the image term.
+    Guided rows leave the identity term: their zero faces share one target, so that they would be false negatives
+    of one another. Nor are rows negatives of each other in a term where what distinguishes them is the same: the
+    person in the identity term, the caption in the text term, both in the image term.
     Call it outside DistributedDataParallel and average its own parameters' gradients (`gradcache_step` does it).
     """
 
@@ -110,7 +112,8 @@ class FaceCLIPLoss(nn.Module):
 
     @torch.no_grad()
     def start(self, targets: Targets) -> SentTargets:
-        """Send this rank's targets to all ranks and return at once: they travel while the encoder computes, and `forward` waits.
+        """Send this rank's targets to all ranks and return at once: they travel
+        while the encoder computes, and `forward` waits.
 
         All ranks call it at the same place among their collectives. Raises ValueError for a target that is missing.
         """
@@ -130,8 +133,8 @@ class FaceCLIPLoss(nn.Module):
     def forward(self, text_like: Tensor, identity_like: Tensor, targets: Targets | SentTargets) -> LossParts:
         """Projections e->t [b, dt] and e->r [b, 512], of any length, against targets, sent already or not -> the loss.
 
-        Kept for the backward pass, beside what `contrastive` names: each projection normalised, once, in fp32, and its lengths.
-        Raises ValueError for a target that is missing or does not have its projection's shape.
+        Kept for the backward pass, beside what `contrastive` names: each projection normalised, once, in fp32, and
+        its lengths. Raises ValueError for a target that is missing or does not have its projection's shape.
         """
         self._clamp_scales()
         sent = targets if isinstance(targets, SentTargets) else self.start(targets)
@@ -159,7 +162,8 @@ def caption_labels(captions: Sequence[str]) -> Tensor:
 
 
 def _both(targets: Targets) -> Tensor:
-    """[b] labels equal where caption and person are: same label, or no face in either. -1 where one of them is unknown."""
+    """[b] labels equal where caption and person are: same label, or no face
+    in either. -1 where one of them is unknown."""
     identity, caption = targets.identity_label, targets.caption_label
     person = torch.where(targets.has_face, identity + 1, 0)
     unknown = (caption < 0) | (targets.has_face & (identity < 0))
@@ -168,7 +172,10 @@ def _both(targets: Targets) -> Tensor:
 
 
 class _Normalize(torch.autograd.Function):
-    """x [b, d] -> x / |x|. Keeps its result, which the losses keep anyway, and the lengths; autograd would keep x as well."""
+    """x [b, d] -> x / |x|. Keeps its result, which the losses keep anyway, and the lengths.
+
+    Autograd would keep x as well.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

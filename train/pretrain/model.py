@@ -17,7 +17,8 @@ from ..data.captions import token_ids
 class ProjectionHeads(nn.Module):
     """Two linear maps of the whole, flattened joint representation. They are in no encoder checkpoint.
 
-    `width` d and `context` T are the joint representation's, `dim_text` the CLIP embedding's, `dim_identity` the class token's.
+    `width` d and `context` T are the joint representation's, `dim_text` the
+    CLIP embedding's, `dim_identity` the class token's.
     """
 
     def __init__(self, width: int, context: int, dim_text: int, dim_identity: int):
@@ -47,7 +48,8 @@ _TRAINED = ("face_patch_proj.", "face_pos_proj.", "text_embed_proj.", "text_pos_
 def freeze(branch: FaceCLIPBranch) -> dict[str, nn.Parameter]:
     """Let only what the paper trains have gradients; return it by name.
 
-    Parameters that the forward pass never reads (the last block's face side) stay frozen too: DDP would wait for them.
+    Parameters that the forward pass never reads (the last block's face
+    side) stay frozen too: DDP would wait for them.
     """
     last = len(branch.fuser.encoder.fusion_layers) - 1
     cross = f"fuser.encoder.fusion_layers.{last}."

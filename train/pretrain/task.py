@@ -1,4 +1,5 @@
-"""One step of pretraining (paper, section 3.3): the joint representation of caption and face against three frozen towers."""
+"""One step of pretraining (paper, section 3.3): the joint representation
+of caption and face against three frozen towers."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
     python -m train.proof --out RUNS --processes 2     what docs/proof.md reports; may be killed and started again
     python -m train.proof --out RUNS --restore docs/proof/results.json     tables and plots of the published results
 
-Every job leaves one JSON file below OUT/results and is skipped when it is there; tables and plots are made at the end.
+Every job leaves one JSON file below OUT/results and is skipped when
+it is there; tables and plots are made at the end.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class _Command:
     report: Path | None = None
     """Folder for tables and plots; docs/proof by default, and below --out for --quick."""
     restore: Path | None = None
-    """Take results from this file, such as docs/proof/results.json, where --out has none, and report them: nothing is run."""
+    """Take results from this file, such as docs/proof/results.json, where
+    --out has none, and report them: nothing is run."""
     dry: bool = False
     """Print how long what is missing will take, and end."""
 

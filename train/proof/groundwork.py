@@ -18,7 +18,8 @@ from .teachers.recognition import train_face_tower, train_judge
 from .workshop import ProofError, Workshop
 
 JUDGE_BRANCH = "g"
-"""The judge CLIP's text tower has the other branch's shape: it shares neither data nor architecture with the teacher."""
+"""The judge CLIP's text tower has the other branch's shape: it shares
+neither data nor architecture with the teacher."""
 WORLDS = ("main", "judges", *(share_world(share) for share in SHARES))
 TEACHERS = ("clip", "face_tower", "judge", "judge_clip", "autoencoder")
 Values = dict[str, Any]
@@ -46,7 +47,8 @@ def make_world(shop: Workshop, world: str, processes: int = 1) -> Values:
 
 
 def make_teacher(shop: Workshop, name: str) -> Values:
-    """Train a teacher or judge, where its file is not there yet, and measure it on people and objects that none has seen."""
+    """Train a teacher or judge, where its file is not there yet, and measure
+    it on people and objects that none has seen."""
     schedule: Schedule = getattr(shop.plan, name)
     out = shop.teacher(name)
     if not out.exists():

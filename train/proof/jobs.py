@@ -63,9 +63,12 @@ def all_jobs(plan: Plan) -> list[Job]:
 
 
 def do(shop: Workshop, jobs: Sequence[Job], processes: int) -> Iterator[Job]:
-    """Do what is missing of some jobs, stage by stage, several of a stage side by side; yields each as it is finished.
+    """Do what is missing of some jobs, stage by stage, several of a stage side by side.
 
-    Raises ProofError and EngineError; what was finished before stays, and a training run goes on from its checkpoint.
+    Yields each as it is finished.
+
+    Raises ProofError and EngineError; what was finished before stays, and
+    a training run goes on from its checkpoint.
     """
     shop.claim()
     for stage in STAGES:

@@ -99,7 +99,8 @@ class Plan:
     ema: float = 0.99
     guidance: float = 2.0
     templates: int = 80
-    """ImageNet's sentences that zero-shot classification averages over: all 80, but for plans that only try the commands."""
+    """ImageNet's sentences that zero-shot classification averages over: all
+    80, but for plans that only try the commands."""
     world_size: int = 128
     """Side in pixels of the pictures as they are drawn and as the judge reads real ones."""
     size: int = 64

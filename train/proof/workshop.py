@@ -1,4 +1,5 @@
-"""Where the proof keeps what it makes: worlds, teachers, caches, runs, and one JSON file for everything that is finished."""
+"""Where the proof keeps what it makes: worlds, teachers, caches, runs,
+and one JSON file for everything that is finished."""
 
 from __future__ import annotations
 

@@ -19,11 +19,13 @@ def checkpoint_activations(blocks: Iterable[nn.Module]) -> None:
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Compile each block with torch.compile; names of parameters do not change. Before `checkpoint_activations`, not after.
+    """Compile each block with torch.compile; names of parameters do not change.
 
-    Blocks of one kind share their code, so a deep model compiles as fast as a shallow one; compiling it whole would take as
-    many times longer as it has blocks. DistributedDataParallel and GradCache see plain modules around them. Dropout draws what
-    it would draw uncompiled.
+    Before `checkpoint_activations`, not after.
+
+    Blocks of one kind share their code, so a deep model compiles as fast as a shallow one; compiling it whole
+    would take as many times longer as it has blocks. DistributedDataParallel and GradCache see plain modules
+    around them. Dropout draws what it would draw uncompiled.
     """
     for block in blocks:
         block.forward = torch.compile(block.forward, options={"fallback_random": True})

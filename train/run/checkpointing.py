@@ -1,9 +1,10 @@
 """Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
 
-torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank reads what it
-needs, straight into the tensors that it trains. Tensors are whole under their parameter's name, so the number of ranks, and
-whether they share out the optimiser's state, may change from one start of a run to the next.
-A checkpoint is written under another name and renamed when every rank is done, so a killed run leaves at most a `.part` folder.
+torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank
+reads what it needs, straight into the tensors that it trains. Tensors are whole under their parameter's name,
+so the number of ranks, and whether they share out the optimiser's state, may change from one start of a run
+to the next. A checkpoint is written under another name and renamed when every rank is done, so a killed run
+leaves at most a `.part` folder.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class SavedState:
     def read_into(self, state: State, whole: str) -> None:
         """Overwrite the tensors of `state`, in place, wherever they are.
 
-        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and those
-        below the prefix `whole` are all that the checkpoint has below it.
+        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and
+        those below the prefix `whole` are all that the checkpoint has below it.
         """
         wrong = [name for name in self._kinds if name.startswith(whole + ".") and name not in state]
         wrong += [name for name, tensor in state.items() if self._kinds.get(name) != (tensor.dtype, tensor.shape)]
@@ -101,7 +102,8 @@ def _unreadable(folder: Path, error: BaseException) -> ResumeError:
 
 
 def _cause(error: BaseException | None) -> str:
-    """What went wrong, in a line: torch wraps what a rank met in a CheckpointException that prints its whole traceback."""
+    """What went wrong, in a line: torch wraps what a rank met in a
+    CheckpointException that prints its whole traceback."""
     if isinstance(error, CheckpointException):
         error = next((found[0] for found in error.failures.values()), error)
     if isinstance(error, OSError | ValueError | UnpicklingError) and str(error):
@@ -143,8 +145,9 @@ class Checkpoints:
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> Path:
         """Write `state` after `step` steps; collective. Then delete all but the last N.
 
-        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes it.
-        Raises CheckpointWriteError on every rank when a rank cannot write (a full disk): older checkpoints survive.
+        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes
+        it. Raises CheckpointWriteError on every rank when a rank cannot write (a full disk): older checkpoints
+        survive.
         """
         final = self.path(step)
         part = final.with_suffix(".part")

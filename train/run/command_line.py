@@ -22,9 +22,12 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def run_command(work: Callable[[], int | None], *expected: type[Exception], level: int = logging.INFO) -> int:
-    """Do a command's work, parsing included; return its exit code: that of `work`, or 1 for an error that it explains.
+    """Do a command's work, parsing included.
 
-    Such an error is a ValueError or one of `expected`. Its message goes to stderr; any other error keeps its traceback.
+    Return its exit code: that of `work`, or 1 for an error that it explains.
+
+    Such an error is a ValueError or one of `expected`. Its message goes
+    to stderr; any other error keeps its traceback.
     """
     print_anything()
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
@@ -38,7 +41,8 @@ def run_command(work: Callable[[], int | None], *expected: type[Exception], leve
 def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
     """The configuration of a command line: `[--config PRESET_OR_FILE] [--field value ...]`.
 
-    Raises ConfigError for an unknown preset, an unknown key and values out of range; ends the process for unknown flags.
+    Raises ConfigError for an unknown preset, an unknown key and values
+    out of range; ends the process for unknown flags.
     """
     import tyro
 
@@ -51,7 +55,10 @@ def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
 
 
 def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
-    """The fields that a preset or YAML file sets, converted to their types; paths may be relative to it. Raises ConfigError."""
+    """The fields that a preset or YAML file sets, converted to their types; paths may be relative to it.
+
+    Raises ConfigError.
+    """
     import yaml
 
     path = PRESETS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)

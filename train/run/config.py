@@ -1,4 +1,5 @@
-"""Configurations: dataclasses, filled from a preset (`train/configs/*.yaml`) or a YAML file, then from the command line."""
+"""Configurations: dataclasses, filled from a preset
+(`train/configs/*.yaml`) or a YAML file, then from the command line."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class RunConfig:
     batch_size: int
     """Global batch: rows per optimiser step over all ranks, a multiple of their number."""
     micro_batch: int = 0
-    """Rows that a rank puts through the models at once, frozen ones included; 0 is all of its share. Smaller needs less memory,
-    same gradient."""
+    """Rows that a rank puts through the models at once, frozen ones included; 0 is
+    all of its share. Smaller needs less memory, same gradient."""
     seed: int = 0
     """Everything random follows from it and the step: data order, dropout, noise, condition dropout."""
     lr: float = 2e-5
@@ -37,8 +38,8 @@ class RunConfig:
     warmup: int = 0
     """Steps over which the learning rate rises from zero. The paper names none."""
     cooldown: int = 0
-    """Last steps, over which the learning rate falls towards zero in a line. The paper names none. They count from `steps`: a
-    run that is to be made longer should not have reached them."""
+    """Last steps, over which the learning rate falls towards zero in a line. The paper names none. They count from
+    `steps`: a run that is to be made longer should not have reached them."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of first and second moment (paper: 0.9, 0.999)."""
     weight_decay: float = 0.01
@@ -48,8 +49,8 @@ class RunConfig:
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. bf16 (the paper's) trains with Kahan AdamW, second moment in fp32."""
     shard_optimizer: bool = True
-    """Deal the optimiser's state and the moving average out to the ranks (ZeRO-1) instead of keeping all of it on each: same
-    bits, less memory. Costs one broadcast of the weights per step. Nothing to one rank."""
+    """Deal the optimiser's state and the moving average out to the ranks (ZeRO-1) instead of keeping all of it on
+    each: same bits, less memory. Costs one broadcast of the weights per step. Nothing to one rank."""
     activation_checkpointing: bool = False
     """Recompute blocks in backward instead of keeping their activations."""
     compile: bool = False

@@ -13,13 +13,17 @@ from torch.optim import Optimizer
 
 
 class MovingAverage:
-    """shadow = d * shadow + (1 - d) * weight after every update; d is min(decay, n / (9 + n)) after the n-th, 0 after the first.
+    """shadow = d * shadow + (1 - d) * weight after every update.
 
-    n counts a weight's updates, as its optimiser state does, so a resumed run goes on with it. At a constant 0.9999, nine
-    tenths of the average would still be the weights that the run began with after 1,000 updates. (diffusers' rule.)
+    D is min(decay, n / (9 + n)) after the n-th, 0 after the first.
 
-    In bf16 one step of 1 - decay = 1e-4 would be rounded away; so would a weight's own low bits, which Kahan AdamW keeps apart
-    as `compensation` and which count here. Give it the parameters whose optimiser state this rank has (`Shards.owned`).
+    n counts a weight's updates, as its optimiser state does, so a resumed run goes on with it. At a constant
+    0.9999, nine tenths of the average would still be the weights that the run began with after 1,000 updates.
+    (diffusers' rule.)
+
+    In bf16 one step of 1 - decay = 1e-4 would be rounded away; so would a weight's own low bits, which Kahan
+    AdamW keeps apart as `compensation` and which count here. Give it the parameters whose optimiser state this
+    rank has (`Shards.owned`).
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):

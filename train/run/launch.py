@@ -1,4 +1,5 @@
-"""What the commands of both stages do around `build`: read the configuration, find the other ranks, run, explain what fails."""
+"""What the commands of both stages do around `build`: read the
+configuration, find the other ranks, run, explain what fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a run tells: JSONL always, TensorBoard and Weights & Biases on request, and a progress bar. Rank 0 alone writes."""
+"""What a run tells: JSONL always, TensorBoard and Weights & Biases on request, and a progress bar.
+
+Rank 0 alone writes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ Values = Mapping[str, float]
 
 
 def require_loggers(config: RunConfig) -> None:
-    """Raise ConfigError if a log was asked for whose package is not installed: before a run loads anything, on every rank."""
+    """Raise ConfigError if a log was asked for whose package is not
+    installed: before a run loads anything, on every rank."""
     for name, package, asked in (("TensorBoard", "tensorboard", config.tensorboard), ("Weights & Biases", "wandb", config.wandb)):
         if asked and importlib.util.find_spec(package) is None:
             raise ConfigError(
@@ -102,7 +106,8 @@ class RunLog:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Remove from a log what came after the checkpoint that the run goes on from: those steps will be taken, and noted, again."""
+    """Remove from a log what came after the checkpoint that the run goes on
+    from: those steps will be taken, and noted, again."""
     if not path.is_file():
         return
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]  # a kill may have cut the last
@@ -112,7 +117,10 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 def _wandb_run(config: RunConfig) -> Any:
-    """The run's page at Weights & Biases, or its folder where WANDB_MODE is offline; a resumed run goes on with its own."""
+    """The run's page at Weights & Biases, or its folder where WANDB_MODE is offline.
+
+    A resumed run goes on with its own.
+    """
     import wandb
 
     note = config.out / "wandb_run"

@@ -86,10 +86,12 @@ class Task(Protocol):
 
 
 def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
-    """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is resumed.
+    """Train to the end, or to a SIGTERM; returns whether it came to the end.
 
-    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written, FolderInUseError when
-    another process writes into `config.out`.
+    An earlier run in `config.out` is resumed.
+
+    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written,
+    FolderInUseError when another process writes into `config.out`.
     """
     with held(config.out) if ranks.is_main else nullcontext():
         return _run(task, config, ranks)
@@ -175,7 +177,8 @@ def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
 
 
 def train_step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, float]:
-    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
+    """One update, guarded: a loss or gradient that is not finite on any rank
+    raises NonFiniteLossError and changes nothing."""
     batch = task.batch(step)
     seed_step(config.seed, step, ranks.rank)
     for parameter in task.parameters:

@@ -19,11 +19,11 @@ SLAB = 2**25  # elements updated together: their fp32 temporaries are freed befo
 class KahanAdamW(Optimizer):
     """AdamW whose bf16 weights follow the fp32 ones, at 12 bytes per weight with its gradient (plain fp32: 16).
 
-    At the paper's learning rate, an update of a bf16 weight above 0.0078 is less than half its last bit, and lost. So each
-    weight has a second bf16 number, `compensation`, with what rounding took away; weight + compensation is the real value.
-    `exp_avg` is bf16; `exp_avg_sq` is fp32, since with beta2 = 0.999 a bf16 one can never decay.
-    fp32 weights are updated by torch's own AdamW. Defaults are the paper's. `params` as for any torch optimiser.
-    Raises ValueError for weights of another dtype, or settings out of range.
+    At the paper's learning rate, an update of a bf16 weight above 0.0078 is less than half its last bit, and
+    lost. So each weight has a second bf16 number, `compensation`, with what rounding took away; weight +
+    compensation is the real value. `exp_avg` is bf16; `exp_avg_sq` is fp32, since with beta2 = 0.999 a bf16 one
+    can never decay. fp32 weights are updated by torch's own AdamW. Defaults are the paper's. `params` as for any
+    torch optimiser. Raises ValueError for weights of another dtype, or settings out of range.
     """
 
     def __init__(

@@ -33,10 +33,12 @@ class PeerError(ValueError):
 
 @contextmanager
 def fail_together(store: dist.Store, rank: int) -> Iterator[None]:
-    """While it lasts, an exception on one rank ends every other: by a PeerError with the first one's message, or, if it sits in a
-    collective that never returns, by printing that message and leaving with exit code 1. `store` is shared by the ranks.
+    """While it lasts, an exception on one rank ends every other: by a PeerError with the first one's message, or, if
+    it sits in a collective that never returns, by printing that message and leaving with exit code 1. `store` is
+    shared by the ranks.
 
-    A process that is killed tells nobody: launchers see to that (torchrun ends the others; srun with --kill-on-bad-exit).
+    A process that is killed tells nobody: launchers see to that (torchrun
+    ends the others; srun with --kill-on-bad-exit).
     """
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(store.clone(), rank, over), name="peers", daemon=True)
@@ -145,7 +147,9 @@ class Ranks:
 
 @contextmanager
 def distributed() -> Iterator[Ranks]:
-    """Join the process group that the environment describes, on this rank's GPU if there is one; leave it at the end.
+    """Join the process group that the environment describes, on this rank's GPU if there is one.
+
+    Leave it at the end.
 
     An exception on one rank ends all of them. Raises LaunchError for an environment that promises more ranks
     than it makes.

@@ -1,4 +1,5 @@
-"""What a checkpoint's `.metadata` holds, read without running anything: torch's own reader unpickles whatever is in it."""
+"""What a checkpoint's `.metadata` holds, read without running anything:
+torch's own reader unpickles whatever is in it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 
 
 class SafeReader(FileSystemReader):
-    """Reads checkpoints whose metadata names nothing but torch.distributed.checkpoint's own classes, and files in their folder.
+    """Reads checkpoints whose metadata names nothing but
+    torch.distributed.checkpoint's own classes, and files in their folder.
 
     Raises pickle.UnpicklingError for other metadata; of a damaged one comes what comes.
     """

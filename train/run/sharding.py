@@ -1,6 +1,8 @@
-"""Optimiser state and moving averages dealt to the ranks (ZeRO-1, arXiv 1910.02054): each keeps those of its own parameters.
+"""Optimiser state and moving averages dealt to the ranks (ZeRO-1, arXiv
+1910.02054): each keeps those of its own parameters.
 
-AdamW treats every number by itself, so a run has the same bits with and without. Gradients and weights stay whole on all ranks.
+AdamW treats every number by itself, so a run has the same bits with and
+without. Gradients and weights stay whole on all ranks.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Shards:
 
     @torch.no_grad()
     def collect(self, own: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """What every rank holds of its own parameters, as `dtype`: all of it on rank 0, in CPU memory, nothing elsewhere.
+        """What every rank holds of its own parameters, as `dtype`: all of it on
+        rank 0, in CPU memory, nothing elsewhere.
 
         Collective; one tensor is on the way at a time. Tensors have their parameter's shape.
         """
@@ -79,8 +82,9 @@ class Shards:
 class ShardedAdamW(KahanAdamW):
     """KahanAdamW over the ranks of a run: each steps the parameters that it owns, then all have all weights.
 
-    Its `state` and `param_groups` are those of `shards.owned`; states exist from the start, so that a checkpoint can be read
-    into them. Weights of fewer than two dimensions (gains, biases, temperatures) are not decayed, as in CLIP.
+    Its `state` and `param_groups` are those of `shards.owned`; states exist from the start, so that a checkpoint
+    can be read into them. Weights of fewer than two dimensions (gains, biases, temperatures) are not decayed, as
+    in CLIP.
     """
 
     def __init__(self, shards: Shards, weight_decay: float, **settings: Any):

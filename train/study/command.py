@@ -1,7 +1,8 @@
 """A blind comparison of two folders of pictures: `python -m train.study DIR_A DIR_B` (paper, section 4.4).
 
-Serves a page on this machine that shows pairs of the same file name in random order, on random sides. Votes go to a CSV, one line
-each; a voter who comes back under the same name goes on where they stopped. `--report` tells what the votes say.
+Serves a page on this machine that shows pairs of the same file name in random order, on random sides. Votes
+go to a CSV, one line each; a voter who comes back under the same name goes on where they stopped. `--report`
+tells what the votes say.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def _run(argv: Sequence[str] | None) -> None:
 
 
 def serve(command: StudyCommand) -> None:
-    """Serve the page until Ctrl-C. Raises ProtocolError for folders that do not pair, MetricUnavailableError without gradio."""
+    """Serve the page until Ctrl-C. Raises ProtocolError for folders that do
+    not pair, MetricUnavailableError without gradio."""
     from .page import launch
 
     pairs = find_pairs(command.a, command.b, command.protocol, command.faces)

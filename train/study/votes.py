@@ -1,4 +1,5 @@
-"""The blind study's pairs, votes and result: who saw what in which order, what they chose, and how sure a preference is."""
+"""The blind study's pairs, votes and result: who saw what in which
+order, what they chose, and how sure a preference is."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ QUESTIONS = {
     "text": "Which follows the prompt better?",
     "quality": "Which is the better picture?",
 }
-"""What is asked of each pair: the first where there is a reference, the second where there is a prompt, the third always."""
+"""What is asked of each pair: the first where there is a reference, the
+second where there is a prompt, the third always."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ _FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for a formula, if a 
 
 
 def voter_name(text: str) -> str:
-    """A voter's name as it is kept: in one line, without signs that are no letters. Raises ValueError where none is left."""
+    """A voter's name as it is kept: in one line, without signs that are no letters.
+
+    Raises ValueError where none is left.
+    """
     name = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     if not name:
         raise ValueError("Please enter a name first; any will do, and the same one lets you go on later.")
@@ -80,7 +85,8 @@ def voter_name(text: str) -> str:
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
-    """Of the pictures in both folders, the first folder's before the second's: other or changed pictures have another."""
+    """Of the pictures in both folders, the first folder's before the
+    second's: other or changed pictures have another."""
     sides = []
     for side in ("a", "b"):
         digest = hashlib.sha256()
@@ -107,7 +113,8 @@ def require_study(path: Path, votes: Sequence[Vote], study: str) -> None:
 
 
 def find_pairs(a: Path, b: Path, table: str = "", faces: Path | None = None) -> list[Pair]:
-    """Pictures of the same name (any format) in two folders, with prompt and reference from a CSV or protocol if there is one.
+    """Pictures of the same name (any format) in two folders, with prompt and
+    reference from a CSV or protocol if there is one.
 
     Raises:
         ProtocolError: a folder is missing or empty, names that only one of them has, or a table that lacks one.
@@ -144,7 +151,10 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def order_for(voter: str, pairs: Sequence[Pair]) -> list[tuple[Pair, Side]]:
-    """The pairs in the voter's own order, each with the folder shown on the left. The same voter gets the same again."""
+    """The pairs in the voter's own order, each with the folder shown on the left.
+
+    The same voter gets the same again.
+    """
     seed = int.from_bytes(hashlib.sha256(voter.encode()).digest()[:8], "big")
     random = np.random.default_rng(seed)
     order = random.permutation(len(pairs))

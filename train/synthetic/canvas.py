@@ -1,4 +1,5 @@
-"""A canvas over part of a scene: float colours, soft-edged layers, and the small functions that shapes are made of."""
+"""A canvas over part of a scene: float colours, soft-edged layers, and
+the small functions that shapes are made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The body and what it wears, in scene coordinates: the body stands upright under the head, and is the same for all."""
+"""The body and what it wears, in scene coordinates: the body stands
+upright under the head, and is the same for all."""
 
 from __future__ import annotations
 

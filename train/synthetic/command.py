@@ -3,9 +3,10 @@
     python -m train.synthetic OUT --people 1000 --pictures 16 --size 64 --held-out-people 100 --guided 4000
     python -m train.synthetic OUT --studio --people 12000 --pictures 2 --size 128       # close-ups, easier to learn
 
-OUT gets shards in `train`, `held_out` (other people), `guided` and `guided_held_out` (objects, no face), and a contact sheet.
-Identity is 24 latent factors of a face; pose, expression and light are nuisance; captions tell clothes, place, accessories
-and framing, never who it is. A run that was stopped goes on with the same command.
+OUT gets shards in `train`, `held_out` (other people), `guided` and `guided_held_out` (objects, no face), and
+a contact sheet. Identity is 24 latent factors of a face; pose, expression and light are nuisance; captions
+tell clothes, place, accessories and framing, never who it is. A run that was stopped goes on with the same
+command.
 
     world = World(seed=0, size=64)
     portrait = world.portrait_from(world.person(7), world.scene(3))   # .image, .face, .landmarks, .caption, .scene
@@ -82,11 +83,11 @@ class WorldOptions:
     guided_held_out: int = 400
     """Other pictures of the same 40 classes."""
     identity_share: float = 0.5
-    """How much of a picture identity explains, in (0, 1]: below one half people look more alike, and they are shown larger
-    the higher it is (see `World`)."""
+    """How much of a picture identity explains, in (0, 1]: below one half people look more
+    alike, and they are shown larger the higher it is (see `World`)."""
     studio: bool = False
-    """Close-ups in one light whose captions also tell pose and expression (see `draw_studio`): a UNet learns to draw them from a
-    fraction of the samples."""
+    """Close-ups in one light whose captions also tell pose and expression (see
+    `draw_studio`): a UNet learns to draw them from a fraction of the samples."""
     seed: int = 0
     """Of the world: other seeds give other people, scenes and objects."""
     shard_size: int = 1000

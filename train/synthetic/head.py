@@ -1,4 +1,7 @@
-"""Heads: their surface, skin, ears and neck. Features are functions of the head's own coordinates, so that they turn with it."""
+"""Heads: their surface, skin, ears and neck.
+
+Features are functions of the head's own coordinates, so that they turn with it.
+"""
 
 from __future__ import annotations
 

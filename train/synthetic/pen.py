@@ -1,4 +1,5 @@
-"""A pen for objects: shapes in the object's own coordinates, turned and placed as one, and lit as if they were solid."""
+"""A pen for objects: shapes in the object's own coordinates, turned and
+placed as one, and lit as if they were solid."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """A face in the head's own coordinates: origin between the ears, x to the picture's right, y down, z to the viewer;
-    the unit is half an average head's height. Colours are float [3] in [0, 1]."""
+    """A face in the head's own coordinates: origin between the ears, x to the picture's right, y down, z to the
+    viewer; the unit is half an average head's height. Colours are float [3] in [0, 1]."""
 
     half_width: float
     chin: float

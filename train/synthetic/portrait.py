@@ -45,8 +45,8 @@ class Portrait:
 
 
 class World:
-    """Everything that a seed gives rise to: the same seed gives the same people, scenes and captions, and on machines that
-    compute alike the same pixels."""
+    """Everything that a seed gives rise to: the same seed gives the same people, scenes and captions, and on
+    machines that compute alike the same pixels."""
 
     def __init__(self, seed: int = 0, size: int = 64, identity_share: float = 0.5, studio: bool = False):
         """
@@ -54,9 +54,10 @@ class World:
             size: side of the pictures in pixels.
             studio: whether scenes are those of `draw_studio`. A portrait's `face` is then of another scene of the person
                 than its picture: what is learned from it is who they are, not how they are shown.
-            identity_share: in (0, 1], how much of a picture identity explains. Latent factors spread over [-spread, spread],
-                spread = min(1, 2 identity_share), and people are shown larger by zoom = 0.6 + 0.8 identity_share: below one half
-                all look more alike and are smaller, above it they are larger. `explained_by_identity` measures the effect.
+            identity_share: in (0, 1], how much of a picture identity explains. Latent factors spread over [-spread,
+                spread], spread = min(1, 2 identity_share), and people are shown larger by zoom = 0.6 + 0.8
+                identity_share: below one half all look more alike and are smaller, above it they are larger.
+                `explained_by_identity` measures the effect.
 
         Raises:
             ValueError: `identity_share` or `size` is out of range.
@@ -102,7 +103,8 @@ class World:
         )
 
     def _reference(self, person: Person, shown: _Shown) -> _Shown:
-        """Who is shown, as the crop of the face shows them: in a studio, in another scene, three times in four bareheaded."""
+        """Who is shown, as the crop of the face shows them: in a studio, in
+        another scene, three times in four bareheaded."""
         if not self.studio:
             return shown
         scene = self.scene(shown.scene.seed)

@@ -177,8 +177,9 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 
 def draw_studio(random: np.random.Generator) -> Scene:
-    """A scene in a studio: a close-up whose pose and expression the caption tells, in one light, before a backdrop that is always
-    the same for one place. What captions leave open moves little, so that few samples teach what a picture should be."""
+    """A scene in a studio: a close-up whose pose and expression the caption tells, in one light, before a backdrop
+    that is always the same for one place. What captions leave open moves little, so that few samples teach what a
+    picture should be."""
 
     def pick(options: tuple[str, ...] | list[str]) -> str:
         return options[int(random.integers(len(options)))]

@@ -27,10 +27,11 @@ def _shrink(face: np.ndarray, size: int) -> np.ndarray:
 
 
 def explained_by_identity(world: World, people: int = 12, scenes: int = 12) -> dict[str, float]:
-    """How much of the pixels' variance goes with the person, with the scene, and with the pair of them: shares that sum to 1.
+    """How much of the pixels' variance goes with the person, with the scene,
+    and with the pair of them: shares that sum to 1.
 
-    Everyone is shown in every scene. `person` is the variance of the person's mean picture, `scene` that of the scene's;
-    `both` is what is left: a person's looks in one scene, where the face lies elsewhere than in another.
+    Everyone is shown in every scene. `person` is the variance of the person's mean picture, `scene` that of the
+    scene's; `both` is what is left: a person's looks in one scene, where the face lies elsewhere than in another.
     """
     pictures = np.stack(
         [[world.portrait(world.person(p), s).image.reshape(-1) for s in range(scenes)] for p in range(people)]

@@ -15,8 +15,10 @@ Bump = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a head is and how it is turned, in radians. Positive yaw looks to the picture's right, positive pitch up,
-    positive roll tips clockwise."""
+    """Where a head is and how it is turned, in radians.
+
+    Positive yaw looks to the picture's right, positive pitch up, positive roll tips clockwise.
+    """
 
     yaw: float
     pitch: float
@@ -104,9 +106,10 @@ class Hit:
 def meet(pose: Pose, window: Window, profile: Profile, bump: Bump | None = None) -> Hit:
     """Follow the window's rays to the surface.
 
-    Cross-sections are ellipses, which a ray meets in closed form. Yaw turns the body; pitch rolls what is painted on it and
-    its relief over the body, whose outline stays: for the small pitch of a portrait they look alike, and no ray is lost.
-    Relief (`bump`, along z) shifts the depth, and with it the place that is met; two rounds settle both.
+    Cross-sections are ellipses, which a ray meets in closed form. Yaw turns the body; pitch rolls what is painted
+    on it and its relief over the body, whose outline stays: for the small pitch of a portrait they look alike,
+    and no ray is lost. Relief (`bump`, along z) shifts the depth, and with it the place that is met; two rounds
+    settle both.
     """
     x, y = pose.unrolled(window)
     c, s = np.float32(np.cos(pose.yaw)), np.float32(np.sin(pose.yaw))

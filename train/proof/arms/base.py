@@ -1,4 +1,5 @@
-"""The UNet that every arm of the main world starts from: what SDXL is to the paper, trained on CLIP's text alone."""
+"""The UNet that every arm of the main world starts from: what SDXL is to
+the paper, trained on CLIP's text alone."""
 
 from __future__ import annotations
 

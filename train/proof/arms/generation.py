@@ -27,8 +27,10 @@ AT_ONCE = 32
 
 @dataclass(frozen=True, eq=False)
 class Casting:
-    """Who is shown where. Rows of the held-out pictures: of each person the first is the reference, some are scenes to
-    generate, the rest is what the judge compares with.
+    """Who is shown where.
+
+    Rows of the held-out pictures: of each person the first is the reference, some are
+    scenes to generate, the rest is what the judge compares with.
 
     reference: [P]. scenes: [P, S]. gallery: [P, G].
     """
@@ -62,7 +64,8 @@ def generate(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
 
 
 def measure_bounds(shop: Workshop) -> dict[str, Any]:
-    """What real pictures of the same scenes score, and real pictures after the autoencoder: the rows to compare with."""
+    """What real pictures of the same scenes score, and real pictures after
+    the autoencoder: the rows to compare with."""
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
     real = people.images[casting.scenes.flatten()]
@@ -72,7 +75,8 @@ def measure_bounds(shop: Workshop) -> dict[str, Any]:
 
 
 def judge_pictures(shop: Workshop, pictures: Tensor, people: Pictures, casting: Casting) -> dict[str, float]:
-    """`face`: the judge's mean cosine with other pictures of the person; `shuffled`: with pictures of all other people;
+    """`face`: the judge's mean cosine with other pictures of the person;
+    `shuffled`: with pictures of all other people;
     `first`: how often nobody's pictures are more alike than the person's; `clip_t`: the judge CLIP's cosine with
     the prompt; `clip_t_shuffled`: with the prompt of another picture.
 
@@ -109,7 +113,9 @@ def picture_scenes(
     plan: Plan,
     references: Tensor | None = None,
 ) -> Tensor:
-    """Make the picture of each scene, of the person it shows: uint8 [P S, 3, H, W]. `identity` has a row for each of `people`.
+    """Make the picture of each scene, of the person it shows: uint8 [P S, 3, H, W].
+
+    `identity` has a row for each of `people`.
 
     `references` [P] are other rows to take identities from.
     """

@@ -1,4 +1,5 @@
-"""Training without pretraining: the encoder's fusion module learns with the UNet, by the diffusion loss alone (Fig. 2)."""
+"""Training without pretraining: the encoder's fusion module learns with
+the UNet, by the diffusion loss alone (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from ...pretrain.model import freeze
 
 
 class LearningConditions(Conditions):
-    """`JointConditions` through which gradients flow: what pretraining would train of the encoder learns with the UNet.
+    """`JointConditions` through which gradients flow: what pretraining would
+    train of the encoder learns with the UNet.
 
     When the run ends, `encoder.safetensors` is written beside the UNet, averaged as that is.
     """

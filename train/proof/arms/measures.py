@@ -1,4 +1,5 @@
-"""What an arm's encoder knows: zero-shot classes and identity of held-out people (paper, Tables 1 and 3, Fig. 2)."""
+"""What an arm's encoder knows: zero-shot classes and identity of
+held-out people (paper, Tables 1 and 3, Fig. 2)."""
 
 from __future__ import annotations
 
@@ -34,8 +35,9 @@ PROBE_SHARDS = "shard-*0[01].tar"
 def measure_encoder(shop: Workshop, arm: Arm, seed: int) -> dict[str, Any]:
     """Zero-shot accuracy and kNN identity; the representations of some people are kept for the identity map.
 
-    `knn` is of pictures with their own captions, `knn_one_caption` of the same faces with one caption for all, `knn_probe` of
-    what a linear map finds of the class token in the former: identity that is there, however much more captions move it.
+    `knn` is of pictures with their own captions, `knn_one_caption` of the same faces with one caption for all,
+    `knn_probe` of what a linear map finds of the class token in the former: identity that is there, however much
+    more captions move it.
     """
     encoder = trained_encoder(shop, arm, seed).to(best_device())
     captions, people, identity = read_people(encoder, shop.shards(arm.world, "held_out"))
@@ -71,7 +73,10 @@ def read_people(encoder: FaceCLIPEncoder, shards: str | Path) -> tuple[list[str]
 
 @torch.no_grad()
 def joint_representation(encoder: FaceCLIPEncoder, captions: Sequence[str], identity: Identity) -> Tensor:
-    """[N, 77 d]: the joint representation of captions and a face each, flattened as the training heads read it; on the CPU."""
+    """[N, 77 d]: the joint representation of captions and a face each, flattened as the training heads read it.
+
+    On the CPU.
+    """
     ids = token_ids(captions, identity.present.tolist())
     rows = [list(range(start, min(start + BATCH, len(ids)))) for start in range(0, len(ids), BATCH)]
     identity = identity.to(encoder.device)
@@ -79,7 +84,8 @@ def joint_representation(encoder: FaceCLIPEncoder, captions: Sequence[str], iden
 
 
 def linear_probe(seen: Tensor, targets: Tensor, unseen: Tensor) -> Tensor:
-    """What ridge regression from `seen` [n, d] to the directions of `targets` [n, t] says of `unseen` [m, d]: [m, t].
+    """What ridge regression from `seen` [n, d] to the directions of
+    `targets` [n, t] says of `unseen` [m, d]: [m, t].
 
     The penalty is a hundredth of the variance of `seen`, all dimensions together.
     """
@@ -103,7 +109,8 @@ def heads_of(shop: Workshop, arm: Arm, seed: int, encoder: FaceCLIPEncoder) -> P
 
 
 def _zero_shot(shop: Workshop, encoder: FaceCLIPEncoder, heads: ProjectionHeads) -> float:
-    """Held-out objects seen by the vision teacher, against class texts through FaceCLIP with a black face (paper, Table 1)."""
+    """Held-out objects seen by the vision teacher, against class texts
+    through FaceCLIP with a black face (paper, Table 1)."""
     objects = held_out(shop, "guided_held_out")
     names, labels = class_labels(objects)
     images = clip_images(load_mini_clip(shop.teacher("clip"), BRANCH), objects.images)

@@ -1,4 +1,5 @@
-"""Both stages of an arm: `train.pretrain` and `train.finetune_sdxl`, on caches and with the arm's own encoder and UNet."""
+"""Both stages of an arm: `train.pretrain` and `train.finetune_sdxl`, on
+caches and with the arm's own encoder and UNet."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ READS = ("caption", "meta")  # all else is in the caches
 
 
 def pretrain(shop: Workshop, arm: Arm, seed: int) -> dict[str, float]:
-    """Run or resume an arm's pretraining; an untrained arm, and one that learns with the UNet, only get their encoder."""
+    """Run or resume an arm's pretraining.
+
+    An untrained arm, and one that learns with the UNet, only get their encoder.
+    """
     config = pretrain_config(shop, arm, seed)
     with distributed() as ranks:
         if arm.start != "pretrained":
@@ -93,7 +97,8 @@ def finetune_config(shop: Workshop, arm: Arm, seed: int) -> FinetuneConfig:
 
 
 def dropped_together(config: FinetuneConfig) -> dict[str, float]:
-    """Text and face dropped as often as otherwise, but never alone, so that remembered conditions are of one kind, not three."""
+    """Text and face dropped as often as otherwise, but never alone, so that
+    remembered conditions are of one kind, not three."""
     return {"drop_text": 0.0, "drop_face": 0.0, "drop_both": config.drop_text + config.drop_both}
 
 

@@ -18,7 +18,8 @@ from ..plan import Variant
 
 
 class FusedTokenEncoder(FaceCLIPEncoder):
-    """Identity reaches the prompt through its identity token alone: the fusion module sees a black crop's face patches."""
+    """Identity reaches the prompt through its identity token alone: the
+    fusion module sees a black crop's face patches."""
 
     def forward(self, input_ids: Tensor, identity: Identity) -> dict[str, BranchOutput]:
         blank = self.blank_face().patch_tokens.to(identity.patch_tokens)
@@ -27,7 +28,10 @@ class FusedTokenEncoder(FaceCLIPEncoder):
 
 
 def starting_encoder(config: PretrainConfig, variant: Variant) -> FaceCLIPEncoder:
-    """The encoder that an arm starts from. `release` and `fused token` start from the very weights that `train.pretrain` does."""
+    """The encoder that an arm starts from.
+
+    `release` and `fused token` start from the very weights that `train.pretrain` does.
+    """
     if variant == "plain":
         return _plain(config)
     encoder = new_encoder(config, config.dropout)
@@ -35,7 +39,10 @@ def starting_encoder(config: PretrainConfig, variant: Variant) -> FaceCLIPEncode
 
 
 def as_variant(encoder: FaceCLIPEncoder, variant: Variant) -> FaceCLIPEncoder:
-    """The same weights, read as the variant reads them. A file's configuration tells plain attention, but no fused token."""
+    """The same weights, read as the variant reads them.
+
+    A file's configuration tells plain attention, but no fused token.
+    """
     if variant != "fused token":
         return encoder
     fused = FusedTokenEncoder(encoder.config)

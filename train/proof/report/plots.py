@@ -117,7 +117,8 @@ def _identity_maps(shop: Workshop, shown: Sequence[Arm], note: str) -> Figure:
 
 
 def _contact_sheet(shop: Workshop, shown: Sequence[Arm], note: str) -> Figure:
-    """Held-out people in rows: reference crop, the real scene, the same after the autoencoder, what each arm makes of it."""
+    """Held-out people in rows: reference crop, the real scene, the same
+    after the autoencoder, what each arm makes of it."""
     people = held_out(shop, crops=True)
     casting = Casting.of(people, shop.plan.scenes)
     count = min(SHEET_PEOPLE, len(casting.reference))

@@ -88,7 +88,10 @@ class Results:
 
 
 def collect(shop: Workshop) -> Results:
-    """All that is finished in a folder. Face Sim and CLIP-T are put in relation to real pictures, as docs/proof.md defines."""
+    """All that is finished in a folder.
+
+    Face Sim and CLIP-T are put in relation to real pictures, as docs/proof.md defines.
+    """
     shared = {name: found for name in _SHARED if (found := _read(shop, name))}
     values: dict[str, dict[str, dict[int, float]]] = {}
     for arm in arms():
@@ -116,7 +119,10 @@ def all_results(shop: Workshop) -> list[dict[str, Any]]:
 
 
 def restore(shop: Workshop, file: Path) -> None:
-    """Put the results of a report (`results.json`) where those of a run would be; what is there stays. Raises ProofError."""
+    """Put the results of a report (`results.json`) where those of a run would be; what is there stays.
+
+    Raises ProofError.
+    """
     try:
         results = json.loads(file.read_text())
     except OSError as error:
