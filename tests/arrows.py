@@ -18,7 +18,10 @@ Tree = Mapping[str, str]
 
 
 def read_tree(root: Path) -> dict[str, str]:
-    """Every Python file of the project, tests and scripts included; folders that begin with a dot are not the project's."""
+    """Every Python file of the project, tests and scripts included.
+
+    Folders that begin with a dot are not the project's.
+    """
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
     own = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
     return {path.as_posix(): (root / path).read_text(encoding="utf-8") for path in sorted(own)}

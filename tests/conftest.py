@@ -1,4 +1,5 @@
-"""What the tests stand on: a real ComfyUI, in this process and as a server, the pack loaded as ComfyUI loads it, and a photo."""
+"""What the tests stand on: a real ComfyUI, in this process and as a
+server, the pack loaded as ComfyUI loads it, and a photo."""
 
 from __future__ import annotations
 
@@ -88,8 +89,9 @@ def workflow_files() -> list[Path]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests run per workflow: `workflow` for every one, `mini_workflow` for those that run as they are, `download_workflow`
-    for those that want files from elsewhere, `sdxl_workflow` for those of them that have SDXL's."""
+    """Tests run per workflow: `workflow` for every one, `mini_workflow` for those that run as they are,
+    `download_workflow` for those that want files from elsewhere, `sdxl_workflow` for those of them that have
+    SDXL's."""
     from demo.graph import downloads, read_workflow
 
     if "workflow" in metafunc.fixturenames:
@@ -175,7 +177,8 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture
 def no_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """dlib without its convolutional detector, which takes ten seconds to find nothing: for tests of what is done then."""
+    """dlib without its convolutional detector, which takes ten seconds to
+    find nothing: for tests of what is done then."""
     importlib.import_module("faceclip.face.dlib_backend")
     for name, module in list(sys.modules.items()):  # ComfyUI has its own copy of the library, within the pack
         if name.endswith("faceclip.face.dlib_backend"):
@@ -186,8 +189,9 @@ def no_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
 def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The server's own folders (models, input, output, ...), with the pack linked into `custom_nodes`.
 
-    The files that the workflows offer for download, or want of the user, are there by name, empty: enough for the combos to list
-    them. So is the saved identity that one of them loads, of no face, and a folder of two drawn people.
+    The files that the workflows offer for download, or want of the user, are there by name, empty: enough for the
+    combos to list them. So is the saved identity that one of them loads, of no face, and a folder of two drawn
+    people.
     """
     from demo.graph import downloads, read_workflow
     from demo.link import link_pack
@@ -213,7 +217,10 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(comfyui_path: Path, server_base: Path) -> Iterator[object]:
-    """A running ComfyUI with the pack in it (`demo.server.ComfyServer`); everything it writes is below `server_base`."""
+    """A running ComfyUI with the pack in it (`demo.server.ComfyServer`).
+
+    Everything it writes is below `server_base`.
+    """
     from demo.server import ComfyServer
 
     arguments = ["--cpu", "--base-directory", str(server_base)]

@@ -1,4 +1,7 @@
-"""Tiny FLUX text encoders in the core's own classes. The core's loader knows only the full size, so its detection is left out."""
+"""Tiny FLUX text encoders in the core's own classes.
+
+The core's loader knows only the full size, so its detection is left out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ CLIP_L = {
 
 
 def tiny_flux_clip(t5: Path, clip_l: Path, width: int = 64) -> Any:
-    """The core's CLIP of type flux, of the golden tiny model's sizes, with the weights of two files in the core's names.
+    """The core's CLIP of type flux, of the golden tiny model's sizes, with
+    the weights of two files in the core's names.
 
     `width` is what its T5 is built with; another than the files' 64 gives a T5 of random weights.
     """

@@ -1,4 +1,5 @@
-"""The golden models: stand-in weights that any machine can make again, and the golden FaceT5's inputs and outputs."""
+"""The golden models: stand-in weights that any machine can make again,
+and the golden FaceT5's inputs and outputs."""
 
 from __future__ import annotations
 

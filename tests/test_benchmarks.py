@@ -1,4 +1,7 @@
-"""The benchmarks of training run, and their tables have the rows that they promise. Nothing here looks at a time."""
+"""The benchmarks of training run, and their tables have the rows that they promise.
+
+Nothing here looks at a time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A short run of `benchmarks/fuzz.py`: mutated files of every kind end in the declared errors, in bounded memory and time."""
+"""A short run of `benchmarks/fuzz.py`: mutated files of every kind end
+in the declared errors, in bounded memory and time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A custom node of the tests: the core's DualCLIPLoader for text encoders as small as the golden FaceT5's.
 
-The core knows T5 by 24 blocks of width 4096, so its own loader cannot read these; everything after it is the core's.
+The core knows T5 by 24 blocks of width 4096, so its own loader cannot
+read these; everything after it is the core's.
 """
 
 import importlib.util

@@ -1,4 +1,5 @@
-"""The workflows in ComfyUI's real editor, in a real Chromium: dropped on the canvas, run with its button, looked at."""
+"""The workflows in ComfyUI's real editor, in a real Chromium: dropped on
+the canvas, run with its button, looked at."""
 
 from __future__ import annotations
 

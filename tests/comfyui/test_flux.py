@@ -1,7 +1,9 @@
-"""The workflows for FLUX on a real server: tiny T5, CLIP-L and FaceT5, and a transformer of one block of either kind.
+"""The workflows for FLUX on a real server: tiny T5, CLIP-L and FaceT5,
+and a transformer of one block of either kind.
 
-What the core's detection does not allow to be small is full: the transformer's width, of 3072. Its own DualCLIPLoader, which
-knows T5-XXL alone, is left out for the tests' TinyFluxCLIP; that node is the only one that is not the workflow's own.
+What the core's detection does not allow to be small is full: the transformer's width, of 3072. Its own
+DualCLIPLoader, which knows T5-XXL alone, is left out for the tests' TinyFluxCLIP; that node is the only one
+that is not the workflow's own.
 """
 
 from __future__ import annotations
@@ -99,7 +101,8 @@ def test_two_people_share_a_picture(client: ComfyClient, photo: str) -> None:
 
 
 def test_converted_files_run_and_a_saved_identity_serves(client: ComfyClient, photo: str, server_base: Path) -> None:
-    """The saved identity of the session is the mini model's, of another face tower: it is refused, and a fitting one is not."""
+    """The saved identity of the session is the mini model's, of another face
+    tower: it is refused, and a fitting one is not."""
     prompt = tiny("faceclip_flux_saved_identity", client, photo, steps=STEPS)
     with pytest.raises(GraphError, match=r"FaceCLIPT5TextEncode.*made by another encoder"):
         client.run(prompt)

@@ -1,4 +1,5 @@
-"""What ComfyUI's registry and the community's checker say of the pack, run on a clean export of the tracked files."""
+"""What ComfyUI's registry and the community's checker say of the pack,
+run on a clean export of the tracked files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What goes wrong on other machines: cancelled runs, two servers at once, paths with spaces (those of every server test)."""
+"""What goes wrong on other machines: cancelled runs, two servers at
+once, paths with spaces (those of every server test)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def on_mini(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_files(server_base: Path, mini_controlnet: dict[str, torch.Tensor]) -> None:
-    """What an artist would bring, at the mini UNet's size: a LoRA, a ControlNet, SDXL's base, and a checkpoint of their own."""
+    """What an artist would bring, at the mini UNet's size: a LoRA, a
+    ControlNet, SDXL's base, and a checkpoint of their own."""
     save_file(mini_controlnet, server_base / "models" / "controlnet" / MINI["OpenPoseXL2.safetensors"])
     unet = load_file(ROOT / "models" / "faceclip" / MINI["unet.pt"])
     random = torch.Generator().manual_seed(0)

@@ -1,4 +1,7 @@
-"""The server's process: what it says when ComfyUI dies, and that nothing is left behind. A ComfyUI of one file stands in."""
+"""The server's process: what it says when ComfyUI dies, and that nothing is left behind.
+
+A ComfyUI of one file stands in.
+"""
 
 from __future__ import annotations
 

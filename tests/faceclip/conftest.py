@@ -1,4 +1,5 @@
-"""Small real models for the library's tests: a mini encoder, and an SDXL-shaped UNet and VAE that take its conditioning."""
+"""Small real models for the library's tests: a mini encoder, and an
+SDXL-shaped UNet and VAE that take its conditioning."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 
 @dataclass(frozen=True)
 class SDXLFiles:
-    """What `FaceCLIPPipeline.from_files` takes: the encoder's file, the UNet's (as released: a torch file), the base's folder."""
+    """What `FaceCLIPPipeline.from_files` takes: the encoder's file, the
+    UNet's (as released: a torch file), the base's folder."""
 
     encoder: Path
     unet: Path

@@ -1,4 +1,5 @@
-"""What the library and the command line import: not torch's compiler, 891 modules and more than a second for nothing."""
+"""What the library and the command line import: not torch's compiler,
+891 modules and more than a second for nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is no number, or far too large a one, is refused where it comes in: it would make black pictures without a word."""
+"""What is no number, or far too large a one, is refused where it comes
+in: it would make black pictures without a word."""
 
 import copy
 import json

@@ -1,4 +1,5 @@
-"""For any input at all: prompts become tokens without loss, and a damaged file is an error that says so or loads whole."""
+"""For any input at all: prompts become tokens without loss, and a
+damaged file is an error that says so or loads whole."""
 
 from __future__ import annotations
 
@@ -78,7 +79,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> _Files:
 
 
 def _load(path: Path, content: bytes) -> FaceCLIPEncoder | None:
-    """The encoder of a file of this content, or None where it is refused; anything else than a CheckpointError passes on."""
+    """The encoder of a file of this content, or None where it is refused.
+
+    Anything else than a CheckpointError passes on.
+    """
     path.write_bytes(content)
     try:
         return FaceCLIPEncoder.from_file(path)

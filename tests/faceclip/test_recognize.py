@@ -1,4 +1,5 @@
-"""Files are told by their tensors' names: real models' names, not made-up ones, wherever a library here can build them."""
+"""Files are told by their tensors' names: real models' names, not
+made-up ones, wherever a library here can build them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Tensor files: the same bytes as the safetensors library and torch, one tensor at a time, and clear words for bad files."""
+"""Tensor files: the same bytes as the safetensors library and torch, one
+tensor at a time, and clear words for bad files."""
 
 from __future__ import annotations
 

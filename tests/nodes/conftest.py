@@ -1,4 +1,5 @@
-"""The nodes run as ComfyUI runs them: `execute` in inference mode, on the CPU, with the mini files that come with the pack."""
+"""The nodes run as ComfyUI runs them: `execute` in inference mode, on
+the CPU, with the mini files that come with the pack."""
 
 from __future__ import annotations
 

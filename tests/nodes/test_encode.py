@@ -54,7 +54,8 @@ def test_comfyui_can_unload_the_encoder_and_counts_a_shared_face_tower_once(run:
 
 
 def test_weights_that_comfyui_leaves_offloaded_are_moved_as_they_are_used(encoder: Any, identity: Any) -> None:
-    """Activations on the meta device stand for those on a GPU: an operation that met a weight left on the CPU would fail."""
+    """Activations on the meta device stand for those on a GPU: an operation
+    that met a weight left on the CPU would fail."""
     meta = torch.device("meta")
     with pytest.raises(RuntimeError):
         torch.zeros(2, device=meta) + torch.zeros(2)

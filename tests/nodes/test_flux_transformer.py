@@ -1,4 +1,5 @@
-"""The converted transformer is, name by name and value by value, what the core makes of `dit.pt` while loading it."""
+"""The converted transformer is, name by name and value by value, what
+the core makes of `dit.pt` while loading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The help pages say everything that there is on a node: each input and output by its name, with its range and its choices."""
+"""The help pages say everything that there is on a node: each input and
+output by its name, with its range and its choices."""
 
 from __future__ import annotations
 

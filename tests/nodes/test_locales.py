@@ -1,4 +1,5 @@
-"""The translations in `locales/`: as many words as the nodes have, in every language, and none of nodes that are gone."""
+"""The translations in `locales/`: as many words as the nodes have, in
+every language, and none of nodes that are gone."""
 
 from __future__ import annotations
 

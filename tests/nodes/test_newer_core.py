@@ -1,4 +1,5 @@
-"""The pack in a core newer than 0.3.75, by a stand-in of what that core promises: more fields, and checks of its own."""
+"""The pack in a core newer than 0.3.75, by a stand-in of what that core
+promises: more fields, and checks of its own."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def _widened(kind: type) -> inspect.Signature:
 
 
 def refusals(node: Any, inputs: dict[str, Any]) -> list[str]:
-    """What the core says of a node's inputs since 0.7: combos are its own to check, unless `validate_inputs` names them."""
+    """What the core says of a node's inputs since 0.7: combos are its own to
+    check, unless `validate_inputs` names them."""
     named = inspect.getfullargspec(node.validate_inputs).args if "validate_inputs" in vars(node) else []
     problems = []
     for group in node.GET_NODE_INFO_V1()["input"].values():

@@ -1,4 +1,5 @@
-"""What an artist sees: identity acts through conditioning alone, so core nodes compose with it and leave no trace."""
+"""What an artist sees: identity acts through conditioning alone, so core
+nodes compose with it and leave no trace."""
 
 from __future__ import annotations
 

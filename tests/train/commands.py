@@ -1,9 +1,11 @@
-"""Starts training commands for tests: python commands.py, with one request per line of its input and one answer per line.
+"""Starts training commands for tests: python commands.py, with one
+request per line of its input and one answer per line.
 
-{"start": MODULE, "arguments": [...], "environment": {...}, "output": FILE, "file_limit": BYTES or null} -> its process id
-{"poll": PID} -> its exit code, negative for a signal, or null while it runs
+{"start": MODULE, "arguments": [...], "environment": {...}, "output": FILE, "file_limit": BYTES or null} ->
+its process id {"poll": PID} -> its exit code, negative for a signal, or null while it runs
 
-The commands' modules are imported once and each command is a fork (on Linux): importing them takes longer than most runs.
+The commands' modules are imported once and each command is a fork (on
+Linux): importing them takes longer than most runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What tests of training need, small: ranks of a process group, shards, running commands, a tiny proof's worlds and teachers."""
+"""What tests of training need, small: ranks of a process group, shards,
+running commands, a tiny proof's worlds and teachers."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ Finish = Callable[..., list[str]]
 
 @pytest.fixture(scope="session")
 def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
-    """`run_ranks(function, world, *args)` calls `function(rank, world, *args)` in `world` processes of one gloo group, and
-    returns what they return, by rank. `function` is one of the test file's own, at its top level."""
+    """`run_ranks(function, world, *args)` calls `function(rank, world, *args)` in `world` processes of one gloo
+    group, and returns what they return, by rank. `function` is one of the test file's own, at its top level."""
 
     def run(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
         folder = tmp_path_factory.mktemp(function.__name__)
@@ -133,7 +134,8 @@ def pretrain_arguments(shards: Path, guided_shards: Path, tmp_path: Path) -> Cal
 
 @pytest.fixture(scope="session")
 def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mini model's UNet, untrained: what a trained one predicts is too sharp for small differences to stay small."""
+    """The mini model's UNet, untrained: what a trained one predicts is too
+    sharp for small differences to stay small."""
     folder = tmp_path_factory.mktemp("unet")
     new_mini_unet(folder)
     return folder / "diffusion_pytorch_model.safetensors"
@@ -165,7 +167,8 @@ def command_server() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def launch(command_server: subprocess.Popen[str], tmp_path: Path) -> Iterator[Launch]:
-    """`launch("train.pretrain", arguments, ranks=1, file_limit=None)` -> the running `Command`, killed at the test's end.
+    """`launch("train.pretrain", arguments, ranks=1, file_limit=None)` -> the
+    running `Command`, killed at the test's end.
 
     No file of the last rank can grow beyond `file_limit` bytes.
     """

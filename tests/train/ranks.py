@@ -1,7 +1,7 @@
 """The ranks of a test's process group: python ranks.py FILE MODULE FUNCTION FOLDER WORLD (see conftest.py).
 
-Imports the test file once and forks (on Linux): importing torch in every rank would take longer than most tests.
-Exits with 1 as soon as one rank fails, since the others would wait for it forever.
+Imports the test file once and forks (on Linux): importing torch in every rank would take longer than most
+tests. Exits with 1 as soon as one rank fails, since the others would wait for it forever.
 """
 
 from __future__ import annotations

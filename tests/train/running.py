@@ -1,4 +1,5 @@
-"""Training commands for tests, started as users start them: `commands.py` starts them, and a `Command` is one that runs."""
+"""Training commands for tests, started as users start them:
+`commands.py` starts them, and a `Command` is one that runs."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ def ask(server: subprocess.Popen[str], request: dict[str, Any]) -> Any:
 
 
 def flags(options: dict[str, Any]) -> list[str]:
-    """{"batch_size": 4, "compile": True, "terms": ("image",), "vae": None} -> a command line; an option of None is left out."""
+    """{"batch_size": 4, "compile": True, "terms": ("image",), "vae": None} -> a command line.
+
+    An option of None is left out.
+    """
     words: list[str] = []
     for name, value in options.items():
         if value is None:

@@ -23,8 +23,9 @@ class Refusal:
 class Hub:
     """What the server has, what it does wrong, and what it was asked.
 
-    files: content by path, for example `owner/name/model/unet.pt` for the file `model/unet.pt` of a repository. cut: how many
-    bytes of each answer are sent before the connection is dropped. at_half: called when half of an answer has been sent.
+    files: content by path, for example `owner/name/model/unet.pt` for the file `model/unet.pt` of a repository.
+    cut: how many bytes of each answer are sent before the connection is dropped. at_half: called when half of an
+    answer has been sent.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)

@@ -33,7 +33,10 @@ CONTENT = os.urandom(1 << 20)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The mirror that HF_ENDPOINT names; the table knows the VAE as the mirror has it, and two files without exact size."""
+    """The mirror that HF_ENDPOINT names.
+
+    The table knows the VAE as the mirror has it, and two files without exact size.
+    """
     content = Hub({VAE: CONTENT, ENCODER: CONTENT[:70_000], UNET: CONTENT[:90_000]})
     running = serve(content)
     monkeypatch.setenv("HF_ENDPOINT", content.address)

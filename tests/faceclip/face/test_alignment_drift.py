@@ -1,4 +1,5 @@
-"""Where a face lies in a picture, how large and how tilted, must not change its crop: the measure of benchmarks/alignment.py."""
+"""Where a face lies in a picture, how large and how tilted, must not
+change its crop: the measure of benchmarks/alignment.py."""
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_the_same_face_gives_the_same_crop_at_any_place_size_and_tilt(alignment,
 
 
 def test_dlibs_crop_agrees_with_landmarks_marked_by_hand(alignment, dlib_detector, astronaut):
-    """One broad smile, which lifts the mouth that dlib's five points do not include: an individual face may be 12 px off."""
+    """One broad smile, which lifts the mouth that dlib's five points do not
+    include: an individual face may be 12 px off."""
     crop = _crop(astronaut, Face((175, 76, 265, 166), MARKED, "arcface", 1.0))
     drifts = _drifts(alignment, dlib_detector, crop)
     assert max(drifts) <= 12.5

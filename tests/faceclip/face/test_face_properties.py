@@ -1,4 +1,5 @@
-"""For any box, wherever it lies, and any turn of a face: crops, masks and previews come out, and landmarks where they belong."""
+"""For any box, wherever it lies, and any turn of a face: crops, masks and
+previews come out, and landmarks where they belong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InsightFace's own package on real, tiny ONNX models: a detector of red squares and a colour-averaging embedding."""
+"""InsightFace on real, tiny ONNX models: a detector of red squares and a colour-averaging embedding."""
 
 import importlib.util
 import sys
@@ -105,7 +105,8 @@ def _save_detector(path: Path) -> None:
 
 
 def _save_embedding(path: Path) -> None:
-    """ArcFace's signature: 112 x 112 in, 512 numbers out, here a fixed mixture of the crop's mean colours in 16 squares."""
+    """ArcFace's signature: 112 x 112 in, 512 numbers out, here a fixed
+    mixture of the crop's mean colours in 16 squares."""
     from onnx import helper
 
     mixture = np.random.default_rng(0).normal(size=(48, 512)).astype(np.float32)
@@ -242,7 +243,8 @@ _BROKEN = {
 
 @pytest.mark.parametrize("package", [*_BROKEN, "an empty folder"])
 def test_a_package_that_does_not_start_is_told_and_auto_goes_on(monkeypatch, packs, tmp_path, package):
-    """Packages as users have them: a DLL that does not load, another protobuf, another numpy, what a failed install left."""
+    """Packages as users have them: a DLL that does not load, another
+    protobuf, another numpy, what a failed install left."""
     name = "insightface" if package == "an empty folder" else package
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text(_BROKEN.get(package, ""))

@@ -1,4 +1,5 @@
-"""Files that phones, cameras, tools and mischief leave: each is read as a viewer reads it, or refused in one sentence."""
+"""Files that phones, cameras, tools and mischief leave: each is read as
+a viewer reads it, or refused in one sentence."""
 
 import io
 import os

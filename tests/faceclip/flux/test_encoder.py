@@ -1,4 +1,5 @@
-"""FaceT5Encoder: batches, strength, identities from elsewhere, files, and what it says when it is given the wrong thing."""
+"""FaceT5Encoder: batches, strength, identities from elsewhere, files,
+and what it says when it is given the wrong thing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Parity of T5 and CLIP-L under their core names, at the tiny size and, block by block, of everything at the full size."""
+"""Parity of T5 and CLIP-L under their core names, at the tiny size and,
+block by block, of everything at the full size."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ from ...golden import GOLDEN, golden_faces, golden_shapes, stand_in_weights
 
 FP32, BF16 = 5e-6, 2e-2
 T5_FP32 = 1e-2
-"""Of the full-size T5 with stand-in weights. Its unscaled attention logits make fp32's rounding grow with every block, as trained
-weights do not: after 24 blocks two orders of the same sums are 5e-4 apart, and the reference's own is 6e-4 from fp64."""
+"""Of the full-size T5 with stand-in weights. Its unscaled attention logits make fp32's rounding grow with every
+block, as trained weights do not: after 24 blocks two orders of the same sums are 5e-4 apart, and the
+reference's own is 6e-4 from fp64."""
 
 
 def relative_error(result, reference) -> float:
@@ -34,7 +36,8 @@ def core_weights(size: str, part: str, having: str = "") -> dict[str, Tensor]:
 
 @torch.no_grad()
 def t5_hidden(size: str, ids: Tensor) -> Tensor:
-    """`ids` [B, 512] through transformers' T5, one block in memory at a time, with the weights in_core's names give it."""
+    """`ids` [B, 512] through transformers' T5, one block in memory at a
+    time, with the weights in_core's names give it."""
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Block, T5LayerNorm
 
@@ -115,7 +118,8 @@ def compare(embeddings: Tensor, reference: dict[str, Tensor]) -> dict[str, float
 
 @pytest.mark.full_size
 def test_full_size_facet5_matches_the_reference():
-    """Below 8 GB of memory and some fifteen minutes: `pytest --full-size tests/faceclip/flux/test_parity_full.py -s`.
+    """Below 8 GB of memory and some fifteen minutes: `pytest --full-size
+    tests/faceclip/flux/test_parity_full.py -s`.
 
     What goes into FaceT5 here is a T5's output that has drifted (see T5_FP32), and the embeddings drift with it.
     """

@@ -34,7 +34,8 @@ class FluxFiles:
 
 @pytest.fixture(scope="module")
 def files(golden, tmp_path_factory) -> FluxFiles:
-    """A complete tiny FaceT5-FLUX: the golden FaceT5 with its own T5 and CLIP-L, a transformer and a VAE of random weights."""
+    """A complete tiny FaceT5-FLUX: the golden FaceT5 with its own T5 and
+    CLIP-L, a transformer and a VAE of random weights."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 

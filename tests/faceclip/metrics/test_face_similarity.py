@@ -15,7 +15,8 @@ from faceclip.metrics import FaceTowerJudge, MetricError, face_vectors, likeness
 
 
 class ColourJudge:
-    """Reads a person from a picture's colours: one face per column of 8 pixels that is not black, its vector the RGB."""
+    """Reads a person from a picture's colours: one face per column of 8
+    pixels that is not black, its vector the RGB."""
 
     name = "colours"
     same_person_above = 0.9

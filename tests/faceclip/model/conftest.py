@@ -1,4 +1,5 @@
-"""The golden models: stand-in weights that any machine can make again, and the reference implementation's outputs for them."""
+"""The golden models: stand-in weights that any machine can make again,
+and the reference implementation's outputs for them."""
 
 from __future__ import annotations
 

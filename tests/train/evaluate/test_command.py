@@ -72,7 +72,10 @@ def paint(path: Path, colour: tuple[int, int, int], seed: int) -> None:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    """Three people, four prompts: folder `right` shows the right person, `wrong` the next one; one picture each has no face."""
+    """Three people, four prompts: folder `right` shows the right person, `wrong` the next one.
+
+    One picture each has no face.
+    """
     names = list(COLOURS)
     lines = ["image,identity,reference,prompt,seed"]
     for number, name in enumerate(names):

@@ -1,4 +1,5 @@
-"""Finetuning as users run it, and what each step draws: the same for any number of ranks, and never frozen by a cache."""
+"""Finetuning as users run it, and what each step draws: the same for any
+number of ranks, and never frozen by a cache."""
 
 from __future__ import annotations
 

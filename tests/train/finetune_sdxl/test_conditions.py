@@ -32,7 +32,8 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture
 def arguments(finetune_command: Arguments, tmp_path: Path) -> Arguments:
-    """`arguments(out="run", steps=4, ...)` -> the command line of a run that drops most conditions, below the test's folder."""
+    """`arguments(out="run", steps=4, ...)` -> the command line of a run that
+    drops most conditions, below the test's folder."""
     return lambda out="run", **options: finetune_command(tmp_path / out, **DROPPED, **options)
 
 

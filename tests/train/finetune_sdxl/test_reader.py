@@ -1,4 +1,5 @@
-"""Rows that finetuning is given: latents as SDXL's UNet wants them, samples named when they cannot be used, read side by side."""
+"""Rows that finetuning is given: latents as SDXL's UNet wants them,
+samples named when they cannot be used, read side by side."""
 
 from __future__ import annotations
 

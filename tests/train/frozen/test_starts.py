@@ -1,4 +1,7 @@
-"""What a run starts from is told; a random tower, or no guided rows, at full size only where it was asked for by name."""
+"""What a run starts from is told.
+
+A random tower, or no guided rows, at full size only where it was asked for by name.
+"""
 
 from __future__ import annotations
 

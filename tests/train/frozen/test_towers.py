@@ -1,4 +1,5 @@
-"""Where a run starts: InsightFace's and open_clip's files in each format they come in, and files that are something else."""
+"""Where a run starts: InsightFace's and open_clip's files in each format
+they come in, and files that are something else."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def branch() -> FaceCLIPBranch:
 
 
 def arcface_shapes(width: int, depth: int, classes: int = 512, patch: int = 9, patches: int = 144) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a state dict of arcface_torch's VisionTransformer (backbones/vit.py, layer norm, qkv without bias)."""
+    """Every tensor of a state dict of arcface_torch's VisionTransformer
+    (backbones/vit.py, layer norm, qkv without bias)."""
 
     def normalised(name: str, size: int) -> dict[str, tuple[int, ...]]:
         sizes = {f"{name}.{part}": (size,) for part in ("weight", "bias", "running_mean", "running_var")}

@@ -214,7 +214,8 @@ def test_webdataset_tars_by_url(many: Path, tmp_path: Path, portrait: Image.Imag
 
 
 def lines_of_others(folder: Path, picture: bytes) -> set[tuple[str, str, str]]:
-    """What is dropped of other people's tar with two samples of one key, one without photograph, and one of broken text."""
+    """What is dropped of other people's tar with two samples of one key, one
+    without photograph, and one of broken text."""
     import tarfile
 
     members = [("a.jpg", picture), ("a.txt", CAPTION.encode()), ("b.txt", b"only words here"), ("c.jpg", picture)]

@@ -97,7 +97,8 @@ def test_prepared_shards_hold_no_place(portrait: Image.Image, tmp_path: Path) ->
 
 
 def gamma_profile(gamma: float) -> bytes:
-    """A matrix profile with sRGB's primaries and another tone curve: made from littleCMS's sRGB by its three TRC tags."""
+    """A matrix profile with sRGB's primaries and another tone curve: made
+    from littleCMS's sRGB by its three TRC tags."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     for n in range(int.from_bytes(data[128:132], "big")):
         entry = 132 + 12 * n

@@ -1,4 +1,7 @@
-"""The contrastive losses: gradients against plain autograd over the whole batch, on 1, 2 and 4 ranks; memory; bad input."""
+"""The contrastive losses: gradients against plain autograd over the whole batch, on 1, 2 and 4 ranks; memory.
+
+Bad input.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,10 @@ def mutant(change: tuple[str, str] | None) -> Any:
 
 
 def all_cases(rank: int, _: int, changes: dict[str, tuple[str, str]]) -> dict[int, dict[Case, list[Tensor]]]:
-    """World size -> every case -> loss and gradients, by this module and by its mutants; the first ranks make smaller worlds."""
+    """World size -> every case -> loss and gradients, by this module and by its mutants.
+
+    The first ranks make smaller worlds.
+    """
     results: dict[int, dict[Case, list[Tensor]]] = {}
     for world in WORLDS:
         group = dist.new_group(list(range(world)))

@@ -1,4 +1,5 @@
-"""Pretraining from cached features: the same training as with live towers, and refused when other towers made them."""
+"""Pretraining from cached features: the same training as with live
+towers, and refused when other towers made them."""
 
 from __future__ import annotations
 

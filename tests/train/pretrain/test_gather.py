@@ -47,7 +47,8 @@ def noted_collectives() -> Iterator[list[tuple[str, bool]]]:
 
 
 def sent_early(rank: int, world: int) -> dict[str, Any]:
-    """For both losses, with keys that travel early: results, those of a plain call, and collectives called on the way."""
+    """For both losses, with keys that travel early: results, those of a
+    plain call, and collectives called on the way."""
     found: dict[str, Any] = {}
     labels = torch.tensor([0, 1, 0, -1, -7, -7, 2, 3])[rank * 4 : rank * 4 + 4]
     valid = torch.tensor([1, 1, 1, 0, 1, 1, 1, 1]).bool()[rank * 4 : rank * 4 + 4]

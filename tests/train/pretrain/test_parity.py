@@ -99,7 +99,8 @@ def gradients(*modules: nn.Module) -> list[Tensor]:
 
 
 def distributed_step(group: Any, chunks: int, early: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """The step as training does it, targets sent `early`, before the encoder runs: the loss and every gradient after it."""
+    """The step as training does it, targets sent `early`, before the encoder
+    runs: the loss and every gradient after it."""
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     model, loss = build()
     loss.group = group

@@ -1,4 +1,5 @@
-"""What each setting of pretraining does to a step: rows at a time, dropout, recomputation, who is whose negative."""
+"""What each setting of pretraining does to a step: rows at a time,
+dropout, recomputation, who is whose negative."""
 
 from __future__ import annotations
 

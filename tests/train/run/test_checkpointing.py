@@ -1,4 +1,5 @@
-"""A run may be killed, told to stop, moved to other ranks, or run out of disk: it goes on exactly, or says why not."""
+"""A run may be killed, told to stop, moved to other ranks, or run out of
+disk: it goes on exactly, or says why not."""
 
 from __future__ import annotations
 

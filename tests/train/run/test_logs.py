@@ -97,7 +97,8 @@ def test_wandb_writes_the_values_offline_and_a_resumed_run_is_the_same_run(
 
 
 def wandb_records(path: Path) -> list[Any]:
-    """The records of a run's file: protobuf messages, in parts that do not cross blocks of 32 KiB (LevelDB's log format)."""
+    """The records of a run's file: protobuf messages, in parts that do not
+    cross blocks of 32 KiB (LevelDB's log format)."""
     from wandb.proto import wandb_internal_pb2
 
     block, head, (whole, last) = 32768, 7, (1, 4)

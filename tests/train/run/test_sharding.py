@@ -1,4 +1,5 @@
-"""Optimiser state dealt to ranks: the same bits as kept on each, a share of the memory, checkpoints for any number of ranks."""
+"""Optimiser state dealt to ranks: the same bits as kept on each, a share
+of the memory, checkpoints for any number of ranks."""
 
 from __future__ import annotations
 

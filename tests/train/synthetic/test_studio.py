@@ -1,4 +1,5 @@
-"""The studio: close-ups whose picture follows from person and caption, and crops that show the person in another scene."""
+"""The studio: close-ups whose picture follows from person and caption,
+and crops that show the person in another scene."""
 
 from __future__ import annotations
 
