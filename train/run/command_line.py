@@ -51,7 +51,8 @@ def parse(kind: type[Config], argv: Sequence[str] | None = None) -> Config:
     preset, arguments = _take_preset(arguments)
     values = read_yaml(preset, kind) if preset else {}
     presets = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
-    description = f"{inspect.cleandoc(kind.__doc__ or '')}\n\n--config takes the path of a YAML file or a preset ({presets}); flags win over it."
+    about = inspect.cleandoc(kind.__doc__ or "")
+    description = f"{about}\n\n--config takes the path of a YAML file or a preset ({presets}); flags win over it."
     return tyro.cli(_with_defaults(kind, values), args=arguments, prog=f"python -m {kind.command}", description=description)
 
 
