@@ -38,6 +38,7 @@ from ..run.command_line import run_command
 from .carry import carry_identity, identity_quality
 from .export import measure_mini, new_mini_unet, summary_of, write_mini
 from .joint import JointSettings, joint_config, train_joint
+from .latents import cache_narrow_latents
 from .sharpen import sharpen_once_more
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,8 +199,8 @@ class Recipe:
         return carry_identity(trained, self.people, self.features(branch), self.settings.carry, self.carried(branch))
 
     def cache_latents(self) -> None:
-        where = ("--data", self.people, "--out", self.out / "latents", "--vae", self.shop.teacher("autoencoder"))
-        call(cache.main, "latents", *where, "--resolution", self.settings.size, "--batch-size", 16)
+        autoencoder = self.shop.teacher("autoencoder")
+        cache_narrow_latents(self.people, self.out / "latents", autoencoder, self.shop.plan.autoencoder_width, self.settings.size)
 
     def finetune(self) -> None:
         """The face tower is one: the features of one branch serve both."""

@@ -12,13 +12,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from faceclip import FaceCLIPEncoder
+from train.cache.latents import LatentCache
+from train.data.shards import ShardSource
 from train.finetune_sdxl import command as finetune_sdxl
+from train.frozen.vae import load_vae
 from train.mini.carry import readable
 from train.mini.command import Recipe, Settings, main
 from train.mini.export import summary_of
 from train.mini.joint import JointSettings
 from train.pretrain import command as pretrain
 from train.proof.fitting import Schedule
+from train.proof.teachers.pictures import load_pictures
 from train.proof.workshop import ProofError, Workshop
 
 SETTINGS = Settings(
@@ -143,6 +147,17 @@ def test_the_encoder_and_the_autoencoder_are_those_trained_last(recipe: Recipe) 
     assert not torch.equal(decoder, before["decoder.layers.0.weight"])
     rows, columns = decoder.shape[:2]
     assert torch.equal(load_file(vae)["taesd_decoder.1.weight"][:rows, :columns], decoder.to(torch.bfloat16))
+
+
+def test_latents_are_those_of_the_whole_autoencoder(recipe: Recipe) -> None:
+    source = ShardSource(recipe.people)
+    vae = load_vae(recipe.shop.teacher("autoencoder"), torch.float32)
+    pictures = load_pictures(recipe.people, recipe.settings.size).images[:4]
+    with torch.no_grad():
+        expected = vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean
+    found = LatentCache(recipe.out / "latents", source).read(torch.arange(4)).mean.float()
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)  # bf16
+    assert expected.std() > 0.2
 
 
 def test_the_summary_has_what_the_model_is_known_by(recipe: Recipe) -> None:

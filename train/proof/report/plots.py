@@ -129,7 +129,7 @@ def _contact_sheet(shop: Workshop, shown: Sequence[Arm], note: str) -> Figure:
     columns: dict[str, list[np.ndarray]] = {
         "reference": references,
         "real": [_hwc(image) for image in real],
-        "autoencoder": [_hwc(image) for image in reconstruct(shop, real)[1]],
+        "autoencoder": [_hwc(image) for image in reconstruct(shop.teacher("autoencoder"), real)[1]],
     }
     for arm in shown:
         made = torch.from_numpy(np.load(_pictures(shop, arm)))
