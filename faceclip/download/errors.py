@@ -44,8 +44,6 @@ def explained(file: RemoteFile, url: str, part: Path | None = None) -> Iterator[
         raise DownloadError(
             f"No connection to {url} ({type(error).__name__}: {error}). {_kept(part)}{_later()} {by_hand(file)}"
         ) from error
-    except RecursionError as error:  # huggingface_hub follows a redirect within the server by calling itself
-        raise DownloadError(f"{url} leads round in circles: its redirects never end. {by_hand(file)}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise DownloadError(

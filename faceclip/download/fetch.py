@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Literal
 
 from ..hub import RemoteFile, size_text
 from .errors import DownloadError, by_hand, explained, transport_errors
+from .redirects import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def ask_server(file: RemoteFile) -> Offer:
     repo, path = file.on_hub
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     url = hub.hf_hub_url(repo, path, endpoint=endpoint)
-    with explained(file, url):
+    with explained(file, url), bounded(hub, file):
         found = hub.get_hf_file_metadata(url)
     etag = (found.etag or "").lower()
     sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None  # it becomes part of a file's name
@@ -132,7 +133,7 @@ def fetch(offer: Offer, models: Path) -> list[Path]:
         for old in _parts(offer.file, models):
             if old != part:  # of a version that is offered no more
                 old.unlink()
-        with explained(offer.file, offer.url, part):
+        with explained(offer.file, offer.url, part), bounded(_hub(), offer.file):
             _receive(offer, part)
             _check(offer, part)
         return _settle(offer.file, part)
@@ -303,6 +304,7 @@ def _hub():
         import huggingface_hub
         import huggingface_hub.errors
         import huggingface_hub.file_download
+        import huggingface_hub.utils
     except ImportError as error:
         raise DownloadError(
             "Downloads need the package huggingface_hub. Install it with: pip install huggingface_hub (in ComfyUI's own Python)."

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub.utils
 import pytest
 
 from faceclip import hub
 from faceclip.download.errors import DownloadError
 from faceclip.download.fetch import ask_server, fetch
+from faceclip.download.redirects import require_safe
 
 BODY = b"\x80\x02" + os.urandom(50_000)
 
@@ -32,9 +35,12 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
 
         def do_GET(self) -> None:
             body = told["body"] if self.command == "GET" else b""
-            self.send_response(told.get("status", 200))
+            changed = told["answer"](self.path) if "answer" in told else {}
+            body = b"" if changed else body
+            self.send_response(changed.get("status", 200))
             length = str(len(told["body"]) if self.command == "GET" else told["size"])
-            for name, value in {"Content-Length": length, "X-Repo-Commit": "0" * 40, **told["headers"]}.items():
+            headers = {"Content-Length": length, "X-Repo-Commit": "0" * 40, **told["headers"], **changed.get("headers", {})}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -86,7 +92,58 @@ def test_a_web_page_is_no_model(page: bytes, mirror: Callable[..., None], tmp_pa
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "hf" not in path.parts]
 
 
-def test_redirects_that_never_end_are_told(mirror: Callable[..., None], tmp_path: Path) -> None:
-    mirror(b"", status=302, headers={"Location": "/round/and/round"})
-    with pytest.raises(DownloadError, match="face_clip_encoder.pt"):
-        get(tmp_path)
+def led(mirror: Callable[..., None], way: list[str]) -> list[str]:
+    """The mirror leads on to each place of `way`, then has the file; the paths it was asked for, in order."""
+    places = dict(zip(["", *way], [*way, None], strict=True))
+    asked: list[str] = []
+
+    def answer(path: str) -> dict:
+        asked.append(path)
+        target = places[path if path in places else ""]
+        return {} if target is None else {"status": 302, "headers": {"Location": target, "Content-Length": "0"}}
+
+    mirror(BODY, answer=answer)
+    return asked
+
+
+@pytest.mark.parametrize("stations", [1, 5])
+def test_a_mirror_may_lead_on_a_few_times(stations: int, mirror: Callable[..., None], tmp_path: Path) -> None:
+    led(mirror, [f"/there/{i}" for i in range(stations)])
+    (path,) = get(tmp_path / "models")
+    assert path.read_bytes() == BODY
+
+
+def test_redirects_without_end_are_followed_five_times(mirror: Callable[..., None], tmp_path: Path) -> None:
+    asked = led(mirror, [f"/there/{i}" for i in range(40)])
+    with pytest.raises(DownloadError, match=r"/there/4 leads on once more, after 5 redirects.*not followed. By hand"):
+        get(tmp_path / "models")
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "javascript:alert(1)", "data:,x"])
+def test_a_redirect_out_of_the_web_is_not_followed(target: str, mirror: Callable[..., None], tmp_path: Path) -> None:
+    asked = led(mirror, [target])
+    with pytest.raises(DownloadError, match=f"leads on to '{re.escape(target[:4])}.*It was not followed"):
+        get(tmp_path / "models")
+    assert len(asked) == 1 and not list((tmp_path / "models").rglob("*.pt"))
+
+
+def test_a_redirect_from_https_to_http_is_not_followed() -> None:
+    for here, target in (
+        ("https://a", "https://b"),
+        ("http://a", "https://b"),
+        ("http://a", "http://b"),
+        ("HTTPS://a", "HTTPS://b"),
+    ):
+        require_safe(here, target, FILE)
+    with pytest.raises(DownloadError, match=r"https://a leads on to 'http://b/x', without encryption"):
+        require_safe("https://a", "http://b/x", FILE)
+
+
+def test_what_else_uses_the_client_is_left_alone(mirror: Callable[..., None], tmp_path: Path) -> None:
+    session = huggingface_hub.utils.get_session()
+    before = list(session.event_hooks["response"])
+    led(mirror, [f"/there/{i}" for i in range(40)])
+    with pytest.raises(DownloadError):
+        get(tmp_path / "models")
+    assert session.event_hooks["response"] == before

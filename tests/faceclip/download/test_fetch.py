@@ -334,6 +334,6 @@ def test_no_node_can_reach_what_downloads():
             elif isinstance(node, ast.ImportFrom):
                 outside.add((node.module or "").split(".")[0])
     names = {path.relative_to(root).as_posix() for path in reached}
-    assert {"faceclip/model/encoder.py", "faceclip/checkpoint.py", "faceclip/face/insightface_backend.py"} <= names
+    assert {"faceclip/model/encoder.py", "faceclip/encoder_file.py", "faceclip/face/insightface_backend.py"} <= names
     assert not {name for name in names if name.startswith(("faceclip/download/", "faceclip/cli/"))}
     assert not outside & {"huggingface_hub", "urllib", "http", "socket", "requests", "httpx", "aiohttp", "subprocess"}
