@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_demo(options: argparse.Namespace) -> Path:
     """Start ComfyUI, run the graph on the photo or on the drawn people, draw the sheet; return the sheet's path."""
     photos = [options.photo] if options.photo else list(PEOPLE)
-    contents = [user_photo(photo) for photo in photos]
+    contents = [user_photo(photo, options.server_python) for photo in photos]
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         link = link_pack(options.comfyui / "custom_nodes")

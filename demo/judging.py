@@ -53,8 +53,9 @@ def _read(path: Path):
     import torch
     from PIL import Image
 
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+    from faceclip.face import load_photo
+
+    small = Image.fromarray(load_photo(path)).resize((SIZE, SIZE), Image.Resampling.BOX)
     return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ _WHOLE_NUMBERS = (2**8, 2**12, 2**16, 2**24, 2**32)  # the ranges that grey of m
 _FILMS = ("GIF", "WEBP", "PNG", "AVIF")
 
 Convert = Callable[[Image.Image], Image.Image]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +91,36 @@ def read_photo(
         least: a large JPEG may come back smaller, each side at least so many pixels, which is faster.
         convert: given the opened picture, returns how parts of it become RGB, or None for the usual way.
     """
+    return _through(file, name, lambda picture: _photo(picture, name, least, convert))
+
+
+def photo_size(file: BinaryIO | bytes, name: str) -> tuple[int, int]:
+    """Height and width of what `read_photo` makes of a file, by its header where that tells them. Raises FaceError as it does."""
+
+    def upright(picture: Image.Image) -> tuple[int, int]:
+        if picture.format == "TIFF":  # Pillow turns these itself, once it has read the pixels
+            picture.load()
+        width, height = picture.size
+        return (height, width) if _orientation(picture) < 5 else (width, height)
+
+    return _through(file, name, upright)
+
+
+def _through(file: BinaryIO | bytes, name: str, work: Callable[[Image.Image], Result]) -> Result:
+    """The door: what `work` makes of the opened picture, whose pixels are bounded and not yet read."""
     file = io.BytesIO(file) if isinstance(file, bytes) else file
     if file.seek(0, io.SEEK_END) == 0:
         raise FaceError(f"The image file {name} is empty (0 bytes): copy or download it again.")
     try:
         try:
-            return _read(file, name, FORMATS, least, convert)
+            return _open(file, name, FORMATS, work)
         except FaceError:
             raise
         except Exception:
             # Load Image reads these as well. Pillow's own switch for it would let a picture of which half is grey pass.
             if (mended := _mended(file, name)) is None:
                 raise
-            return _read(mended, name, ("JPEG", "PNG"), least, convert)
+            return _open(mended, name, ("JPEG", "PNG"), work)
     except FaceError:
         raise
     except UnidentifiedImageError as error:
@@ -117,13 +135,7 @@ def read_photo(
         raise FaceError(f"The image file {name} is damaged or cut short ({why}): copy or download it again.") from error
 
 
-def _read(
-    file: BinaryIO,
-    name: str,
-    formats: tuple[str, ...],
-    least: int | None,
-    convert: Callable[[Image.Image], Convert | None] | None,
-) -> Photo:
+def _open(file: BinaryIO, name: str, formats: tuple[str, ...], work: Callable[[Image.Image], Result]) -> Result:
     Image.init()
     file.seek(0)
     with warnings.catch_warnings():
@@ -131,14 +143,18 @@ def _read(
         warnings.simplefilter("ignore")
         with Image.open(file, formats=[known for known in formats if known in Image.OPEN]) as picture:
             _require_room(picture, name)
-            kind, mode, frames = picture.format or "", picture.mode, _frames(picture)
-            profile = picture.info.get("icc_profile")
-            if least is not None:
-                picture.draft("RGB", (least, least))
-            picture.load()
-            orientation = _orientation(picture)
-            pixels = _upright(picture, orientation, (convert and convert(picture)) or _converter(picture, name))
-            return Photo(pixels, kind, mode, orientation, frames, profile)
+            return work(picture)
+
+
+def _photo(picture: Image.Image, name: str, least: int | None, convert: Callable[[Image.Image], Convert | None] | None) -> Photo:
+    kind, mode, frames = picture.format or "", picture.mode, _frames(picture)
+    profile = picture.info.get("icc_profile")
+    if least is not None:
+        picture.draft("RGB", (least, least))
+    picture.load()
+    orientation = _orientation(picture)
+    pixels = _upright(picture, orientation, (convert and convert(picture)) or _converter(picture, name))
+    return Photo(pixels, kind, mode, orientation, frames, profile)
 
 
 def _require_room(picture: Image.Image, name: str) -> None:
@@ -262,17 +278,18 @@ def _with_an_end(content: bytes, name: str) -> io.BytesIO | None:
 
     A decoder goes on reading pixels in what stands before the end. If that changes the picture, it was not whole.
     """
+
+    def fingerprint(picture: Image.Image) -> tuple[tuple[int, ...], int]:
+        pixels = _photo(picture, name, None, None).pixels
+        return pixels.shape, zlib.crc32(pixels.data)
+
     content = content.rstrip(b"\xff")
     ends = (b"\xff\xd9", b"\x55" * 64 + b"\xff\xd9")
     try:
-        first, second = (_fingerprint(_read(io.BytesIO(content + end), name, ("JPEG",), None, None)) for end in ends)
+        first, second = (_open(io.BytesIO(content + end), name, ("JPEG",), fingerprint) for end in ends)
     except (FaceError, OSError, ValueError, SyntaxError):
         return None
     return io.BytesIO(content + ends[0]) if first == second else None
-
-
-def _fingerprint(photo: Photo) -> tuple[tuple[int, ...], int]:
-    return photo.pixels.shape, zlib.crc32(photo.pixels.data)
 
 
 def to_rgb(image: torch.Tensor) -> torch.Tensor:

@@ -34,14 +34,18 @@ def test_a_photo_that_cannot_be_used_is_refused_before_anything_starts(
 def test_damaged_and_foreign_files_are_told_apart(tmp_path: Path, astronaut: np.ndarray) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    with pytest.raises(PhotoError, match="not a picture that can be read"):
-        user_photo(text)
+    python = Path(sys.executable)
+    with pytest.raises(PhotoError, match=r"^\S+text\.jpg is not an image that Pillow can read"):
+        user_photo(text, python)
     whole = io.BytesIO()
     Image.fromarray(astronaut).save(whole, "JPEG")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(whole.getvalue()[:5000])
     with pytest.raises(PhotoError, match="damaged or cut short"):
-        user_photo(cut)
+        user_photo(cut, python)
+    lacks_its_end = tmp_path / "sent.jpg"
+    lacks_its_end.write_bytes(whole.getvalue()[:-2])
+    assert user_photo(lacks_its_end, python) == whole.getvalue()[:-2], "what the nodes read is no worse here"
 
 
 def test_the_sheet_holds_its_panels_and_warns_only_if_there_is_something_to_warn_of() -> None:

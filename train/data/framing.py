@@ -7,7 +7,6 @@ drawn once and kept with the latent (SDXL, section 2.2).
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from faceclip.face import FaceError
+from faceclip.face.photo import photo_size
 
 from .shards import Sample, ShardError, ShardSource
 
@@ -128,9 +130,8 @@ def place(source: ShardSource, buckets: Sequence[Size], threads: int) -> np.ndar
 
 
 def _measure(sample: Sample) -> Size:
-    """Height and width by the picture's header."""
+    """Height and width, upright, by the picture's header."""
     try:
-        with Image.open(io.BytesIO(sample.image)) as picture:
-            return picture.height, picture.width
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ShardError(f"The photograph of sample {sample.key!r} is not a picture ({error}). Take the sample out.") from error
+        return photo_size(sample.image, f"{sample.key!r} (in a shard)")
+    except FaceError as error:
+        raise ShardError(f"{error} Or take this sample out.") from error

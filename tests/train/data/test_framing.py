@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from train.data.framing import Framing, aspect_buckets, cover, cut, frame, frame_all
+from train.data.decode import decode
+from train.data.framing import Framing, aspect_buckets, cover, cut, frame, frame_all, place
+from train.data.shards import Sample, ShardError, ShardSource, write_shard
 
 
 def test_buckets_have_about_the_area_and_both_orientations() -> None:
@@ -65,3 +71,37 @@ def test_many_are_framed_as_one_is() -> None:
         assert list(framing.condition) == condition and framing.target == buckets[number]
         distances = [abs(np.log(height / width * size[1] / size[0])) for height, width in buckets]
         assert distances[number] <= min(distances) + 1e-12
+
+
+def picture(kind: str, orientation: int = 1, **options: object) -> bytes:
+    tag = Image.Exif()
+    tag[0x112] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (96, 64), (200, 100, 50)).save(buffer, kind, exif=tag, **options)
+    return buffer.getvalue()
+
+
+def others(folder: Path, images: list[bytes]) -> ShardSource:
+    """A shard whose index tells no sizes, as other programs write them."""
+    write_shard(folder / "000.tar", [Sample(f"k{i}", image, None, "a man") for i, image in enumerate(images)])
+    return ShardSource(str(folder))
+
+
+def test_photographs_of_others_are_measured_as_they_are_read(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("workflow", "x" * (80 << 20), zip=True)
+    kinds = ("JPEG", "PNG", "WEBP", "TIFF")
+    images = [picture(kind, turned) for kind in kinds for turned in (1, 3, 6, 8)] + [picture("PNG", pnginfo=text)]
+    buckets = aspect_buckets(128, 32)
+    source = others(tmp_path, images)
+    for image, row in zip(images, place(source, buckets, 2).tolist(), strict=True):
+        height, width, top, left, *target = row[2:]
+        shown = cut(decode(image, "photograph"), Framing((height, width), (top, left), tuple(target)))
+        assert list(shown.shape[1:]) == target
+
+
+def test_a_photograph_that_cannot_be_measured_names_its_sample(tmp_path: Path) -> None:
+    for image, told in ((b"GIF?" * 9, "'k1' .* not an image"), (b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9, "'k1' .* PostScript")):
+        source = others(tmp_path / told[-5:], [picture("JPEG"), image])
+        with pytest.raises(ShardError, match=f"{told}.* take this sample out"):
+            place(source, aspect_buckets(128, 32), 1)
