@@ -23,6 +23,8 @@ def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 KINDS = [
     *("jpeg", "jpeg, progressive", "png", "png, 16-bit grey", "webp", "tiff", "gif", "bmp", "avif", "jpeg 2000"),
     *("safetensors", "pt (zip)", "pt (old)", "identity", "shard", "shard with its index", "index", "checkpoint"),
+    *(".index.json", "feature cache, cache.json", "feature cache, array"),
+    *("latent cache, cache.json", "latent cache, places", "latent cache, array"),
     *("yaml", "csv", "tsv", "votes"),
 ]
 

@@ -16,7 +16,7 @@ from faceclip import FaceCLIPEncoder
 
 from ..data.batches import Transform, ordered_batches
 from ..data.shards import ShardSource
-from .row_store import CacheError, Column, RowStore
+from .row_store import CacheError, Column, RowStore, damaged
 
 
 def require_face_tower(cache: FeatureCache, encoder: FaceCLIPEncoder) -> None:
@@ -54,6 +54,12 @@ class FeatureCache:
         self._store = RowStore.open(path, KIND, source)
         self.made_by = self._store.made_by
         """Which towers made the features, by the names given to `cache_features`."""
+        if wrong := [name for name, array in self._store.arrays.items() if array.shape[:1] != self._store.done.shape]:
+            raise damaged(self._store.path, f"{wrong[0]} has another number of rows than the cache")
+        try:
+            _ = self.signature
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise damaged(self._store.path, f"the signature of its face tower is no table of numbers ({error})") from error
 
     def __len__(self) -> int:
         return len(self._store.done)

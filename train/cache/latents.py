@@ -17,7 +17,7 @@ from ..data.decode import decode
 from ..data.framing import _BUCKET, _CONDITION, _SLOT, Framing, Size, cut, frame, place
 from ..data.shards import Sample, ShardSource
 from .features import require_finite
-from .row_store import CacheError, Column, RowStore
+from .row_store import CacheError, Column, RowStore, damaged
 
 KIND = "latents"
 PLACES = "places"
@@ -49,11 +49,27 @@ class LatentCache:
         """
         self._store = RowStore.open(path, KIND, source)
         self.made_by = self._store.made_by
-        self.buckets: list[Size] = [(height, width) for height, width in self._store.description["buckets"]]
-        self.scaling_factor = float(self.made_by["scaling_factor"])
-        """What the VAE's latents are multiplied with before they get noise (SDXL: 0.13025)."""
-        self.bucket_of: np.ndarray = np.array(self._store.arrays[PLACES][:, _BUCKET])
+        try:
+            self.buckets: list[Size] = [(int(height), int(width)) for height, width in self._store.description["buckets"]]
+            self.scaling_factor = float(self.made_by["scaling_factor"])
+            """What the VAE's latents are multiplied with before they get noise (SDXL: 0.13025)."""
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(self._store.path, f"its description lacks buckets or the VAE's scaling factor ({error})") from error
+        places = self._store.arrays.get(PLACES)
+        if places is None or places.shape != (len(self._store.done), 8):
+            raise damaged(self._store.path, f"it has no {PLACES} of [{len(self._store.done)}, 8]")
+        self.bucket_of: np.ndarray = np.array(places[:, _BUCKET])
         """int32 [N]: each row's place in `buckets`."""
+        self._require_places()
+
+    def _require_places(self) -> None:
+        """Raise CacheError where a row lies in no array."""
+        places, arrays = self._store.arrays[PLACES], self._store.arrays
+        for bucket in np.unique(self.bucket_of).tolist():
+            name = _name(self.buckets[bucket]) if 0 <= bucket < len(self.buckets) else ""
+            slots = np.asarray(places[self.bucket_of == bucket, _SLOT])
+            if name not in arrays or slots.min() < 0 or slots.max() >= len(arrays[name]):
+                raise damaged(self._store.path, f"{PLACES}.npy places photographs where no latents are")
 
     def __len__(self) -> int:
         return len(self.bucket_of)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import numpy as np
 from ..data.made_with import require_same
 from ..data.shards import ShardSource
 from ..data.storage import publish
+from ..data.texts import parse_json
 
 DESCRIPTION = "cache.json"
 DONE = "done"
+_NUMBERS = ("bool", "int32", "int64", "float16", "float32")
 
 
 class CacheError(ValueError):
@@ -137,13 +140,41 @@ class RowStore:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / DESCRIPTION).read_text())
+        found = parse_json((path / DESCRIPTION).read_bytes())
     except FileNotFoundError as error:
         raise CacheError(f"There is no cache at {path}: it has no {DESCRIPTION}. Make one with python -m train.cache.") from error
-    except ValueError as error:
-        raise CacheError(
-            f"The cache {path} is damaged: its {DESCRIPTION} cannot be read. Delete the folder and make it again."
-        ) from error
+    except (ValueError, OSError) as error:
+        raise damaged(path, f"its {DESCRIPTION} cannot be read ({error})") from error
+    if not _describes(found):
+        raise damaged(path, f"its {DESCRIPTION} is not what a cache has there")
+    return found
+
+
+def _describes(found: Any) -> bool:
+    """Whether a description has what all have: what the rows were made from, and arrays of numbers in files beside it."""
+
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+    def is_column(name: str, column: Any) -> bool:
+        if re.fullmatch(r"\w+", name) is None or not isinstance(column, list) or len(column) != 2:
+            return False
+        shape, dtype = column
+        return isinstance(shape, list) and all(map(is_count, shape)) and isinstance(dtype, str) and dtype in _NUMBERS
+
+    return (
+        isinstance(found, dict)
+        and {"kind", "source", "made_by", "rows", "columns"} <= found.keys()
+        and isinstance(found["made_by"], dict)
+        and is_count(found["rows"])
+        and isinstance(found["columns"], dict)
+        and all(is_column(name, column) for name, column in found["columns"].items())
+    )
+
+
+def damaged(path: Path, why: str) -> CacheError:
+    """The error of a cache that nothing can mend."""
+    return CacheError(f"The cache {path} is damaged: {why}. Delete the folder and make it again.")
 
 
 def _allocate(file: Path, column: Column) -> None:
@@ -181,16 +212,15 @@ def _map(path: Path, description: dict[str, Any], mode: Any) -> dict[str, np.nda
     arrays = {}
     for name, (shape, dtype) in columns.items():
         file = path / f"{name}.npy"
+        if 0 in shape:  # cannot be mapped, and holds nothing
+            arrays[name] = np.zeros(shape, dtype)
+            continue
         try:
-            array = np.load(file, mmap_mode=None if 0 in shape else mode)
-        except (OSError, ValueError, EOFError) as error:
-            raise CacheError(
-                f"The cache {path} is damaged: {file.name} cannot be read ({error}). Delete the folder and make it again."
-            ) from error
-        if list(array.shape) != shape or array.dtype != np.dtype(dtype):
-            raise CacheError(
-                f"The cache {path} is damaged: {file.name} is {array.dtype} {list(array.shape)}, "
-                f"its description says {dtype} {shape}. Delete the folder and make it again."
-            )
+            array = np.load(file, mmap_mode=mode)
+        except Exception as error:  # of a damaged header numpy raises what comes
+            raise damaged(path, f"{file.name} cannot be read ({error})") from error
+        if not isinstance(array, np.ndarray) or list(array.shape) != shape or array.dtype != np.dtype(dtype):
+            what = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
+            raise damaged(path, f"{file.name} is {what}, its description says {dtype} {shape}")
         arrays[name] = array
     return arrays

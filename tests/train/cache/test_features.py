@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,36 @@ def test_damaged_and_missing_caches(source: ShardSource, tmp_path: Path) -> None
     np.save(tmp_path / "c" / "row.npy", np.zeros((4, 1), np.float32))
     with pytest.raises(CacheError, match="row.npy is float32 \\[4, 1\\], its description says float32 \\[11, 1\\]"):
         FeatureCache(tmp_path / "c", source)
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    shutil.copy(tmp_path / "several.npz", tmp_path / "c" / "row.npy")
+    with pytest.raises(CacheError, match="row.npy is several arrays"):
+        FeatureCache(tmp_path / "c", source)
     (tmp_path / "c" / "cache.json").write_text("{")
     with pytest.raises(CacheError, match="its cache.json cannot be read"):
+        FeatureCache(tmp_path / "c", source)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": {"../row": [[11, 1], "float32"]}},
+        {"columns": {"row": [[11, 1], "object"]}},
+        {"columns": {"row": [[11, -1], "float32"]}},
+        {"columns": {"row": [[2**60], "float32"]}},
+        {"columns": ["row"]},
+        {"rows": True},
+        {"made_by": "mini"},
+        {"made_by": {"signature": "abc"}},
+        {"made_by": {"signature": [[1.0], [1.0, 2.0]]}},
+    ],
+    ids=str,
+)
+def test_a_description_is_believed_within_bounds(change: dict[str, Any], source: ShardSource, tmp_path: Path) -> None:
+    fill(source, tmp_path / "c", counting([]))
+    FeatureCache(tmp_path / "c", source)
+    description = tmp_path / "c" / "cache.json"
+    description.write_text(json.dumps({**json.loads(description.read_text()), **change}))
+    with pytest.raises(CacheError, match=r"The cache .* is damaged: .*Delete the folder and make it again"):
         FeatureCache(tmp_path / "c", source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,26 @@ def test_latents_of_the_tiny_vae_have_no_spread(shards: Path, source: ShardSourc
     pixels = torch.from_numpy(cut(decode(source[3].image, ""), cache.framing(3))).float().unsqueeze(0) / 127.5 - 1
     torch.testing.assert_close(latents.mean.float(), vae.encode(pixels).latents.detach(), rtol=2e-3, atol=2e-3)
     assert not latents.std.any()
+
+
+def test_places_where_no_latents_are_are_found_before_training(source: ShardSource, tmp_path: Path) -> None:
+    cache_latents(source, tmp_path / "l", averages, BUCKETS, {"scaling_factor": 0.13}, batch_size=2)
+    whole = np.load(tmp_path / "l" / "places.npy")
+    for column, number in ((0, 99), (0, -1), (1, 11), (1, -1)):  # its bucket, its row there
+        places = whole.copy()
+        places[4, column] = number
+        np.save(tmp_path / "l" / "places.npy", places)
+        with pytest.raises(CacheError, match=r"damaged: places\.npy places photographs where no latents are"):
+            LatentCache(tmp_path / "l", source)
+    np.save(tmp_path / "l" / "places.npy", whole)
+    description = json.loads((tmp_path / "l" / "cache.json").read_text())
+    for change in (
+        {"buckets": 5},
+        {"buckets": [[64]]},
+        {"made_by": {}},
+        {"made_by": {"scaling_factor": "much"}},
+        {"columns": {}},
+    ):
+        (tmp_path / "l" / "cache.json").write_text(json.dumps({**description, **change}))
+        with pytest.raises(CacheError, match="is damaged"):
+            LatentCache(tmp_path / "l", source)
