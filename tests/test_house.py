@@ -161,6 +161,7 @@ RULES = [
     arrows.circles_of_rooms,
     arrows.drawn_in_real,
     arrows.finetuning_in_pretraining,
+    arrows.past_the_doors,
     arrows.too_long,
 ]
 
@@ -211,6 +212,10 @@ PLANTED = [
         {"train/pretrain/__main__.py": "from .bad import f", "train/pretrain/bad.py": LAZILY + "import train.finetune_sdxl.rows"},
         "train.finetune_sdxl.rows",
     ),
+    (arrows.past_the_doors, {"train/data/bad.py": LAZILY + "return Image.open(path)"}, "train/data/bad.py: Image.open"),
+    (arrows.past_the_doors, {"nodes/bad.py": "import torch\ntorch.load('x')"}, "nodes/bad.py: torch.load"),
+    (arrows.past_the_doors, {"faceclip/bad.py": "PIL.Image.open(f).load()"}, "faceclip/bad.py: PIL.Image.open"),
+    (arrows.past_the_doors, {"train/bad.py": "archive.extractall('/')"}, "train/bad.py: archive.extractall"),
     (arrows.too_long, {"train/run/bad.py": "x = 1\n" * 351}, "train/run/bad.py: 351 lines"),
     (arrows.too_long, {"tests/train/bad.py": "x = 1\n" * 504}, "tests/train/bad.py: 504 lines"),
     (arrows.too_long, {"bad.py": "\n" * 351}, "bad.py: 351 lines"),

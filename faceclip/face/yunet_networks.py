@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import Conv2d, Linear
 
 from ..ops import without_values
+from ..tensor_file import CheckpointError, read_state_dict
 from .protocol import DetectorUnavailableError
 
 WEIGHTS = "face_detector_fp16.safetensors"
@@ -120,9 +120,9 @@ def load_networks(device: torch.device | str = "cpu", file: Path | None = None) 
     with without_values():
         networks = Networks()
     try:
-        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+        weights = {name: tensor.float() for name, tensor in read_state_dict(path).items()}
         networks.load_state_dict(weights, assign=True)
-    except Exception as error:  # safetensors' own error has no public base class
+    except (CheckpointError, RuntimeError) as error:
         found = "are damaged" if path.is_file() else "are missing"
         raise DetectorUnavailableError(
             f"The weights of the pack's own face detector {found}: {path}. They come with the pack: install it again, or run "
