@@ -1,4 +1,5 @@
-"""The files that `fuzz.py` changes: one small file of each kind that is read from outside, and the product's reader of it."""
+"""The files that `fuzz.py` changes: one small file of each kind that is
+read from outside, and the product's reader of it."""
 
 from __future__ import annotations
 

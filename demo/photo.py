@@ -1,6 +1,8 @@
-"""The photo of the demo, read before anything is started: `python -m demo.photo PHOTO` says in one line why it cannot be used.
+"""The photo of the demo, read before anything is started: `python -m
+demo.photo PHOTO` says in one line why it cannot be used.
 
-It is a program of its own because the pack's reader needs torch, which ComfyUI's Python has and the demo's own may not.
+It is a program of its own because the pack's reader needs torch,
+which ComfyUI's Python has and the demo's own may not.
 """
 
 from __future__ import annotations

@@ -12,6 +12,9 @@ PACKAGES: dict[str, set[str]] = {"faceclip": set(), "nodes": {"faceclip"}, "trai
 REAL_TRAINING = {"prepare", "cache", "pretrain", "finetune_sdxl", "evaluate", "study", "run", "data", "frozen"}
 DRAWN_WORLD = {"synthetic", "proof", "mini"}
 LONGEST_FILE = 350
+WIDEST_PROSE = 110
+WIDER = ("train/mini/", "train/proof/teachers/", "train/proof/fitting.py")
+"""Where docstrings are still as wide as code."""
 DOORS: dict[str, set[str]] = {
     "Image.open": {"faceclip/face/photo.py"},
     "torch.load": {"faceclip/read_torch.py", "train/proof/fitting.py"},  # the latter what the proof itself has written
@@ -32,7 +35,8 @@ DOORS: dict[str, set[str]] = {
     "urlretrieve": set(),
     "requests.get": set(),
 }
-"""How files and answers come in, and the files whose bounds and messages they go through: `nodes/`, `faceclip/` and `train/`."""
+"""How files and answers come in, and the files whose bounds and messages
+they go through: `nodes/`, `faceclip/` and `train/`."""
 
 Tree = Mapping[str, str]
 """Paths of Python files below the project's root, and what they hold."""
@@ -167,3 +171,25 @@ def past_the_doors(tree: Tree) -> list[str]:
 def too_long(tree: Tree) -> list[str]:
     """Files that are so long that they are two."""
     return [f"{path}: {lines} lines" for path, text in tree.items() if (lines := len(text.splitlines())) > LONGEST_FILE]
+
+
+def too_wide(tree: Tree) -> list[str]:
+    """Lines of docstrings that are hard to read; what is indented in a module's is a command to copy."""
+    narrow = {path: text for path, text in tree.items() if not path.startswith(WIDER)}
+    return [f"{path}:{line}: {columns} columns" for path, text in narrow.items() for line, columns in _wide_prose(text)]
+
+
+@cache
+def _wide_prose(text: str) -> tuple[tuple[int, int], ...]:
+    """Line number and columns of each line of a docstring that is too wide."""
+    lines, found = text.splitlines(), []
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+                continue
+            for number in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1):
+                columns = len(lines[number - 1].strip().replace('"""', ""))
+                if columns > WIDEST_PROSE and not (isinstance(node, ast.Module) and lines[number - 1].startswith(" ")):
+                    found.append((number, columns))
+    return tuple(found)

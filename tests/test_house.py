@@ -163,6 +163,7 @@ RULES = [
     arrows.finetuning_in_pretraining,
     arrows.past_the_doors,
     arrows.too_long,
+    arrows.too_wide,
 ]
 
 
@@ -219,6 +220,9 @@ PLANTED = [
     (arrows.too_long, {"train/run/bad.py": "x = 1\n" * 351}, "train/run/bad.py: 351 lines"),
     (arrows.too_long, {"tests/train/bad.py": "x = 1\n" * 504}, "tests/train/bad.py: 504 lines"),
     (arrows.too_long, {"bad.py": "\n" * 351}, "bad.py: 351 lines"),
+    (arrows.too_wide, {"nodes/bad.py": f'"""{"a" * 111}"""'}, "nodes/bad.py:1: 111 columns"),
+    (arrows.too_wide, {"bad.py": f'def f():\n    """One.\n\n    {"a" * 111}\n    """'}, "bad.py:4: 111 columns"),
+    (arrows.too_wide, {"bad.py": f'x = 1\n"""{"a" * 111}"""'}, "bad.py:2: 111 columns"),
 ]
 
 

@@ -15,7 +15,8 @@ MOST_REDIRECTS = 5  # the Hub sends a file once to its storage, GitHub once; a m
 
 @contextmanager
 def bounded(hub: Any, file: RemoteFile) -> Iterator[None]:
-    """While inside, what `huggingface_hub` (given as `hub`) fetches is led on at most 5 times, and never from https to less.
+    """While inside, what `huggingface_hub` (given as `hub`) fetches is led
+    on at most 5 times, and never from https to less.
 
     Within, DownloadError is raised before anything is asked of a place where it must not go.
     """
@@ -44,7 +45,8 @@ def bounded(hub: Any, file: RemoteFile) -> Iterator[None]:
 
 
 def require_safe(here: str, target: str, file: RemoteFile) -> None:
-    """Raise DownloadError unless a download may go on from `here` to `target`: over https, or plain http that it began with."""
+    """Raise DownloadError unless a download may go on from `here` to
+    `target`: over https, or plain http that it began with."""
     scheme = urlsplit(target).scheme.lower()
     if scheme == "https" or (scheme == "http" and urlsplit(here).scheme.lower() == "http"):
         return

@@ -95,7 +95,10 @@ def read_photo(
 
 
 def photo_size(file: BinaryIO | bytes, name: str) -> tuple[int, int]:
-    """Height and width of what `read_photo` makes of a file, by its header where that tells them. Raises FaceError as it does."""
+    """Height and width of what `read_photo` makes of a file, by its header where that tells them.
+
+    Raises FaceError as it does.
+    """
 
     def upright(picture: Image.Image) -> tuple[int, int]:
         if picture.format == "TIFF":  # Pillow turns these itself, once it has read the pixels

@@ -151,7 +151,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _describes(found: Any) -> bool:
-    """Whether a description has what all have: what the rows were made from, and arrays of numbers in files beside it."""
+    """Whether a description has what all have: what the rows were made from,
+    and arrays of numbers in files beside it."""
 
     def is_count(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
