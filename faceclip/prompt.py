@@ -20,7 +20,6 @@ from torch import Tensor
 
 PREFIX = "Photo of a id person. "
 IDENTITY_TOKEN = 1014  # "id"
-IDENTITY_POSITION = 4  # where the prefix puts it
 IDENTITY_SEARCH = 7  # only here is it replaced: a later "id" in the user's prompt stays a word
 START, END, CONTEXT = 49406, 49407, 77
 EMPHASIS = 1.1

@@ -8,10 +8,12 @@ import torch
 from faceclip import prompt as prompts
 from faceclip.prompt import parse_weights, tokenize
 
+IDENTITY_POSITION = 4  # where the prefix "Photo of a id person. " puts it, after the start token
+
 
 def test_prefix_and_identity_token_are_added_only_with_an_identity():
     with_face, without = tokenize("a cat", with_identity=True), tokenize("a cat", with_identity=False)
-    assert with_face.input_ids[0, prompts.IDENTITY_POSITION] == prompts.IDENTITY_TOKEN
+    assert with_face.input_ids[0, IDENTITY_POSITION] == prompts.IDENTITY_TOKEN
     assert without.input_ids[0, :5].tolist() == [49406, 320, 2368, 49407, 0]
     assert with_face.count == without.count == 2
 
@@ -53,7 +55,7 @@ def test_chunks_keep_the_whole_prompt_and_carry_the_prefix_each():
     tokenized = tokenize(text, with_identity=True, long_prompts="chunk")
     assert tokenized.input_ids.shape == (2, 77)
     assert tokenized.cut == ""
-    assert tokenized.input_ids[:, prompts.IDENTITY_POSITION].tolist() == [1014, 1014]
+    assert tokenized.input_ids[:, IDENTITY_POSITION].tolist() == [1014, 1014]
     words = [i for row in tokenized.input_ids.tolist() for i in row[7:] if i not in (0, 49407)]
     assert words == tokenize(text, with_identity=False, long_prompts="chunk").input_ids.flatten().tolist()[1:76] + words[75:]
     assert len(words) == 91

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError
-from faceclip.prompt import CONTEXT, END, IDENTITY_POSITION, IDENTITY_TOKEN, START, parse_weights, tokenize
+from faceclip.prompt import CONTEXT, END, IDENTITY_TOKEN, START, parse_weights, tokenize
 
 ANY = settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROMPTS = st.one_of(
@@ -33,7 +33,7 @@ def test_any_prompt_becomes_whole_chunks_of_which_none_overflows(prompt: str, wi
     for row in chunked.input_ids.tolist():
         end = row.index(END)
         assert row[0] == START and set(row[end + 1 :]) <= {0}
-        assert (row[IDENTITY_POSITION] == IDENTITY_TOKEN) or not with_face
+        assert (row[4] == IDENTITY_TOKEN) or not with_face
     own = sum(row.index(END) - 1 for row in chunked.input_ids.tolist()) - len(chunked.input_ids) * (CONTEXT - 2 - cut.room)
     assert own == cut.count, "no token is lost or made up"
 
