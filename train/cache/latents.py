@@ -3,6 +3,7 @@ size conditions of the very pixels it was made from."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,10 @@ class LatentCache:
             self.buckets: list[Size] = [(int(height), int(width)) for height, width in self._store.description["buckets"]]
             self.scaling_factor = float(self.made_by["scaling_factor"])
             """What the VAE's latents are multiplied with before they get noise (SDXL: 0.13025)."""
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise damaged(self._store.path, f"its description lacks buckets or the VAE's scaling factor ({error})") from error
+        if not 0 < self.scaling_factor < math.inf:
+            raise damaged(self._store.path, f"its description has a scaling factor of {self.scaling_factor}")
         places = self._store.arrays.get(PLACES)
         if places is None or places.shape != (len(self._store.done), 8):
             raise damaged(self._store.path, f"it has no {PLACES} of [{len(self._store.done)}, 8]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,9 @@ def test_places_where_no_latents_are_are_found_before_training(source: ShardSour
     for change in (
         {"buckets": 5},
         {"buckets": [[64]]},
+        {"buckets": [[math.inf, 64]]},
         {"made_by": {}},
-        {"made_by": {"scaling_factor": "much"}},
+        *({"made_by": {"scaling_factor": factor}} for factor in ("much", 0, -1, math.nan, math.inf)),
         {"columns": {}},
     ):
         (tmp_path / "l" / "cache.json").write_text(json.dumps({**description, **change}))
