@@ -52,15 +52,38 @@ class Identity:
             raise ValueError(f"Only an identity of one person can be repeated; this one holds {len(self)}.")
         return self[[0] * count]
 
-    def average(self) -> Identity:
-        """One person from several pictures: mean direction of class tokens, mean of patch tokens, where there is a face."""
+    def average(self, weights: Sequence[float] | None = None) -> Identity:
+        """One person from several pictures: mean direction of class tokens, mean of patch tokens, where there is a face.
+
+        `weights`: how much each picture counts, as many as there are, none below 0; only their ratios matter. Raises ValueError.
+        """
         rows = self.present if self.present.any() else torch.ones_like(self.present)
+        if weights is not None:
+            shares = self._shares(weights, rows)
+            return Identity(
+                _with_mean_length(self.class_token[rows], shares[:, None, None]),
+                (shares[:, None, None, None] * self.patch_tokens[rows]).sum(0, keepdim=True),
+                self.present.any().unsqueeze(0),
+                self.signature,
+            )
         return Identity(
             _with_mean_length(self.class_token[rows]),
             self.patch_tokens[rows].mean(0, keepdim=True),
             self.present.any().unsqueeze(0),
             self.signature,
         )
+
+    def _shares(self, weights: Sequence[float], rows: Tensor) -> Tensor:
+        """The weights of these rows, so that they add up to 1. Raises ValueError."""
+        if len(weights) != len(self):
+            raise ValueError(f"There are {len(weights)} weights for {len(self)} pictures. Give one for each.")
+        found = torch.tensor([float(weight) for weight in weights], dtype=torch.float64)[rows.cpu()]
+        if not (found >= 0).all() or not 0 < found.sum() < torch.inf:  # so written that NaN is refused
+            raise ValueError(
+                f"The weights of the pictures with a face are {', '.join(f'{w:g}' for w in found.tolist())}: none may be below "
+                "0, and not all of them 0."
+            )
+        return (found / found.sum()).to(self.patch_tokens)
 
     @staticmethod
     def blend(first: Identity, second: Identity, ratio: float) -> Identity:
