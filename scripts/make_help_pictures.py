@@ -68,7 +68,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     crop = graph.add("PreviewImage", Place(1030, 0, 260, 290), title="What the encoder sees", images=faces["faces"])
     encoder = graph.add("FaceCLIPEncoderLoader", Place(310, 340, 360, 90), encoder_name="faceclip_mini_encoder.safetensors")
     unet = graph.add("FaceCLIPUNetLoader", Place(0, 2000, 360, 90), unet_name="faceclip_mini_unet.safetensors")
-    vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="faceclip_mini_vae.safetensors")
+    vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="zz_faceclip_mini_vae.safetensors")
     person = graph.add("FaceCLIPEncodeIdentity", Place(720, 340, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
     saved = graph.add("FaceCLIPSaveIdentity", Place(1090, 340, 300, 90), identity=person["identity"], name="ada")
     loaded = graph.add("FaceCLIPLoadIdentity", Place(720, 500, 320, 60), file_name="friend.safetensors")

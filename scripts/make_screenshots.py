@@ -26,7 +26,7 @@ PEOPLE = ("ada.jpg", "ben.jpg")
 MINI = {
     "face_clip_encoder.pt": "faceclip_mini_encoder.safetensors",
     "unet.pt": "faceclip_mini_unet.safetensors",
-    "sdxl_vae.safetensors": "faceclip_mini_vae.safetensors",
+    "sdxl_vae.safetensors": "zz_faceclip_mini_vae.safetensors",
 }
 """The files of the workflows for the released weights, and those that stand in for them."""
 _FILL = """([photos, files, sampling]) => {

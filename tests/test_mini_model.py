@@ -21,7 +21,7 @@ MODELS = ROOT / "models"
 FILES = (
     "faceclip/faceclip_mini_encoder.safetensors",
     "faceclip/faceclip_mini_unet.safetensors",
-    "vae/faceclip_mini_vae.safetensors",
+    "vae/zz_faceclip_mini_vae.safetensors",
 )
 PEOPLE = sorted((MODELS / "people").glob("*.jpg"))
 

@@ -88,7 +88,8 @@ _WIRE = """([name, photo]) => {
     set(whole, { prompt: 'a person in a park', width: 128, height: 128, batch_size: 1, seed: 7 })
     make('LoadImage', { image: photo }).connect(0, whole, 0)
     const mini = (part) => `faceclip_mini_${part}.safetensors`
-    const named = { encoder_name: mini('encoder'), unet_name: mini('unet'), vae_name: mini('vae'), steps: 2, scheduler: 'normal' }
+    const files = { encoder_name: mini('encoder'), unet_name: mini('unet'), vae_name: 'zz_faceclip_mini_vae.safetensors' }
+    const named = { ...files, steps: 2, scheduler: 'normal' }
     for (const node of whole.subgraph.nodes) if (node.widgets) set(node, named)
     const show = (node, slot) => node.connect(slot, make('PreviewImage', {}), 0)
     show(whole, whole.findOutputSlot('faces'))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 MINI = {
     "face_clip_encoder.pt": "faceclip_mini_encoder.safetensors",
     "unet.pt": "faceclip_mini_unet.safetensors",
-    "sdxl_vae.safetensors": "faceclip_mini_vae.safetensors",
+    "sdxl_vae.safetensors": "zz_faceclip_mini_vae.safetensors",
     "my_style.safetensors": "mini_style.safetensors",
     "sd_xl_base_1.0.safetensors": "mini_base.safetensors",
     "my_sdxl_checkpoint.safetensors": "mini_own.safetensors",

@@ -76,7 +76,7 @@ def test_the_mini_files_make_a_picture_of_sane_values(core: Any, model: Any, pro
     with torch.inference_mode():
         positive, negative = prompt("a man", identity), prompt("blurry")
         result = core.KSampler().sample(model, 3, 12, 5.0, "euler", "ddim_uniform", positive, negative, latent)[0]
-        vae = core.VAELoader().load_vae("faceclip_mini_vae.safetensors")[0]
+        vae = core.VAELoader().load_vae("zz_faceclip_mini_vae.safetensors")[0]
         picture = vae.decode(result["samples"])
         encoded = vae.encode(picture)
     assert 0.3 < result["samples"].std() < 10

@@ -55,7 +55,7 @@ def write_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict
     """
     models = work / "models"
     paths = [models / f"faceclip/faceclip_mini_{name}.safetensors" for name in ("encoder", "unet")]
-    paths.append(models / "vae/faceclip_mini_vae.safetensors")
+    paths.append(models / "vae/zz_faceclip_mini_vae.safetensors")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
     FaceCLIPEncoder.from_file(run / "encoder.safetensors").to(torch.bfloat16).save(paths[0], METADATA)

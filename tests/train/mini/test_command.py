@@ -35,7 +35,7 @@ SETTINGS = Settings(
     scenes=1,
     sampler_steps=2,
 )
-MODELS = ("faceclip/faceclip_mini_encoder", "faceclip/faceclip_mini_unet", "vae/faceclip_mini_vae")
+MODELS = ("faceclip/faceclip_mini_encoder", "faceclip/faceclip_mini_unet", "vae/zz_faceclip_mini_vae")
 PACK = Path(__file__).resolve().parents[3] / "models"
 
 
