@@ -1,31 +1,28 @@
-"""Faces and prompts to SDXL conditioning: Load FaceCLIP Encoder, Encode Identity, FaceCLIP Text Encode."""
+"""Faces to identities: Load FaceCLIP Encoder, Encode Identity."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..faceclip import Identity
 from ..faceclip.hub import size_text
-from ..faceclip.prompt import LongPrompts, TokenizedPrompt
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, EncoderModel, FaceReader
-from .folders import MODELS, find_file, is_there, likely, list_files
-from .status import STAYS, show_status, words_if_any
+from .files import ENCODER, listed
+from .folders import MODELS, find_file, is_there
+from .status import STAYS, words_if_any
 from .types import EncoderType, FaceT5Type, IdentityType
 
 COMBINE = ("first", "average", "batch")
-_MAX_RESOLUTION = 16384
 _LARGE_FILE = 1_000_000_000  # bytes
 
 
 class FaceCLIPEncoderLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = list_files([MODELS])
+        files = listed(ENCODER)
         return io.Schema(
             node_id="FaceCLIPEncoderLoader",
             display_name="Load FaceCLIP Encoder",
@@ -34,8 +31,8 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=files,
-                    default=likely(files, "encoder"),
+                    options=files.names,
+                    default=files.default,
                     tooltip="face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
                 ),
                 io.Combo.Input(
@@ -72,9 +69,7 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
             category="FaceCLIP",
             description="Read aligned faces once; the identity then serves any number of prompts.",
             inputs=[
-                io.MultiType.Input(
-                    "encoder", [EncoderType, FaceT5Type], tooltip="From Load FaceCLIP Encoder or, for FLUX, Load FaceT5."
-                ),
+                io.MultiType.Input("encoder", [EncoderType, FaceT5Type], tooltip="From Load FaceCLIP or, for FLUX, Load FaceT5."),
                 io.Image.Input(
                     "faces",
                     tooltip="Aligned crops of 448 x 448 from Detect Faces. A photo only resized to this gives a poor likeness.",
@@ -86,6 +81,13 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
                     tooltip="What several crops become. first: only the first one. average: one person seen in several photos. "
                     "batch: one person each, for a batch of images. A black crop stands for no face.",
                 ),
+                io.String.Input(
+                    "weights",
+                    default="",
+                    optional=True,
+                    tooltip="How much each photo counts in average, in their order: 1, 1, 0.5. Empty: all alike.",
+                    **newer(io.String.Input, advanced=True),
+                ),
             ],
             outputs=[
                 IdentityType.Output(
@@ -96,91 +98,15 @@ class FaceCLIPEncodeIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder: FaceReader, faces: Tensor, combine: str) -> io.NodeOutput:
+    def execute(cls, encoder: FaceReader, faces: Tensor, combine: str, weights: str = "") -> io.NodeOutput:
         require_choice("combine", combine, COMBINE)
+        shares = _shares(weights, len(faces))
+        if shares and combine != "average":
+            raise ValueError(
+                f"weights are for several photos of one person: set combine to average (now {combine}), or empty them."
+            )
         people = encoder.encode_faces(faces[:1] if combine == "first" else faces)
-        return io.NodeOutput(people.average() if combine == "average" else people)
-
-
-class FaceCLIPTextEncode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FaceCLIPTextEncode",
-            display_name="FaceCLIP Text Encode",
-            category="FaceCLIP",
-            description="A prompt, and whose face it is about, to SDXL conditioning. Negative prompt: leave identity open.",
-            inputs=[
-                EncoderType.Input("encoder", tooltip="From Load FaceCLIP Encoder."),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="What the picture shows. The face comes from the identity: write what the person does and wears. "
-                    "(word:1.2) gives weight.",
-                ),
-                IdentityType.Input(
-                    "identity",
-                    optional=True,
-                    tooltip="From Encode Identity. Several people give a batch, one row each. Leave it open for text alone.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.5,
-                    step=0.05,
-                    tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=864,
-                    min=64,
-                    max=_MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Width of the picture in pixels, which SDXL was trained to know. Use the latent's.",
-                    **newer(io.Int.Input, advanced=True),
-                ),
-                io.Int.Input(
-                    "height",
-                    default=1152,
-                    min=64,
-                    max=_MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Height of the picture in pixels, which SDXL was trained to know. Use the latent's.",
-                    **newer(io.Int.Input, advanced=True),
-                ),
-                io.Combo.Input(
-                    "long_prompts",
-                    options=list(get_args(LongPrompts)),
-                    default="cut",
-                    tooltip="Prompts over 77 tokens. cut: leave out the end, as FaceCLIP's authors do; the console says what. "
-                    "chunk: encode it in pieces, the identity in each.",
-                    **newer(io.Combo.Input, advanced=True),
-                ),
-            ],
-            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of SDXL's own CLIP.")],
-            **STAYS,
-            **newer(io.Schema, search_aliases=["faceclip prompt", "clip text encode", "negative prompt"]),
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        encoder: EncoderModel,
-        prompt: str,
-        strength: float,
-        width: int,
-        height: int,
-        long_prompts: LongPrompts,
-        identity: Identity | None = None,
-    ) -> io.NodeOutput:
-        result = encoder.encode_text(prompt, identity, strength, long_prompts)
-        read = result.prompts[0]
-        show_status(prompt_status(read))
-        size = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, "target_width": width, "target_height": height}
-        said = prompt_status(read) if read.cut or read.left_out else ""
-        return io.NodeOutput([[result.embeddings, {"pooled_output": result.pooled, **size}]], ui=words_if_any(said))
+        return io.NodeOutput(people.average(shares) if combine == "average" else people)
 
 
 def conversion_hint(path: Path, values: int) -> str:
@@ -197,13 +123,15 @@ def conversion_hint(path: Path, values: int) -> str:
     )
 
 
-def prompt_status(prompt: TokenizedPrompt) -> str:
-    """How long a prompt is, and what of it was left out."""
-    chunks = len(prompt.input_ids)
-    length = (
-        f"{prompt.count} of {prompt.room} tokens" if chunks == 1 else f"{prompt.count} tokens in {chunks} chunks of {prompt.room}"
-    )
-    if prompt.cut:
-        length = f"{length}: too long. Left out: {prompt.cut}"
-    embeddings = ", ".join(f"embedding:{name}" for name in prompt.left_out)
-    return f"{length}\nNot supported and left out: {embeddings}" if embeddings else length
+def _shares(weights: str, photos: int) -> list[float] | None:
+    """The numbers of a text like "1, 1, 0.5", one for each photo; None for an empty one. Raises ValueError."""
+    entries = weights.replace(",", " ").replace(";", " ").split()
+    if not entries:
+        return None
+    try:
+        numbers = [float(entry) for entry in entries]
+    except ValueError:
+        raise ValueError(f"weights are {weights!r}. Write a number for each photo, separated by commas: 1, 1, 0.5.") from None
+    if len(numbers) != photos:
+        raise ValueError(f"There are {len(numbers)} weights ({weights}) for {photos} faces. Write a number for each of them.")
+    return numbers

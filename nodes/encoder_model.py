@@ -110,6 +110,11 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
 
     _read = staticmethod(FaceCLIPEncoder.from_file)
 
+    @property
+    def conditioning_width(self) -> int:
+        """Width of the embeddings: 2048 for SDXL."""
+        return sum(branch.width for branch in self._encoder.config.branches.values())
+
     def encode_text(
         self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
     ) -> Conditioning:
@@ -126,10 +131,13 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         strength: float = 1.0,
         long_prompts: LongPrompts = "cut",
     ) -> tuple[Conditioning, Conditioning]:
-        """`encode_text` of the prompt, and of the negative prompt (one row, without a face), in one pass.
+        """`encode_text` of the prompt, and of the negative prompt (one row, without a face). Raises ValueError.
 
-        Raises ValueError.
+        On a GPU in one pass. A CPU gains nothing by that, and alone each is bit for bit what another graph makes of it.
         """
+        if self.patcher.load_device.type == "cpu":
+            positive = self.encode_text(prompt, identity, strength, long_prompts)
+            return positive, self.encode_text(negative_prompt, None, 1.0, long_prompts)
         with self._at_work():
             found = self._encoder.encode_with_negative(
                 [prompt], [negative_prompt], identity, strength=strength, long_prompts=long_prompts

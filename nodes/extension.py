@@ -5,12 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from .encode import FaceCLIPEncodeIdentity, FaceCLIPEncoderLoader, FaceCLIPTextEncode
+from .encode import FaceCLIPEncodeIdentity, FaceCLIPEncoderLoader
+from .example import FaceCLIPExampleFace
 from .faces import FaceCLIPDetectFaces, FaceCLIPFaceDetectorLoader
 from .facet5 import FaceCLIPT5Loader, FaceCLIPT5TextEncode
 from .folders import register_folders
 from .identities import FaceCLIPBlendIdentities, FaceCLIPLoadIdentity, FaceCLIPSaveIdentity
+from .loader import FaceCLIPLoader
 from .similarity import FaceCLIPFaceSimilarity
+from .text_encode import FaceCLIPTextEncode
 from .unet import FaceCLIPUNetLoader
 
 NODES: tuple[type[io.ComfyNode], ...] = (
@@ -26,6 +29,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     FaceCLIPFaceSimilarity,
     FaceCLIPT5Loader,
     FaceCLIPT5TextEncode,
+    FaceCLIPLoader,
+    FaceCLIPExampleFace,
 )
 
 

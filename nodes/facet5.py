@@ -12,8 +12,9 @@ from ..faceclip import FaceT5Encoder, Identity
 from ..faceclip.hub import size_text
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
+from .files import FACET5, listed
 from .flux_clip import encode_prompt, read_prompt
-from .folders import MODELS, find_file, is_there, likely, list_files
+from .folders import MODELS, find_file, is_there
 from .status import STAYS, show_status, words_if_any
 from .types import FaceT5Type, IdentityType
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 class FaceCLIPT5Loader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = list_files([MODELS])
+        files = listed(FACET5)
         return io.Schema(
             node_id="FaceCLIPT5Loader",
             display_name="Load FaceT5",
@@ -33,8 +34,8 @@ class FaceCLIPT5Loader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "facet5_name",
-                    options=files,
-                    default=likely(files, "t5"),
+                    options=files.names,
+                    default=files.default,
                     tooltip="face_t5_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
                 ),
                 io.Combo.Input(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 
@@ -13,6 +12,7 @@ from ..faceclip import hub
 
 MODELS = "faceclip"
 IDENTITIES = "faceclip_identities"
+VAES = "vae"
 UNET_FOLDERS = (MODELS, "diffusion_models", "checkpoints")
 
 # The mini files that come with the pack.
@@ -24,7 +24,7 @@ def register_folders() -> None:
     for name, folder in (
         (MODELS, Path(folder_paths.models_dir) / "faceclip"),
         (MODELS, _PACK_MODELS / "faceclip"),
-        ("vae", _PACK_MODELS / "vae"),
+        (VAES, _PACK_MODELS / "vae"),
         (IDENTITIES, identities_folder()),
     ):
         folder_paths.add_model_folder_path(name, str(folder))
@@ -36,6 +36,11 @@ def register_folders() -> None:
 def identities_folder() -> Path:
     """Where Save Identity writes; below the output folder, as everything a graph writes."""
     return Path(folder_paths.get_output_directory()) / IDENTITIES
+
+
+def example_people() -> dict[str, Path]:
+    """The people that come with the pack, by name: the only place that says where their pictures are."""
+    return {path.stem: path for path in sorted((_PACK_MODELS / "people").glob("*.jpg"))}
 
 
 def insightface_folders() -> list[Path]:
@@ -79,11 +84,3 @@ def is_there(**files: tuple[str | None, Sequence[str]]) -> bool | str:
         except FileNotFoundError as error:
             problems.append(str(error))
     return " ".join(problems) or True
-
-
-def likely(names: Sequence[str], word: str) -> Any:
-    """The first name with `word` in it, for a combo to start with, or None; what a file is, only its content tells.
-
-    Any, since ComfyUI's own hints leave out the None that its combos take.
-    """
-    return next((name for name in names if word in name.lower()), names[0] if names else None)

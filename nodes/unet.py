@@ -5,14 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .compat import newer, require_choice
-from .folders import UNET_FOLDERS, find_file, is_there, likely, list_files
+from .files import UNET, listed
+from .folders import UNET_FOLDERS, find_file, is_there
 from .unet_file import WEIGHT_DTYPES, load_unet
 
 
 class FaceCLIPUNetLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = list_files(UNET_FOLDERS)
+        files = listed(UNET)
         return io.Schema(
             node_id="FaceCLIPUNetLoader",
             display_name="Load FaceCLIP UNet",
@@ -21,8 +22,8 @@ class FaceCLIPUNetLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "unet_name",
-                    options=files,
-                    default=likely(files, "unet"),
+                    options=files.names,
+                    default=files.default,
                     tooltip="FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, "
                     "models/diffusion_models or models/checkpoints.",
                 ),

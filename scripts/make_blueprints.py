@@ -151,11 +151,22 @@ def _conditioning(graph: Blueprint, image: Socket, encoder: Socket) -> tuple[Nod
     """From a photo to both prompts; returns the faces, the positive and the negative prompt."""
     faces = graph.add("FaceCLIPDetectFaces", Place(0, 0, 320, 260), image=image)
     identity = graph.add("FaceCLIPEncodeIdentity", Place(360, 0, 320, 90), encoder=encoder, faces=faces["faces"])
+    size: dict[str, Any] = {"width": OFFICIAL.width, "height": OFFICIAL.height}
     positive = graph.add(
-        "FaceCLIPTextEncode", Place(720, 0, 500, 250), "Prompt, with the face", encoder=encoder, identity=identity["identity"]
+        "FaceCLIPTextEncode",
+        Place(720, 0, 500, 250),
+        "Prompt, with the face",
+        encoder=encoder,
+        identity=identity["identity"],
+        **size,
     )
     negative = graph.add(
-        "FaceCLIPTextEncode", Place(720, 310, 500, 250), "Negative prompt, no face", encoder=encoder, prompt=NEGATIVE_PROMPT
+        "FaceCLIPTextEncode",
+        Place(720, 310, 500, 250),
+        "Negative prompt, no face",
+        encoder=encoder,
+        prompt=NEGATIVE_PROMPT,
+        **size,
     )
     return faces, positive, negative
 

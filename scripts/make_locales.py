@@ -78,8 +78,15 @@ def _definition(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nodes_named(text: str, english: Mapping[str, Any]) -> list[str]:
-    """Ids of the nodes that a text names, which a reader must find under the names of that language."""
-    return [node for node, definition in english.items() if re.search(rf"\b{re.escape(definition['display_name'])}\b", text)]
+    """Ids of the nodes that a text names, which a reader must find under the names of that language.
+
+    The longest name counts: Load FaceCLIP Encoder does not name Load FaceCLIP, nor does "Load FaceCLIP's encoder".
+    """
+    found = []
+    for node, definition in sorted(english.items(), key=lambda item: -len(item[1]["display_name"])):
+        text, times = re.subn(rf"\b{re.escape(definition['display_name'])}\b(?!')", "", text)
+        found += [node] if times else []
+    return found
 
 
 def _choices_explained(key: str, text: str, object_info: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ class Settings:
     scheduler: str = "ddim_uniform"
 
 
-MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "faceclip_mini_vae.safetensors")
+MINI = Files("faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "zz_faceclip_mini_vae.safetensors")
 SDXL = Files("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
 OFFICIAL = Settings(width=864, height=1152, steps=50)
 MINI_SAMPLING = Settings(width=128, height=128, steps=20, cfg=2.0, scheduler="normal")

@@ -12,7 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "web" / "docs"
-FILE_COMBOS = {"encoder_name", "facet5_name", "file_name", "unet_name"}  # their choices are the user's files
+FILE_COMBOS = {"encoder_name", "facet5_name", "file_name", "unet_name", "vae_name"}  # their choices are the user's files
 MIB = 2**20
 
 
@@ -78,6 +78,8 @@ def test_pages_name_nodes_as_the_editor_does(pack: dict[str, Any]) -> None:
         "GrowMask",
         "FeatherMask",
         "Load Image",
+        "VAE Decode",
+        "ConditioningSetTimestepRange",
     }
     known |= {"Conditioning (Combine)", "faceclip_two_people", "DualCLIPLoader", "Load Diffusion Model", "ModelSamplingFlux"}
     for node_id in pack:

@@ -22,15 +22,19 @@ SHOW = {
     "FaceCLIPFaceSimilarity",
     "FaceCLIPT5Loader",
     "FaceCLIPT5TextEncode",
+    "FaceCLIPLoader",
+    "FaceCLIPExampleFace",
 }
 """Nodes that show something on themselves and are no output nodes."""
 ADVANCED = {
     "FaceCLIPFaceDetectorLoader": {"pack", "provider"},
     "FaceCLIPDetectFaces": {"min_confidence", "on_no_face"},
     "FaceCLIPEncoderLoader": {"dtype"},
-    "FaceCLIPTextEncode": {"width", "height", "long_prompts"},
+    "FaceCLIPEncodeIdentity": {"weights"},
+    "FaceCLIPTextEncode": {"width", "height", "long_prompts", "strength_schedule"},
     "FaceCLIPUNetLoader": {"weight_dtype"},
     "FaceCLIPT5Loader": {"dtype"},
+    "FaceCLIPLoader": {"dtype", "weight_dtype"},
 }
 FILES = {
     "FaceCLIPEncoderLoader": ("encoder_name", "face_clip_encoder.pt"),
@@ -88,8 +92,9 @@ def refusals(node: Any, inputs: dict[str, Any]) -> list[str]:
     check, unless `validate_inputs` names them."""
     named = inspect.getfullargspec(node.validate_inputs).args if "validate_inputs" in vars(node) else []
     problems = []
-    for group in node.GET_NODE_INFO_V1()["input"].values():
-        for name, (kind, options) in group.items() if isinstance(group, dict) else ():
+    info = node.GET_NODE_INFO_V1()["input"]
+    for group in (info.get("required", {}), info.get("optional", {})):
+        for name, (kind, options) in group.items():
             if kind == "COMBO" and name in inputs and name not in named and inputs[name] not in options["options"]:
                 problems.append(f"Value not in list: {name}: '{inputs[name]}'")
     if asked := {name: value for name, value in inputs.items() if name in named}:

@@ -21,6 +21,8 @@ NODE_IDS = {
     "FaceCLIPFaceSimilarity": "Rank by Face Similarity",
     "FaceCLIPT5Loader": "Load FaceT5",
     "FaceCLIPT5TextEncode": "FaceT5 Text Encode",
+    "FaceCLIPLoader": "Load FaceCLIP",
+    "FaceCLIPExampleFace": "Example Face",
 }
 
 

@@ -1,0 +1,91 @@
+"""Load FaceCLIP: encoder, UNet and VAE by one node, with defaults that belong together."""
+
+from __future__ import annotations
+
+import comfy.sd
+import comfy.utils
+from comfy_api.latest import io
+
+from .compat import newer, require_choice
+from .encode import conversion_hint
+from .encoder_model import ENCODER_DTYPES, EncoderModel
+from .files import ENCODER, UNET, VAE, listed
+from .fit import require_fit
+from .folders import MODELS, UNET_FOLDERS, VAES, find_file, is_there
+from .status import STAYS, words_if_any
+from .types import EncoderType
+from .unet_file import WEIGHT_DTYPES, load_unet
+
+
+class FaceCLIPLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        encoders, unets, vaes = listed(ENCODER), listed(UNET), listed(VAE)
+        return io.Schema(
+            node_id="FaceCLIPLoader",
+            display_name="Load FaceCLIP",
+            category="FaceCLIP/loaders",
+            description="FaceCLIP by one node: the encoder, the SDXL UNet that was trained with it, and SDXL's VAE.",
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=encoders.names,
+                    default=encoders.default,
+                    tooltip="face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
+                ),
+                io.Combo.Input(
+                    "unet_name",
+                    options=unets.names,
+                    default=unets.default,
+                    tooltip="FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, "
+                    "models/diffusion_models or models/checkpoints.",
+                ),
+                io.Combo.Input(
+                    "vae_name",
+                    options=vaes.names,
+                    default=vaes.default,
+                    tooltip="sdxl_vae.safetensors, or another VAE for SDXL, in models/vae.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(ENCODER_DTYPES),
+                    default="default",
+                    tooltip="How the encoder's weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                    **newer(io.Combo.Input, advanced=True),
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="How the UNet's weights are kept in memory. default: what suits this computer. "
+                    "fp8 halves the memory of fp16 at some loss of detail.",
+                    **newer(io.Combo.Input, advanced=True),
+                ),
+            ],
+            outputs=[
+                EncoderType.Output("encoder", display_name="encoder", tooltip="For Encode Identity and FaceCLIP Text Encode."),
+                io.Model.Output("model", display_name="model", tooltip="The diffusion model, for a sampler or a LoRA loader."),
+                io.Vae.Output("vae", display_name="vae", tooltip="From latents to pictures and back, for VAE Decode."),
+            ],
+            **STAYS,
+            **newer(io.Schema, search_aliases=["faceclip checkpoint", "faceclip model", "face_clip_encoder", "unet.pt"]),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, encoder_name: str | None = None, unet_name: str | None = None, vae_name: str | None = None
+    ) -> bool | str:
+        return is_there(encoder_name=(encoder_name, [MODELS]), unet_name=(unet_name, UNET_FOLDERS), vae_name=(vae_name, [VAES]))
+
+    @classmethod
+    def execute(cls, encoder_name: str, unet_name: str, vae_name: str, dtype: str, weight_dtype: str) -> io.NodeOutput:
+        require_choice("dtype", dtype, ENCODER_DTYPES)
+        require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+        encoder_path, unet_path = find_file(encoder_name, [MODELS]), find_file(unet_name, UNET_FOLDERS)
+        vae_path = find_file(vae_name, [VAES])
+        encoder = EncoderModel.from_file(encoder_path, ENCODER_DTYPES[dtype])
+        model = load_unet(unet_path, WEIGHT_DTYPES[weight_dtype])
+        require_fit(encoder, model.model.model_config.unet_config["context_dim"], unet_name)
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_path), safe_load=True))
+        vae.throw_exception_if_invalid()
+        return io.NodeOutput(encoder, model, vae, ui=words_if_any(conversion_hint(encoder_path, encoder.values)))

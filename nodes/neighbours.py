@@ -1,0 +1,105 @@
+"""What stands around a node in the graph that runs.
+
+For what a node says and refuses, never for what it gives: ComfyUI keeps that as long as the node's own inputs stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+_ENDS = {"positive", "negative"}
+
+
+@dataclass(frozen=True)
+class Latent:
+    """An empty latent that a sampler starts from, in pixels of the picture."""
+
+    width: int
+    height: int
+    batch: int
+
+
+class Neighbours:
+    """The graph around the node that runs. Outside of a graph, or where ComfyUI does not tell, there is nothing around it."""
+
+    def __init__(self, graph: Any, node_id: str):
+        self._graph, self._id = graph, node_id
+
+    @staticmethod
+    def of(node: type[io.ComfyNode]) -> Neighbours:
+        """Of a node whose schema asks for the hidden `dynprompt`, while it runs."""
+        try:
+            from comfy_execution.utils import get_executing_context
+        except ImportError:
+            return Neighbours(None, "")
+        context, hidden = get_executing_context(), getattr(node, "hidden", None)
+        return Neighbours(getattr(hidden, "dynprompt", None), context.node_id if context else "")
+
+    def is_negative(self, slot: int) -> bool:
+        """Whether all that an output leads to is a negative prompt: of a sampler, or of a node on the way to one."""
+        ends: set[str] = set()
+        waiting: list[tuple[str, int | None]] = [(self._id, slot)]
+        seen: set[str] = set()
+        while waiting:
+            source = waiting.pop()
+            for node, inputs in self._nodes():
+                fed = {name for name, value in inputs.items() if _comes_from(value, *source)}
+                ends |= fed & _ENDS
+                if fed and not fed & _ENDS and node not in seen:
+                    seen.add(node)
+                    waiting.append((node, None))
+        return ends == {"negative"}
+
+    def latents(self, slot: int) -> list[Latent]:
+        """The empty latents of the samplers that an output leads to, where their size is a number."""
+        found = []
+        for _, inputs in self._below(slot):
+            source = self._inputs(inputs.get("latent_image"))
+            size = [number for name in ("width", "height", "batch_size") if isinstance(number := source.get(name), int)]
+            if len(size) == 3:
+                found.append(Latent(*size))
+        return list(dict.fromkeys(found))
+
+    def unets(self, slot: int) -> list[str]:
+        """Names of the UNet files of the samplers that an output leads to, through nodes that change a model."""
+        found = []
+        for _, inputs in self._below(slot):
+            source, seen = self._inputs(inputs.get("model")), 0
+            while "model" in source and "unet_name" not in source and seen < 100:
+                source, seen = self._inputs(source["model"]), seen + 1
+            found += [source["unet_name"]] if isinstance(source.get("unet_name"), str) else []
+        return list(dict.fromkeys(found))
+
+    def _below(self, slot: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The nodes that an output leads to, directly or through others, with their inputs; none beyond a sampler."""
+        waiting: list[tuple[str, int | None]] = [(self._id, slot)]
+        seen: set[str] = set()
+        while waiting:
+            source = waiting.pop()
+            for node, inputs in self._nodes():
+                if node not in seen and any(_comes_from(value, *source) for value in inputs.values()):
+                    seen.add(node)
+                    yield node, inputs
+                    if "latent_image" not in inputs:
+                        waiting.append((node, None))
+
+    def _nodes(self) -> list[tuple[str, Mapping[str, Any]]]:
+        if self._graph is None or not self._graph.has_node(self._id):
+            return []
+        return [(node, self._graph.get_node(node)["inputs"]) for node in sorted(self._graph.all_node_ids())]
+
+    def _inputs(self, link: Any) -> Mapping[str, Any]:
+        return self._graph.get_node(link[0])["inputs"] if _is_link(link) and self._graph.has_node(link[0]) else {}
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _comes_from(value: Any, node: str, slot: int | None) -> bool:
+    """Whether an input is a link from an output of a node; from any of them where `slot` is None."""
+    return _is_link(value) and str(value[0]) == node and slot in (None, value[1])
