@@ -116,8 +116,8 @@ def comfyui_to_use(options: argparse.Namespace, workshop: DevFolder) -> tuple[Pa
 
 
 def install_comfyui_and_pack(workshop: DevFolder, comfyui: Path) -> None:
-    """ComfyUI's requirements and the pack, with its offline face detector, in our own environment."""
-    ensure_packages(workshop, "ComfyUI and the pack", [*comfyui_requirements(comfyui), "-e", ".[dlib]"])
+    """ComfyUI's requirements and the pack in our own environment."""
+    ensure_packages(workshop, "ComfyUI and the pack", [*comfyui_requirements(comfyui), "-e", "."])
 
 
 def parse() -> argparse.Namespace:

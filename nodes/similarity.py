@@ -34,7 +34,7 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
                 io.Combo.Input(
                     "judge",
                     options=list(get_args(Judge)),
-                    default="dlib",
+                    default="auto",
                     tooltip="The network that compares. Scores of different judges do not compare. insightface: buffalo_l. "
                     "auto: insightface if it and its pack are installed, else dlib.",
                 ),

@@ -67,8 +67,9 @@ class ScoreCommand:
     `insightface`, `insightface antelopev2`, `none`, ..."""
     faces: Path | None = None
     """Folder of people; for a .csv the folder that its references are below."""
-    judges: tuple[Literal["dlib", "insightface", "faceclip"], ...] = ("dlib",)
-    """Who measures face similarity; give none (`--judges`) to leave it out."""
+    judges: tuple[Literal["auto", "dlib", "insightface", "faceclip"], ...] = ("auto",)
+    """Who measures face similarity; give none (`--judges`) to leave it out.
+    `auto`: ArcFace of InsightFace's pack where both are installed, else dlib."""
     pack: str = "buffalo_l"
     """InsightFace's model pack."""
     encoder: Path | None = None
@@ -193,7 +194,7 @@ def _comparison(command: ScoreCommand, clip: ClipScorer | None) -> Comparison:
     return Comparison(command.real, clip, clip.name, command.fid_images, command.kid_subset)
 
 
-def _judge(name: Literal["dlib", "insightface", "faceclip"], command: ScoreCommand) -> FaceJudge:
+def _judge(name: Literal["auto", "dlib", "insightface", "faceclip"], command: ScoreCommand) -> FaceJudge:
     if name != "faceclip":
         return load_judge(name, pack=command.pack)
     if command.encoder is None:

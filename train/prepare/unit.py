@@ -24,7 +24,7 @@ class DetectorChoice:
     """Which face detector looks for faces (`faceclip.face.load_detector`)."""
 
     detector: Backend = "auto"
-    """`auto` takes InsightFace where its pack is there, else dlib."""
+    """`auto` takes InsightFace where it and its pack are there, else yunet, which comes with FaceCLIP."""
     pack: str = "buffalo_l"
     """InsightFace's model pack."""
     provider: Provider = "auto"
