@@ -1,4 +1,7 @@
-"""A ComfyUI that has neither dlib nor InsightFace: the pack's own detector finds the faces, and what still wants them says so."""
+"""A ComfyUI that has neither dlib nor InsightFace: the pack's own detector finds the faces.
+
+What still wants one of them says so.
+"""
 
 from __future__ import annotations
 
