@@ -6,7 +6,8 @@ cost beside a plain prompt, of the full-size encoder.
 Weights are random: the time does not depend on them. Each row is timed by turns with the plain prompt of the
 same round, and the ratio is that of the medians; beside it stands how many rows of 77 tokens went through the
 encoder, in how many passes. "First" is with a person the encoder has not met, "again" is any later prompt
-with that person.
+with that person. On a CPU the seconds are the processor's, of all threads, since other load on the machine
+lengthens the others.
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ def _passes(encoder: FaceCLIPEncoder, job: Callable[[], object]) -> list[int]:
 
 
 def _time(job: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    start = clock()
     job()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 if __name__ == "__main__":

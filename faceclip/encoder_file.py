@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import torch
@@ -40,6 +42,14 @@ def open_encoder_file(path: str | Path) -> TensorFile:
             "a file of its own."
         )
     return file.under(prefixes[0], plain)
+
+
+def stored_dtype(path: str | Path) -> torch.dtype:
+    """What a file of weights keeps most of its values in. Raises CheckpointError."""
+    counts: Counter[torch.dtype] = Counter()
+    for entry in open_tensor_file(path).entries.values():
+        counts[entry.dtype] += prod(entry.shape)
+    return max(counts, key=lambda dtype: counts[dtype])
 
 
 def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -103,7 +113,10 @@ def read_converted(
     """All tensors in `dtype` (integers stay) on `device`. `progress` is told (tensors read, of how many)."""
     tensors = {}
     for done, (name, entry) in enumerate(entries.items(), 1):
-        tensors[name] = convert_tensor(name, entry.read(), dtype).to(device)
+        changes = entry.dtype.is_floating_point and entry.dtype != dtype
+        tensors[name] = convert_tensor(name, entry.mapped() if changes else entry.read(), dtype).to(device)
+        if entry.let_go:
+            entry.let_go()
         if progress:
             progress(done, len(entries))
     return tensors

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 INSTALL_COMMAND = "pip install diffusers transformers accelerate"
 
-# Of the kind the release negates: faults of the picture, of faces and of hands, and nudity. 75 tokens at most, to stay uncut.
+# Ours, not the release's; of the kind that it negates: faults of the picture, of faces and of hands, and nudity. 75 tokens at
+# most, to stay uncut.
 NEGATIVE_PROMPT = (
     "nsfw, nudity, low quality, lowres, pixelated, compression artifacts, out of focus, overexposed, abstract, "
     "distorted face, asymmetrical eyes, cross-eyed, malformed pupils, waxy skin, bad proportions, extra limbs, "

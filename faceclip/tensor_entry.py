@@ -23,12 +23,17 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file, not yet read. `read()` returns it in fresh CPU memory, the caller's own."""
+    """One tensor of a file, not yet read. `read()` returns it in fresh CPU memory, the caller's own.
+
+    `let_go()`, where there is one, gives back the memory that tensors of this file took since they were `mapped`
+    and looked at. They stay usable: what is looked at again comes from the file again.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     view: Callable[[], Tensor] | None = None
+    let_go: Callable[[], None] | None = None
 
     def mapped(self) -> Tensor:
         """The tensor where it lies in the file, which takes no memory and no time yet; one that does not lie so is read.
@@ -107,7 +112,12 @@ class Bytes:
                 warnings.filterwarnings("ignore", "The given buffer is not writable")
                 return torch.frombuffer(self._mapping, dtype=dtype, count=prod(shape), offset=offset).view(shape)
 
-        return Entry(dtype, shape, read, view)
+        return Entry(dtype, shape, read, view, self.let_go)
+
+    def let_go(self) -> None:
+        """See `Entry`. Windows does this by itself."""
+        if "_mapping" in self.__dict__ and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def read(self, offset: int, size: int) -> Tensor:
         """`size` bytes from `offset` on, as uint8 in fresh memory."""

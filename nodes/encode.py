@@ -39,7 +39,8 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
                     "dtype",
                     options=list(ENCODER_DTYPES),
                     default="default",
-                    tooltip="How the weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                    tooltip="How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI "
+                    "keeps text encoders.",
                     **newer(io.Combo.Input, advanced=True),
                 ),
             ],

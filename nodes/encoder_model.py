@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..faceclip import Conditioning, FaceCLIPEncoder, FaceT5Encoder, Identity
+from ..faceclip.encoder_file import stored_dtype
 from ..faceclip.face.photo import to_rgb
 from ..faceclip.model.identity_encoder import IdentityEncoder
 from ..faceclip.prompt import LongPrompts
@@ -62,10 +63,10 @@ class FaceReader(Generic[Kind]):
 
     @classmethod
     def from_file(cls, path: Path, dtype: torch.dtype | None) -> Self:
-        """Read any file of its kind that the library reads.
+        """Read any file of its kind that the library reads. Raises CheckpointError.
 
-        `dtype` None leaves the choice to ComfyUI. Raises CheckpointError.
-
+        dtype: what the weights are kept in. None is as ComfyUI keeps text encoders, but bf16 in the file stays
+        bf16 where that would be fp16, which takes the same room and has not its range.
         Moves the progress bar and stops on Cancel.
         """
         load_device = comfy.model_management.text_encoder_device()
@@ -73,7 +74,7 @@ class FaceReader(Generic[Kind]):
         encoder = cls._read(
             path,
             offload_device,
-            dtype or comfy.model_management.text_encoder_dtype(load_device),
+            dtype or _default_dtype(path, load_device),
             compute_dtype=torch.float32,
             operations=comfy.ops.manual_cast,
             progress=Watch(),
@@ -133,7 +134,8 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
     ) -> tuple[Conditioning, Conditioning]:
         """`encode_text` of the prompt, and of the negative prompt (one row, without a face). Raises ValueError.
 
-        On a GPU in one pass. A CPU gains nothing by that, and alone each is bit for bit what another graph makes of it.
+        On a GPU in one pass. A CPU gains nothing by that, and alone each is bit for bit what another graph
+        makes of it.
         """
         if self.patcher.load_device.type == "cpu":
             positive = self.encode_text(prompt, identity, strength, long_prompts)
@@ -176,6 +178,12 @@ def _require_filtered(images: Tensor) -> None:
             f"Faces must be images with values from 0 to 1; found {images.min():.3g} to {images.max():.3g}. "
             "Connect the crops of Detect Faces, or bring the values into that range."
         )
+
+
+def _default_dtype(path: Path, device: torch.device) -> torch.dtype:
+    usual = comfy.model_management.text_encoder_dtype(device)
+    keep = usual == torch.float16 and stored_dtype(path) == torch.bfloat16
+    return torch.bfloat16 if keep else usual
 
 
 def _handed_on(conditioning: Conditioning) -> Conditioning:

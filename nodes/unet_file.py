@@ -6,7 +6,7 @@ The core reads what it knows; only SDXL of other sizes is built here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
         weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
     known = _core_knows(weights)
     try:
-        with watched_building(watch, count, steps):
+        with watched_building(watch, count, steps, _letting_go(file)):
             if known:
                 options = {"dtype": dtype}
                 patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options, metadata=dict(file.metadata))
@@ -82,6 +82,12 @@ def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
         weights[name] = entry.read() if read else entry.mapped()
         watch(done, steps)
     return weights
+
+
+def _letting_go(file: TensorFile) -> Callable[[], None]:
+    """Gives back the memory of what the core has copied: else all of the file stays in it, beside the network."""
+    found = {entry.let_go for entry in file.entries.values()} - {None}
+    return lambda: [let_go() for let_go in found if let_go] and None
 
 
 def _prediction_markers(file: TensorFile) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,10 +53,11 @@ def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def watched_building(watch: Watch, done: int, total: int) -> Iterator[None]:
+def watched_building(watch: Watch, done: int, total: int, placed: Callable[[], None]) -> Iterator[None]:
     """Stop on Cancel while ComfyUI's core makes a network.
 
-    Move the bar from `done` to `total` as it gets its weights.
+    Move the bar from `done` to `total` as it gets its weights. `placed` is called each time that all weights
+    handed out so far are in their layers.
 
     The core tells nothing of either, but torch does: of each layer that becomes part of another, and of each that
     is given weights. Nothing of this is left on the network.
@@ -70,12 +71,14 @@ def watched_building(watch: Watch, done: int, total: int) -> Iterator[None]:
 
     def weighted(layer: nn.Module, *others: object) -> None:
         nonlocal done
+        placed()
         done = min(total - 1, done + len(layer._parameters))  # not full before the end
         watch(done, total)
 
     registration = register_module_module_registration_hook(made)
     try:
         yield
+        placed()
         watch(total, total)
     finally:
         for handle in (registration, *handles.values()):

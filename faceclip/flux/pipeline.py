@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the kind the release negates: beside the faults that FaceCLIP-SDXL's negative prompt names, pictures that look drawn or
-# rendered, and what hides a face.
+# Ours, not the release's; of the kind that it negates: beside the faults that FaceCLIP-SDXL's negative prompt names, pictures
+# that look drawn or rendered, and what hides a face.
 FLUX_NEGATIVE_PROMPT = (
     "painting, digital art, 3d render, cgi, cartoon, anime, video game, stylised, glossy plastic skin, face mask, "
     f"looking away, spectacles, sunglasses, {NEGATIVE_PROMPT}"

@@ -47,7 +47,7 @@ Once, in a terminal, to save disk and loading time: `faceclip convert face_t5_en
 `faceclip convert dit.pt facet5_dit_fp8.safetensors --dtype fp8`.
 
 The settings are the release's: Euler, *simple*, 50 steps, CFG 3.5, embedded guidance 1, *ModelSamplingFlux* at the size of
-the picture.
+the picture. The words of the negative prompt are this pack's, not the release's.
 """
 TWO_NOTE = """
 ## Two people in one picture

@@ -190,3 +190,14 @@ def test_what_is_written_is_verified(tmp_path):
     with pytest.raises(CheckpointError, match="does not hold what was written"):
         write_tensor_file(tmp_path / "x.safetensors", {"a": Entry(torch.float32, (3,), lambda: next(values))}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_let_go_is_read_again(tmp_path):
+    values = torch.arange(1_000_000, dtype=torch.float32)
+    write_safetensors(path := tmp_path / "a.safetensors", {"a": values}, {})
+    entry = open_tensor_file(path).entries["a"]
+    entry.let_go()  # before anything was looked at
+    mapped = entry.mapped()
+    assert torch.equal(mapped, values)
+    entry.let_go()
+    assert torch.equal(mapped, values) and torch.equal(entry.read(), values)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,10 +37,13 @@ def test_every_dtype_runs_on_the_cpu_and_agrees_with_fp32(dtype: str, run: Any, 
     assert _relative(options["pooled_output"], expected_options["pooled_output"]) < 1e-3
 
 
-def test_the_default_dtype_is_the_one_comfyui_keeps_text_encoders_in(run: Any) -> None:
+def test_the_default_keeps_bf16_and_else_does_as_comfyui_does(run: Any, model_folder: Any, encoder: Any) -> None:
     import comfy.model_management as management
 
-    loaded = run("FaceCLIPEncoderLoader", encoder_name=MINI.name)[0]
+    assert run("FaceCLIPEncoderLoader", encoder_name=MINI.name)[0].dtype == torch.bfloat16  # as the released file
+    weights = {name: tensor.float() for name, tensor in encoder.patcher.model.encoder.state_dict().items()}
+    torch.save(weights, model_folder("faceclip") / "fp32.pt")
+    loaded = run("FaceCLIPEncoderLoader", encoder_name="fp32.pt")[0]
     assert loaded.dtype == management.text_encoder_dtype(management.text_encoder_device())
 
 
@@ -92,17 +97,21 @@ def test_strength_interpolates_and_goes_a_little_beyond(prompt: Any, identity: A
     assert not torch.allclose(full, none, atol=1e-2)
 
 
-def test_positive_and_negative_in_one_pass_are_what_each_is_alone(encoder: Any, identity: Any, prompt: Any, bar: Any) -> None:
-    import comfy.model_management as management
-
+@pytest.mark.parametrize(("device", "passes"), [("cpu", 2), ("cuda", 1)])
+def test_positive_and_negative_by_one_call_are_what_each_is_alone(
+    device: str, passes: int, encoder: Any, identity: Any, prompt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = prompt("a (man:1.2)", identity, strength=0.7)[0], prompt("blurry")[0]
-    bar.shown.clear()
+    monkeypatch.setattr(type(encoder), "_at_work", lambda self: nullcontext())
+    monkeypatch.setattr(encoder, "patcher", SimpleNamespace(load_device=torch.device(device)))  # that it would compute on
+    count: list[int] = []
+    handle = encoder._encoder.register_forward_pre_hook(lambda module, inputs: count.append(len(inputs[0])))
     found = encoder.encode_with_negative("a (man:1.2)", "blurry", identity, 0.7)
-    assert bar.shown[-1] == (len(bar.shown), len(bar.shown))  # each layer once
+    handle.remove()
+    assert len(count) == passes and sum(count) == 3
     for conditioning, (embeddings, options) in zip(found, expected, strict=True):
-        assert _relative(conditioning.embeddings, embeddings) < 1e-5
-        assert _relative(conditioning.pooled, options["pooled_output"]) < 1e-5
-        assert conditioning.embeddings.device == management.intermediate_device()
+        assert _relative(conditioning.embeddings, embeddings) < (1e-5 if device == "cuda" else 1e-12)
+        assert _relative(conditioning.pooled, options["pooled_output"]) < (1e-5 if device == "cuda" else 1e-12)
 
 
 def test_the_conditioning_tells_sdxl_the_size_as_the_release_does(prompt: Any, model: Any) -> None:
