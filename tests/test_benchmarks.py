@@ -82,6 +82,16 @@ def test_sdxl_compares_our_step_with_plain_code(benchmark: Callable[[list[str]],
     assert found[0][3] == "1" and all(number(row[2]) > 0 for row in found)
 
 
+def test_feeding_compares_our_reading_with_webdatasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    line = ["--batch", "8", "--batches", "1", "--rounds", "1", "--samples", "16", "--threads", "1"]
+    live, cached, theirs = rows(importlib.import_module("feeding").main(line))
+    assert [live[0], cached[0], theirs[0]] == ["ours, faces live", "ours, all cached", "webdataset, faces live"]
+    assert theirs[3].startswith("1.00") and all(number(cell) > 0 for cell in live[1:])
+    # A face crop with its caption and json; these alone; a whole sample with its photograph.
+    assert number(cached[5]) < 4 < number(live[5]) < number(theirs[5]) / 3
+
+
 def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs(flop_counts: ModuleType) -> None:
     def count(checkpointing: bool):
         shared = {"out": Path(), "steps": 1, "batch_size": 1, "data": "", "size": "tiny", "teacher": "mini"}

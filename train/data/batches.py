@@ -1,39 +1,42 @@
-"""From shards to batches: main tuples mixed with guided image-text pairs,
-shuffled by seed, sliced by rank, resumed exactly.
+"""From shards to batches: main tuples mixed with guided image-text pairs, shuffled by seed, sliced by rank, resumed exactly.
 
-The stream of samples is a pure function of the two sources, the guided fraction, the global batch and the
-seed. Ranks and workers only divide it, so its whole state is one integer: the number of batches taken.
+The stream of samples is a pure function of the two sources, the guided fraction, the global batches' sizes and the seed. Ranks
+and workers only divide it, so its whole state is one integer: the number of batches taken.
 
-Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one,
-on every rank. Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks
-always have as many rows.
+Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one, on every rank.
+Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks always have as many rows.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
-import grain
 import numpy as np
-import torch
+from torch import Tensor
 
+from .ahead import Ahead
+from .course import Course
+from .order import _mixed_rows, _RankShare, following
+from .quiet_grain import grain
+from .shard_index import ShardError
 from .shards import Sample, ShardSource
+from .stacking import DataError, _stack_rows, collate, join_parts, stack_rows
 
 logger = logging.getLogger(__name__)
 
-ENDLESS = 1 << 60
-"""Length of the sequence of samples: more than any run takes."""
-
 Transform = Callable[[Sample, np.random.Generator], dict[str, Any]]
-"""One sample to the named arrays, numbers and strings of one row of a
-batch; draws randomness from the generator alone."""
-
-
-class DataError(ValueError):
-    """Training data that cannot be used as asked: what is wrong and what to do."""
+"""One sample to the named arrays, numbers and strings of one row of a batch; draws randomness from the generator alone."""
+Beside = Callable[[Tensor], Mapping[str, Tensor]]
+"""Row numbers int64 [b] to what else a batch is to hold of them, each [b, ...]: what a cache keeps."""
+LARGEST_PART = 64
+"""Rows that a reading process stacks and sends at once."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,22 @@ class ReadOptions:
     threads: int = 8
     """Threads of the training process that read and decode samples, where no other processes do."""
     processes: int = 0
-    """Processes that make whole batches beside the training process; 0 leaves the work to its threads."""
+    """Processes that read and decode beside the training process; 0 leaves the work to its threads."""
     ahead: int = 2
-    """Batches kept ready, per process."""
+    """Batches kept ready."""
+    pin: bool = False
+    """Keep batches in page-locked memory, which a GPU reads while it computes. Needs a GPU."""
 
 
 class TrainingData:
     """Endless batches of one rank. `iter(data)` goes on from where the state is; one iterator at a time.
 
-    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to
-    lists), and of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]:
-    the row of the source, guided rows counted after the main ones.
+    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to lists), and
+    of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]: the row of the source,
+    guided rows counted after the main ones. A thread makes batches ahead; the state is that of batches taken, not made.
+
+    With `tolerate`, `unusable` list[str] is among them: for each row the samples, as JSON [[key, what is wrong], ...], in whose
+    place it stands.
     """
 
     def __init__(
@@ -67,6 +75,8 @@ class TrainingData:
         world_size: int,
         transform: Transform,
         reading: ReadOptions | None = None,
+        beside: Beside | None = None,
+        tolerate: int = 0,
     ):
         """
         Args:
@@ -74,6 +84,9 @@ class TrainingData:
             guided_fraction: lambda, the part of every batch that is guided, in [0, 1). The paper does not give it.
             batch_size: the global batch, over all ranks; a rank gets batch_size / world_size rows.
             seed: orders the samples; each epoch of each source is shuffled anew.
+            beside: called on reading threads, for several batches at a time.
+            tolerate: a sample that cannot be used is replaced by the next one of the order that can, of its kind. So many in a
+                row at most; who trains counts them all.
 
         Raises:
             DataError: the batch does not divide by the ranks, lambda and the guided source contradict each other, or main
@@ -85,20 +98,30 @@ class TrainingData:
                 f"{without_face:,} of {len(main):,} samples of the main shards have no face. Give them as guided shards, or "
                 "prepare them with face detection."
             )
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.rank, self.world_size = rank, world_size
         self.step = 0
         self.epoch_steps = max(1, round(len(main) / ((1 - guided_fraction) * batch_size)))
         """Batches in which the main source is seen about once."""
         self._reading = reading or ReadOptions()
-        order = _mixed_rows(len(main), len(guided) if guided else 0, guided_fraction, seed)
-        share = _RankShare(order, batch_size, rank, world_size)
-        load = _Load(main, guided, transform, seed)
-        self._samples = grain.MapDataset.source(share).map(load)
+        self._beside = beside
+        self._order = _mixed_rows(len(main), len(guided) if guided else 0, guided_fraction, seed)
+        self._load = _Load(main, guided, transform, seed, self._order, tolerate)
+        self.follow(Course.of(batch_size))
+
+    def follow(self, course: Course) -> None:
+        """Deal batches of these sizes from now on; iterators made before do not know. Raises DataError as above."""
+        for _, batch_size in course.changes:
+            _check_batch(batch_size, self.world_size)
+        self.course = course
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self._read_from(self.step):
-            self.step += 1
-            yield _to_tensors(batch)
+        ahead = Ahead(self._made(self.step), self._reading.ahead)
+        try:
+            for batch in ahead:
+                self.step += 1
+                yield batch
+        finally:
+            ahead.close()
 
     def state_dict(self) -> dict[str, int]:
         """The number of global batches taken: the same on every rank and for every number of ranks."""
@@ -108,16 +131,45 @@ class TrainingData:
         """Go on after as many batches; iterators made before go on from there on their own."""
         self.step = int(state["step"])
 
-    def _read_from(self, step: int) -> Iterator[dict[str, Any]]:
-        rows, ahead, processes = self.batch_size // self.world_size, self._reading.ahead, self._reading.processes
-        if processes:
-            # Batched before it is divided: every worker makes whole batches, so their number changes none of them.
-            batches = self._samples.batch(rows, batch_fn=_stack_rows)[step:]
-            options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
-            return iter(batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(num_workers=processes)))
-        threads = self._reading.threads
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead * rows))
-        return iter(self._samples[step * rows :].to_iter_dataset(options).batch(rows, batch_fn=_stack_rows))
+    def _made(self, step: int) -> Iterator[dict[str, Any]]:
+        """Whole batches from a step's on; what lies beside them is read for several at once, since a shared disk is far away."""
+        stacked = self._stacked(step)
+        if self._beside is None:
+            yield from stacked
+            return
+        with ThreadPoolExecutor(self._reading.ahead + 1, thread_name_prefix="cache") as readers:
+            waiting: deque[Future[dict[str, Any]]] = deque()
+            for batch in stacked:
+                waiting.append(readers.submit(self._completed, batch))
+                if len(waiting) > self._reading.ahead:
+                    yield waiting.popleft().result()
+
+    def _completed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        assert self._beside
+        found = self._beside(batch["index"])
+        return {**batch, **{name: tensor.pin_memory() if self._reading.pin else tensor for name, tensor in found.items()}}
+
+    def _stacked(self, step: int) -> Iterator[dict[str, Any]]:
+        sizes = (self.course.batch_size(at) // self.world_size for at in count(step))
+        first, reading = self.course.rows_before(step) // self.world_size, self._reading
+        share = _RankShare(self._order, self.course, self.rank, self.world_size)
+        samples = grain.MapDataset.source(share).map(self._load)[first:]
+        if reading.processes:
+            # Parts are of one size: the largest that all batches are made of.
+            rows = _part_size([batch_size // self.world_size for _, batch_size in self.course.changes])
+            parts = samples.batch(rows, batch_fn=_stack_rows).to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
+            sent = iter(parts.mp_prefetch(grain.MultiprocessingOptions(reading.processes, per_worker_buffer_size=2)))
+            yield from (join_parts(list(islice(sent, size // rows)), reading.pin) for size in sizes)
+            return
+        threads = reading.threads
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        rows = iter(samples.to_iter_dataset(options))
+        yield from (stack_rows(list(islice(rows, size)), reading.pin) for size in sizes)
+
+
+def _part_size(batches: Sequence[int]) -> int:
+    """The largest number of rows, LARGEST_PART at most, that divides them all."""
+    return max(rows for rows in range(1, LARGEST_PART + 1) if all(batch % rows == 0 for batch in batches))
 
 
 def ordered_batches(
@@ -128,9 +180,9 @@ def ordered_batches(
     `has_face` is true for all of them unless `transform` says otherwise.
     """
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
-    loaded = grain.MapDataset.source(_Places(rows)).map(_Load(source, None, transform, seed=0))
-    for batch in loaded.to_iter_dataset(options).batch(batch_size, batch_fn=_stack_rows):
-        yield _to_tensors(batch)
+    loaded = iter(grain.MapDataset.source(_Places(rows)).map(_Load(source, None, transform, seed=0)).to_iter_dataset(options))
+    while some := list(islice(loaded, batch_size)):
+        yield collate(some)
 
 
 class _Places:
@@ -162,11 +214,7 @@ def warn_of_few(samples: int, batch_size: int) -> None:
 
 
 def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < world_size or batch_size % world_size:
-        raise DataError(
-            f"A global batch of {batch_size} cannot be dealt to {world_size} ranks: every rank needs as many rows. "
-            f"Choose a multiple of {world_size}."
-        )
+    _check_batch(batch_size, world_size)
     if not 0 <= rank < world_size:
         raise DataError(f"Rank {rank} is not among {world_size} ranks, which count from 0.")
     if not 0 <= fraction < 1:
@@ -176,92 +224,67 @@ def _check(guided: ShardSource | None, fraction: float, batch_size: int, rank: i
         raise DataError(f"There are {given} and a guided fraction of {fraction}. Give both, or neither.")
 
 
-def _mixed_rows(main: int, guided: int, fraction: float, seed: int) -> grain.MapDataset:
-    """The endless sequence of row numbers, guided ones counted after the `main` ones."""
-    rows = grain.MapDataset.source(range(main)).seed(seed).shuffle().repeat()
-    if not guided:
-        return rows
-    others = grain.MapDataset.source(range(main, main + guided)).seed(seed + 1).shuffle().repeat()
-    return grain.MapDataset.mix([rows, others], weights=[1 - fraction, fraction])
-
-
-class _RankShare:
-    """The rows of one rank: of every global batch the rank-th block, each as
-    (place in the global sequence, row number).
-
-    Blocks, not a stride: `mix` interleaves in a fixed pattern, so that with lambda one half a stride of two would
-    give one rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take
-    one.
-    """
-
-    def __init__(self, order: grain.MapDataset, batch_size: int, rank: int, world_size: int):
-        self._order, self._batch_size = order, batch_size
-        self._rows = batch_size // world_size
-        self._first = rank * self._rows
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        step, local = divmod(int(index), self._rows)
-        place = step * self._batch_size + self._first + local
-        row: Any = self._order[place]
-        return place, int(row)
+def _check_batch(batch_size: int, world_size: int) -> None:
+    if batch_size < world_size or batch_size % world_size:
+        raise DataError(
+            f"A global batch of {batch_size} cannot be dealt to {world_size} ranks: every rank needs as many rows. "
+            f"Choose a multiple of {world_size}."
+        )
 
 
 class _Load:
     """(place, row number) -> the row's entries of a batch. A class, so that worker processes can be given it."""
 
-    def __init__(self, main: ShardSource, guided: ShardSource | None, transform: Transform, seed: int):
+    def __init__(
+        self,
+        main: ShardSource,
+        guided: ShardSource | None,
+        transform: Transform,
+        seed: int,
+        order: grain.MapDataset | None = None,
+        tolerate: int = 0,
+    ):
         self._main, self._guided, self._transform, self._seed = main, guided, transform, seed
+        self._order, self._tolerate = order, tolerate
 
     def __call__(self, drawn: tuple[int, int]) -> dict[str, Any]:
         place, row = drawn
-        if row < len(self._main):
-            sample = self._main[row]
-        else:
-            assert self._guided is not None
-            pair = self._guided[row - len(self._main)]
-            sample = Sample(pair.key, pair.image, None, pair.caption, {**pair.meta, "identity": -1})
+        if not self._tolerate:
+            return self._entries(place, row)
+        assert self._order is not None
+        unusable: list[tuple[str, str]] = []
+        others = following(self._order, place, len(self._main))
+        while True:
+            try:
+                return {**self._entries(place, row), "unusable": json.dumps(unusable)}
+            except (DataError, ShardError) as error:
+                unusable.append((self._key(row), str(error)))
+                if len(unusable) > self._tolerate:
+                    raise DataError(f"More than {self._tolerate} samples in a row cannot be used. The last: {error}") from error
+                row = next(others)
+
+    def _entries(self, place: int, row: int) -> dict[str, Any]:
         try:
+            sample = self._sample(row)
             entries = self._transform(sample, np.random.default_rng((self._seed, place)))
-        except ValueError as error:
-            raise DataError(f"The sample {sample.key!r} (row {row}) cannot be used: {error}") from error
-        return {
-            "key": sample.key,
-            "identity": sample.identity,
-            "has_face": row < len(self._main),
-            "index": row,
-            **entries,
-        }
+            identity = sample.identity
+        except ShardError:
+            raise  # it names the sample itself
+        except (ValueError, OSError) as error:
+            raise DataError(f"The sample {self._key(row)!r} (row {row}) cannot be used: {error}") from error
+        return {"key": sample.key, "identity": identity, "has_face": row < len(self._main), "index": row, **entries}
+
+    def _sample(self, row: int) -> Sample:
+        if row < len(self._main):
+            return self._main[row]
+        assert self._guided is not None
+        pair = self._guided[row - len(self._main)]
+        return Sample(pair.key, pair.image, None, pair.caption, {**pair.meta, "identity": -1})
+
+    def _key(self, row: int) -> str:
+        source, local = (self._main, row) if row < len(self._main) else (self._guided, row - len(self._main))
+        assert source is not None
+        return source.key(local)
 
 
-def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack rows: arrays and numbers become tensors [b, ...], strings lists.
-
-    Raises:
-        DataError: an entry has another shape in one row than in the first.
-    """
-    return _to_tensors(_stack_rows(rows))
-
-
-def _stack_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: _stack(name, [row[name] for row in rows], rows) for name in rows[0]}
-
-
-def _stack(name: str, values: list[Any], rows: Sequence[Mapping[str, Any]]) -> list[str] | np.ndarray:
-    if isinstance(values[0], str):
-        return values
-    arrays = [np.asarray(value) for value in values]
-    usual = arrays[0].shape
-    for array, row in zip(arrays, rows, strict=True):
-        if array.shape != usual:
-            raise DataError(
-                f"The {name} of sample {row['key']!r} has shape {list(array.shape)}, others of the batch {list(usual)}."
-            )
-    return np.stack(arrays)
-
-
-def _to_tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
-    # Only here: grain passes arrays between processes in shared memory, torch's own tensors by sockets that die with a worker.
-    return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
+__all__ = ["DataError", "ReadOptions", "TrainingData", "collate", "ordered_batches", "warn_of_few"]

@@ -26,7 +26,7 @@ class DecodeSample:
     """Side in pixels of `image`, uint8 [3, size, size]: the shorter side resized to it, the middle cut out, as CLIP
     does. None leaves the photograph undecoded."""
     faces: bool = True
-    """Whether to decode `face`, float32 [3, 448, 448] in [0, 1]; zeros for a sample without one."""
+    """Whether to decode `face`, uint8 [3, 448, 448]; zeros for a sample without one."""
 
     def __call__(self, sample: Sample, random: np.random.Generator) -> dict[str, Any]:
         """
@@ -39,12 +39,17 @@ class DecodeSample:
         if self.image_size is not None:
             entries["image"] = clip_crop(decode(sample.image, "photograph", 2 * self.image_size), self.image_size)
         if self.faces:
-            entries["face"] = decode_face(sample.face)
+            entries["face"] = face_pixels(sample.face)
         return entries
 
 
 def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
-    """A stored picture as RGB, read as `train.prepare` reads pictures: upright, and over white.
+    """`decode_pixels` as a picture of Pillow's."""
+    return Image.fromarray(decode_pixels(data, what, least))
+
+
+def decode_pixels(data: bytes, what: str, least: int | None = None) -> np.ndarray:
+    """A stored picture as RGB, uint8 [H, W, 3], read as `train.prepare` reads pictures: upright, and over white.
 
     Raises ValueError, naming `what` it is, for bytes that are no picture or cut short.
 
@@ -55,26 +60,35 @@ def decode(data: bytes, what: str, least: int | None = None) -> Image.Image:
     if not data:
         raise ValueError(f"its {what} is missing")
     try:
-        return Image.fromarray(read_photo(data, what, least).pixels)
+        return read_photo(data, what, least).pixels
     except FaceError as error:
         raise ValueError(f"its {what} is not a picture, or is cut short ({error})") from error
 
 
-def decode_face(data: bytes | None) -> np.ndarray:
-    """A stored crop as float32 [3, 448, 448] in [0, 1]; None gives zeros, which the encoder reads as "no face".
+def face_pixels(data: bytes | None) -> np.ndarray:
+    """A stored crop as uint8 [3, 448, 448]; None gives zeros, which the encoder reads as "no face".
+
+    It lies in memory as decoded, rows of pixels of three colours: turning it over there would cost as much as copying it
+    does, and a batch of them is turned over by its strides.
 
     Raises:
         ValueError: the crop has another size.
     """
     if data is None:
-        return np.zeros((3, CROP_SIZE, CROP_SIZE), dtype=np.float32)
-    picture = decode(data, "face")
-    if picture.size != (CROP_SIZE, CROP_SIZE):
+        return np.zeros((CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8).transpose(2, 0, 1)
+    pixels = decode_pixels(data, "face")
+    height, width, _ = pixels.shape
+    if (width, height) != (CROP_SIZE, CROP_SIZE):
         raise ValueError(
-            f"its face is {picture.width} x {picture.height} px where {CROP_SIZE} x {CROP_SIZE} is expected: "
+            f"its face is {width} x {height} px where {CROP_SIZE} x {CROP_SIZE} is expected: "
             "make the crop with faceclip.face.align_face, or the shards with train.prepare"
         )
-    return np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / 255
+    return pixels.transpose(2, 0, 1)
+
+
+def decode_face(data: bytes | None) -> np.ndarray:
+    """`face_pixels` as float32 in [0, 1]."""
+    return face_pixels(data).astype(np.float32) / 255
 
 
 def clip_crop(picture: Image.Image, size: int) -> np.ndarray:

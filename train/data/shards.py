@@ -29,6 +29,8 @@ from .texts import decode_text, parse_json
 Member = Literal["image", "face", "caption", "meta"]
 MEMBERS: tuple[Member, ...] = get_args(Member)
 INDEX_READERS = 16
+LARGEST_GAP = 1 << 15
+"""Bytes that are read without being wanted, rather than asking twice."""
 EXTENSIONS: dict[Member, str] = {"image": "jpg", "face": "face.jpg", "caption": "txt", "meta": "json"}
 
 
@@ -229,9 +231,21 @@ class ShardSource:
 
 
 def _read_spans(path: str, spans: dict[Member, tuple[int, int]], key: str) -> dict[Member, bytes]:
-    """Read some members of one sample with a single request over the stretch that holds them."""
-    if not spans:
-        return {}
+    """Read some members of one sample with a single request over the stretch that holds them, or, where a large member that
+    nobody wants lies between, one on each side of it."""
+    found: dict[Member, bytes] = {}
+    stretch: dict[Member, tuple[int, int]] = {}
+    end = 0
+    for member, (start, size) in sorted(spans.items(), key=lambda span: span[1]):
+        if stretch and start - end > LARGEST_GAP:
+            found |= _read_stretch(path, stretch, key)
+            stretch = {}
+        stretch[member] = start, size
+        end = start + size
+    return found | _read_stretch(path, stretch, key) if stretch else found
+
+
+def _read_stretch(path: str, spans: dict[Member, tuple[int, int]], key: str) -> dict[Member, bytes]:
     # The tar's own header of the first member tells whether the index belongs to this tar: an exchanged one may be as long.
     start, size = min(spans.values())
     first = start - tarfile.BLOCKSIZE

@@ -65,13 +65,14 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
     identities: IdentitySource = LiveIdentities(encoder)
-    if config.features:
-        identities = CachedIdentities(encoder, FeatureCache(config.features, source))
-    reader = RowReader(config, ranks, source, latents, faces=config.features is None)
+    features = FeatureCache(config.features, source) if config.features else None
+    if features:
+        identities = CachedIdentities(encoder, features)
+    reader = RowReader(config, ranks, source, latents, faces=features is None, features=features)
     conditions: Conditions = JointConditions(encoder, identities)
     if config.remember_conditions:
         conditions = RememberedConditions(conditions, reader)
-    task = FinetuneTask(config, ranks, unet, latents, reader, conditions)
+    task = FinetuneTask(config, ranks, unet, latents[0][1], reader, conditions)
     task.fingerprint = source.fingerprint
     if ranks.is_main:
         logger.info("The UNet is trained to predict %s.", _told(Prediction(task.schedule.prediction, config.zero_terminal_snr)))
@@ -128,13 +129,21 @@ def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
     return (*image, *face, "caption", "meta")
 
 
-def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> LatentSource:
-    if config.latents:
-        cache = LatentCache(config.latents, source)
-        _require_resolution(cache, config.resolution)
-        return CachedLatents(cache)
-    assert config.vae
-    return LiveLatents(source, load_vae(config.vae, DTYPES[config.dtype]), config.resolution, ranks.device)
+def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> list[tuple[int, LatentSource]]:
+    """Where each phase's latents come from, with the step that it begins at; by one VAE. Raises CacheError for several."""
+    if config.vae:
+        vae = load_vae(config.vae, DTYPES[config.dtype])
+        sides = {phase.resolution: LiveLatents(source, vae, phase.resolution, ranks.device) for phase in config.stretches}
+        return [(phase.first, sides[phase.resolution]) for phase in config.stretches]
+    caches = {phase.latents: LatentCache(phase.latents, source) for phase in config.stretches}
+    for phase in config.stretches:
+        _require_resolution(caches[phase.latents], phase.resolution)
+    first, *others = caches.values()
+    for cache in others:
+        if cache.made_by != first.made_by:
+            raise CacheError("The phases' latents were cached with different VAEs. Cache them again with one, the UNet's.")
+    cached = {path: CachedLatents(cache) for path, cache in caches.items()}
+    return [(phase.first, cached[phase.latents]) for phase in config.stretches]
 
 
 def _require_resolution(cache: LatentCache, resolution: int) -> None:

@@ -47,9 +47,10 @@ class CachedIdentities:
         self._cache = cache
 
     def __call__(self, rows: Rows) -> Identity:
-        found = self._cache.read(torch.tensor(rows.index))
+        found = rows.features or self._cache.read(torch.tensor(rows.index))
         device, dtype = self._encoder.device, self._encoder.compute_dtype
-        class_token, patch_tokens = (found[name].to(device, dtype) for name in ("class_token", "patch_tokens"))
+        names = ("class_token", "patch_tokens")
+        class_token, patch_tokens = (found[name].to(device, non_blocking=True).to(dtype) for name in names)
         return with_blank(class_token, patch_tokens, rows.has_face, self._encoder)
 
 
@@ -137,7 +138,7 @@ class RememberedConditions(Conditions):
         """A block's rows without pictures; kept unless they hold pixels of faces."""
         if found := self._neighbours.get(block):
             return found
-        rows = self._reader.rows(list(range(block * BLOCK, min((block + 1) * BLOCK, self._reader.count))), [], pictures=False)
+        rows = self._reader.without_pictures(list(range(block * BLOCK, min((block + 1) * BLOCK, self._reader.count))))
         if rows.faces is None:
             self._neighbours[block] = rows
         return rows

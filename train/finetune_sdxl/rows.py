@@ -17,9 +17,9 @@ from .diffusion import TIMESTEPS
 class Rows:
     """This rank's b rows of a global batch, all of one bucket, on the CPU.
 
-    pictures: what `LatentSource.encode` takes, [b, ...]. faces: [b, 3,
-        448, 448] in [0, 1], or None where features are cached.
-    time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row.
+    pictures: what `LatentSource.encode` takes, [b, ...]. faces: uint8 [b, 3, 448, 448], or None where features are cached.
+    time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row. features: the cached ones by name, each
+    [b, ...], where they were read ahead. unusable: for each row, the key and the fault of each sample that it stands in for.
     """
 
     index: list[int]
@@ -30,18 +30,24 @@ class Rows:
     pictures: Tensor
     time_ids: Tensor
     draws: list[Draws]
+    features: dict[str, Tensor] | None = None
+    unusable: list[list[tuple[str, str]]] | None = None
 
     def part(self, part: slice) -> Rows:
         """Some of the rows."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        some: dict[str, Any] = {name: None if column is None else column[part] for name, column in columns.items()}
-        return Rows(**some)
+        return Rows(**{name: _part(column, part) for name, column in columns.items()})
+
+
+def _part(column: Any, part: slice) -> Any:
+    if isinstance(column, dict):
+        return {name: values[part] for name, values in column.items()}
+    return None if column is None else column[part]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about one row of one step: a function of the seed, the
-    step and its place in the global batch alone.
+    """What is random about one row of one step: a function of the seed, the step and its place in the global batch alone.
 
     So neither the number of ranks nor a resumption changes it, and no two rows share their noise.
     """

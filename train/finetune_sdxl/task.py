@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from faceclip.checkpoint import write_safetensors
 
+from ..data.course import Course
 from ..run.blocks import compile_blocks
 from ..run.checkpointing import SavedState, State, model_state, optimizer_state
 from ..run.config import DTYPES, ConfigError
@@ -24,7 +25,7 @@ from .config import FinetuneConfig
 from .cuda_graph import GraphedUNet
 from .diffusion import NoiseSchedule
 from .latents import LatentSource
-from .reader import Prefetch
+from .reader import Prefetch, RowReader
 from .rows import Rows
 
 
@@ -71,6 +72,7 @@ class FinetuneTask:
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
+        self._reader = reader
         self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
         self._graphed = GraphedUNet(self.unet) if config.cuda_graph else None
@@ -79,8 +81,15 @@ class FinetuneTask:
     def parameters(self) -> list[nn.Parameter]:
         return list(self.names.values())
 
+    def follow(self, course: Course) -> None:
+        if isinstance(self._reader, RowReader):
+            self._reader.follow(course)
+
     def batch(self, step: int) -> Mapping[str, Any]:
         return {"rows": self._rows[step]}
+
+    def unusable(self, batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [each for row in batch["rows"].unusable or [] for each in row]
 
     def suspects(self, batch: Mapping[str, Any]) -> list[str]:
         keys: list[str] = batch["rows"].key

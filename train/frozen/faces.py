@@ -10,16 +10,19 @@ from faceclip.model.branch import FaceCLIPBranch
 
 
 def identity_of_faces(encoder: FaceCLIPEncoder, faces: Tensor, has_face: Tensor) -> Identity:
-    """`faces` [b, 3, 448, 448] in [0, 1] -> identities.
+    """`faces` [b, 3, 448, 448] -> identities; the tower sees only rows with a face, the others are the blank face's.
 
-    The tower sees only rows with a face, the others are the blank face's.
+    uint8, as batches hold them, or float in [0, 1]. They travel as they are and are normalised on the device: a quarter of the
+    bytes.
     """
     blank = encoder.blank_face().to(encoder.device)
     rows = has_face.to(encoder.device)
     class_token = blank.class_token.repeat(len(rows), 1, 1)
     patch_tokens = blank.patch_tokens.repeat(len(rows), 1, 1, 1)
     if has_face.any():
-        found = encoder.encode_faces(faces[has_face])
+        sent = faces.to(encoder.device, non_blocking=True)
+        shown = sent if bool(has_face.all()) else sent[rows]
+        found = encoder.encode_faces(shown.float() / 255 if shown.dtype == torch.uint8 else shown)
         class_token[rows], patch_tokens[rows] = found.class_token, found.patch_tokens
     return Identity(class_token, patch_tokens, rows, blank.signature)
 
@@ -38,8 +41,7 @@ def with_blank(class_token: Tensor, patch_tokens: Tensor, present: Tensor, encod
 
 @torch.no_grad()
 def text_embedding(branch: FaceCLIPBranch, ids: Tensor) -> Tensor:
-    """[b, d]: the frozen CLIP text encoder's embedding of captions alone,
-    ids [b, 77]: the text target (paper, eq. 3)."""
+    """[b, d]: the frozen CLIP text encoder's embedding of captions alone, ids [b, 77]: the text target (paper, eq. 3)."""
     ids = ids.to(branch.text_projection.device)
     hidden = branch.encode_tokens(branch.token_embedding(ids))
     return branch.pool(hidden, ids) @ branch.text_projection

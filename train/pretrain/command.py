@@ -62,8 +62,11 @@ def build(config: PretrainConfig, ranks: Ranks, encoder: FaceCLIPEncoder | None 
         rank=ranks.rank,
         world_size=ranks.world_size,
         transform=transform,
-        reading=ReadOptions(threads=config.workers),
+        reading=ReadOptions(config.workers, config.reader_processes, pin=ranks.device.type == "cuda"),
+        beside=features.read if isinstance(features, CachedFeatures) else None,
+        tolerate=config.tolerate,
     )
+    data.follow(config.course)
     task = PretrainTask(config, ranks, encoder, data, features, _held_out(config, encoder, ranks, features, transform))
     task.fingerprint = source.fingerprint + (guided.fingerprint if guided else "")
     if ranks.is_main:
@@ -95,8 +98,10 @@ def _told_guided(config: PretrainConfig) -> str:
 
 
 def _reads(config: PretrainConfig) -> tuple[Member, ...]:
-    """The members of a sample that are not replaced by cached features."""
-    return ("caption", "meta") if config.features and _caches_faces(config) else MEMBERS
+    """The members of a sample that are not replaced by cached features; the photograph is the live teacher's alone."""
+    if not config.features:
+        return MEMBERS
+    return ("caption", "meta") if _caches_faces(config) else ("face", "caption", "meta")
 
 
 def _caches_faces(config: PretrainConfig) -> bool:

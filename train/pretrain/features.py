@@ -51,12 +51,18 @@ class CachedFeatures:
         if self.has_faces:
             require_face_tower(main, encoder)
         self._encoder = encoder
+        self._names = tuple(main.shapes)
         self._joined = JoinedFeatures(main, guided)
         self._has_text = all("clip_text" in cache.shapes for cache in filter(None, (main, guided)))
 
+    def read(self, index: Tensor) -> dict[str, Tensor]:
+        """What the cache holds of rows `index` int64 [b], as entries of their batch: read ahead, by another thread."""
+        return self._joined.read(index)
+
     def __call__(self, batch: Mapping[str, Any]) -> Features:
         device, dtype = self._encoder.device, self._encoder.compute_dtype
-        found = {name: tensor.to(device, dtype) for name, tensor in self._joined.read(batch["index"]).items()}
+        cached = batch if all(name in batch for name in self._names) else self.read(batch["index"])
+        found = {name: cached[name].to(device, non_blocking=True).to(dtype) for name in self._names}
         if self.has_faces:
             identity = with_blank(found["class_token"], found["patch_tokens"], batch["has_face"], self._encoder)
         else:

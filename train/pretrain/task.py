@@ -3,6 +3,7 @@ of caption and face against three frozen towers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from faceclip.checkpoint import write_safetensors
 
 from ..data.batches import TrainingData
 from ..data.captions import with_prefix
+from ..data.course import Course
 from ..frozen.faces import text_embedding
 from ..run.blocks import checkpoint_activations, compile_blocks
 from ..run.checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
@@ -65,6 +67,12 @@ class PretrainTask:
     @property
     def parameters(self) -> list[nn.Parameter]:
         return [*self.names.values(), *self.loss_names.values()]
+
+    def follow(self, course: Course) -> None:
+        self.data.follow(course)
+
+    def unusable(self, batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [(key, fault) for row in batch.get("unusable", []) for key, fault in json.loads(row)]
 
     def batch(self, step: int) -> Mapping[str, Any]:
         if self._batches is None:

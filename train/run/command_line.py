@@ -151,6 +151,8 @@ def _convert(key: str, value: Any, hint: Any, path: Path) -> Any:
             return float(value)
         if isinstance(target, type) and type(value) is target:
             return value
+        if key == "phases" and target is str and isinstance(value, Mapping):  # as its flag writes it
+            return ",".join(f"{name}={setting}" for name, setting in value.items())
     except ValueError:
         pass  # falls through to the message
     raise ConfigError(f"{path}: {key} is {value!r}; expected {_describe(target)}.")

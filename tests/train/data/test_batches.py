@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import json
+import tarfile
+import threading
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.batches import DataError, ReadOptions, TrainingData, collate
-from train.data.decode import DecodeSample, clip_crop, decode
+from train.data import shards
+from train.data.batches import DataError, ReadOptions, TrainingData, _part_size, collate
+from train.data.course import Course
+from train.data.decode import DecodeSample, clip_crop, decode, decode_face
 from train.data.shards import Sample, ShardSource, write_shard
 
 MAIN, GUIDED = 23, 7
@@ -71,7 +76,7 @@ def test_a_batch_holds_what_the_trainer_reads(main: ShardSource, guided: ShardSo
     data = stream(main, guided, part=0.5, batch=8, transform=DecodeSample(image_size=24))
     batch = next(iter(data))
     assert batch["image"].shape == (8, 3, 24, 24) and batch["image"].dtype == torch.uint8
-    assert batch["face"].shape == (8, 3, 448, 448) and batch["face"].dtype == torch.float32
+    assert batch["face"].shape == (8, 3, 448, 448) and batch["face"].dtype == torch.uint8
     assert batch["has_face"].dtype == torch.bool and batch["has_face"].sum() == 4
     assert batch["identity"].dtype == torch.int64 and batch["index"].dtype == torch.int64
     for row, has_face in enumerate(batch["has_face"].tolist()):
@@ -80,7 +85,8 @@ def test_a_batch_holds_what_the_trainer_reads(main: ShardSource, guided: ShardSo
         assert batch["key"][row] == source[local].key and batch["caption"][row] == source[local].caption
         assert int(batch["identity"][row]) == (source[local].identity if has_face else -1)
         assert bool(batch["face"][row].any()) == has_face
-        assert batch["face"][row].max() <= 1
+        expected = decode_face(source[local].face) if has_face else np.zeros((3, 448, 448), np.float32)
+        assert torch.equal(batch["face"][row].float() / 255, torch.from_numpy(expected))
 
 
 def test_every_epoch_shows_every_row_once_in_another_order(main: ShardSource) -> None:
@@ -151,6 +157,116 @@ def test_threads_and_processes_change_nothing(
     resumed = stream(main, guided, part=0.25, processes=2, transform=importable)
     resumed.load_state_dict({"step": 1})
     assert rows(take(resumed, 7)) == expected[6:]
+
+
+def test_processes_send_parts_that_make_up_batches_of_any_size(main: ShardSource) -> None:
+    assert [_part_size(batches) for batches in ([384], [3072], [7], [4096, 512], [96, 40], [1])] == [64, 64, 7, 64, 8, 1]
+
+
+PHASES = Course.of([(0, 6), (3, 2), (7, 10)])
+
+
+def dealt(main: ShardSource, guided: ShardSource, first: int = 0, rank: int = 0, world: int = 1, **reading: Any) -> list[Any]:
+    data = stream(main, guided, part=0.25, rank=rank, world=world, **reading)
+    data.follow(PHASES)
+    data.load_state_dict({"step": first})
+    return take(data, 10 - first)
+
+
+def test_a_changed_batch_goes_on_in_the_order_where_the_one_before_stopped(main: ShardSource, guided: ShardSource) -> None:
+    whole = dealt(main, guided)
+    assert [len(batch["key"]) for batch in whole] == [6] * 3 + [2] * 4 + [10] * 3
+    assert rows(whole) == rows(take(stream(main, guided, part=0.25, batch=1), 56))  # the order itself, none twice
+    for first in (1, 3, 5, 7, 9):
+        assert rows(dealt(main, guided, first)) == rows(whole[first:])
+    halves = [dealt(main, guided, 2, rank, 2) for rank in (0, 1)]
+    assert [rows([a]) + rows([b]) for a, b in zip(*halves, strict=True)] == [rows([batch]) for batch in whole[2:]]
+
+
+def test_a_phase_that_ranks_cannot_share_is_refused(main: ShardSource) -> None:
+    with pytest.raises(DataError, match="A global batch of 3 cannot be dealt to 2 ranks"):
+        stream(main, world=2).follow(Course.of([(0, 4), (9, 3)]))
+
+
+def test_what_lies_beside_rows_comes_with_them_from_another_thread(main: ShardSource) -> None:
+    where: set[str] = set()
+
+    def beside(index: torch.Tensor) -> dict[str, torch.Tensor]:
+        where.add(threading.current_thread().name)
+        return {"twice": index * 2}
+
+    data = TrainingData(main, None, 0.0, 6, 1, 0, 1, draw, ReadOptions(threads=1), beside=beside)
+    batches = take(data, 5)
+    assert all(torch.equal(batch["twice"], batch["index"] * 2) for batch in batches)
+    assert rows(batches) == rows(take(stream(main), 5)) and data.state_dict() == {"step": 5}
+    assert all(name.startswith("cache") for name in where)
+
+
+ROTTEN = {3, 4, 11}
+
+
+def rotting(sample: Sample, random: np.random.Generator) -> dict[str, Any]:
+    if any(sample.key == f"main{row}" for row in ROTTEN):
+        raise ValueError("it has rotten")
+    return draw(sample, random)
+
+
+def test_a_rotten_sample_is_replaced_by_the_next_of_the_order_of_its_kind(main: ShardSource, guided: ShardSource) -> None:
+    def tolerant(first: int, batch: int = 6, rank: int = 0, world: int = 1) -> list[dict[str, Any]]:
+        data = TrainingData(main, guided, 0.25, batch, 1, rank, world, rotting, ReadOptions(threads=2), tolerate=3)
+        data.load_state_dict({"step": first})
+        return take(data, 12 - first)
+
+    order = [row for row, _ in rows(take(stream(main, guided, part=0.25, batch=1), 90))]
+    main_rows = [row for row in order if row < MAIN]
+    expected, place = [], 0
+    for row in order[:72]:
+        place += row < MAIN
+        expected.append(next(r for r in main_rows[place - 1 :] if r not in ROTTEN) if row < MAIN else row)
+    whole = tolerant(0)
+    assert [row for row, _ in rows(whole)] == expected
+    told = [json.loads(text) for batch in whole for text in batch["unusable"]]
+    assert [bool(each) for each in told] == [row in ROTTEN for row in order[:72]]
+    assert {tuple(each) for some in told for each in some} == {
+        (f"main{row}", f"The sample 'main{row}' (row {row}) cannot be used: it has rotten") for row in ROTTEN
+    }
+    assert rows(tolerant(5)) == rows(whole[5:])
+    halves = [tolerant(4, rank=rank, world=2) for rank in (0, 1)]
+    assert [rows([a]) + rows([b]) for a, b in zip(*halves, strict=True)] == [rows([batch]) for batch in whole[4:]]
+
+
+def test_what_the_disk_does_not_give_is_a_sample_that_cannot_be_used(main: ShardSource) -> None:
+    def failing(sample: Sample, random: np.random.Generator) -> dict[str, Any]:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(DataError, match="The sample 'main\\d+' .* cannot be used: .*Input/output error"):
+        take(stream(main, transform=failing), 1)
+    with pytest.raises(DataError, match="More than 2 samples in a row cannot be used. The last: The sample 'main"):
+        take(TrainingData(main, None, 0.0, 6, 1, 0, 1, failing, tolerate=2), 1)
+
+
+def test_a_photograph_that_nobody_looks_at_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(picture, "PNG")
+    parts = {"a.face.jpg": FACE, "a.jpg": picture.getvalue(), "a.json": b'{"identity": 3}', "a.txt": b"words"}
+    with tarfile.open(tmp_path / "sorted.tar", "w") as tar:  # as `tar --sort=name` orders them: the photograph in the middle
+        for name, data in parts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    lengths: list[int] = []
+    read = shards.read_range
+
+    def noted(path: str, start: int, end: int) -> bytes:
+        if path == str(tmp_path / "sorted.tar"):  # not those of other tests' threads
+            lengths.append(end - start)
+        return read(path, start, end)
+
+    monkeypatch.setattr(shards, "read_range", noted)
+    sample = ShardSource(tmp_path / "sorted.tar", read=("face", "caption", "meta"))[0]
+    assert (sample.face, sample.caption, sample.identity, sample.image) == (FACE, "words", 3, b"")
+    assert len(lengths) == 2 and sum(lengths) < len(FACE) + 4096 < len(parts["a.jpg"])
+    assert ShardSource(tmp_path / "sorted.tar")[0].image == parts["a.jpg"] and len(lengths) == 3
 
 
 def test_an_iterator_goes_on_where_the_last_one_stopped(main: ShardSource) -> None:

@@ -96,7 +96,7 @@ def test_latents_are_the_vaes_posterior_times_sdxls_factor(cached: bool, shards:
         assert cache.main(["latents", *given, "--out", str(tmp_path / "latents")]) == 0
         chosen = config(shards, latents=tmp_path / "latents")
     source = ShardSource(shards)
-    latents = _latents(chosen, ONE, source)
+    ((_, latents),) = _latents(chosen, ONE, source)
     rows = RowReader(chosen, ONE, source, latents, faces=False)(0)
     found = latents.encode(rows.pictures, rows.draws)
     pictures = RowReader(chosen, ONE, source, LiveLatents(source, load_vae(vae, torch.float32), 128, ONE.device), faces=False)(0)
