@@ -1,10 +1,10 @@
 """Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
 
-torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank
-reads what it needs, straight into the tensors that it trains. Tensors are whole under their parameter's name,
-so the number of ranks, and whether they share out the optimiser's state, may change from one start of a run
-to the next. A checkpoint is written under another name and renamed when every rank is done, so a killed run
-leaves at most a `.part` folder.
+torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank reads what it
+needs, straight into the tensors that it trains. Tensors are whole under their parameter's name, so the number of ranks, and
+whether they share out the optimiser's state, may change from one start of a run to the next.
+A checkpoint is copied to CPU memory and written from there while training goes on, under another name; it is renamed when every
+rank is done, so a killed run leaves at most a `.part` folder.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from .ranks import Ranks
+from .ranks import PATIENCE, Ranks
 from .saved_metadata import SafeReader
 from .sharding import ShardedAdamW
 
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 _META = "run.json"
+# One rank needs no process group, and each reads without the others. For good: checkpoints are written by another thread.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 _NAME = r"step-(\d{8,})"  # what else lies beside, a copy that somebody made, is none of the run's
 
 
@@ -72,8 +76,8 @@ class SavedState:
     def read_into(self, state: State, whole: str) -> None:
         """Overwrite the tensors of `state`, in place, wherever they are.
 
-        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and
-        those below the prefix `whole` are all that the checkpoint has below it.
+        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and those
+        below the prefix `whole` are all that the checkpoint has below it.
         """
         wrong = [name for name in self._kinds if name.startswith(whole + ".") and name not in state]
         wrong += [name for name, tensor in state.items() if self._kinds.get(name) != (tensor.dtype, tensor.shape)]
@@ -85,13 +89,11 @@ class SavedState:
         self._read(state)
 
     def _read(self, state: State) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # each rank reads without the others
-            try:
-                load({**state}, storage_reader=self._reader, no_dist=True)
-            # torch wraps what it met in a CheckpointException, which is a BaseException.
-            except (Exception, CheckpointException) as error:
-                raise _unreadable(self._folder, error) from error
+        try:
+            load({**state}, storage_reader=self._reader, no_dist=True)
+        # torch wraps what it met in a CheckpointException, which is a BaseException.
+        except (Exception, CheckpointException) as error:
+            raise _unreadable(self._folder, error) from error
 
 
 def _unreadable(folder: Path, error: BaseException) -> ResumeError:
@@ -102,8 +104,7 @@ def _unreadable(folder: Path, error: BaseException) -> ResumeError:
 
 
 def _cause(error: BaseException | None) -> str:
-    """What went wrong, in a line: torch wraps what a rank met in a
-    CheckpointException that prints its whole traceback."""
+    """What went wrong, in a line: torch wraps what a rank met in a CheckpointException that prints its whole traceback."""
     if isinstance(error, CheckpointException):
         error = next((found[0] for found in error.failures.values()), error)
     if isinstance(error, OSError | ValueError | UnpicklingError) and str(error):
@@ -133,7 +134,10 @@ class Checkpoints:
         self.ranks = ranks
         self.keep_last = keep_last
         self.newest: int | None = None
-        """Step of the checkpoint that was written or found last: the same on every rank."""
+        """Step of the checkpoint that was begun or found last: the same on every rank."""
+        self._pending: _Pending | None = None
+        self._group: Any = None
+        self._writers: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
@@ -143,28 +147,54 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> Path:
-        """Write `state` after `step` steps; collective. Then delete all but the last N.
+        """`begin` and `finish`: the checkpoint is there when this returns."""
+        self.begin(step, state, meta)
+        self.finish()
+        return self.path(step)
 
-        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes
-        it. Raises CheckpointWriteError on every rank when a rank cannot write (a full disk): older checkpoints
-        survive.
+    def begin(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
+        """Copy `state`, that of after `step` steps, and write the copy while the caller goes on; collective.
+
+        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes it. The
+        checkpoint before is finished first. Raises CheckpointWriteError on every rank when a rank cannot write (a full disk):
+        older checkpoints survive.
         """
-        final = self.path(step)
-        part = final.with_suffix(".part")
-        stages = (
-            lambda: self._begin(part, {**meta, "step": step}),
-            lambda: self._write(part, state),
-            lambda: self._finish(part),
-        )
-        for stage in stages:
-            failure = _failure_of(stage)
-            # Every rank learns of it before the next collective, in which it would wait for the one that failed.
-            if any(self.ranks.any(failure is not None)):
-                if self.ranks.is_main:
-                    shutil.rmtree(part, ignore_errors=True)
-                raise CheckpointWriteError(self._describe(step, failure)) from failure
+        self.finish()
+        part = self.path(step).with_suffix(".part")
+        self._on_all_ranks(step, part, lambda: self._begin(part, {**meta, "step": step}))
+        self._on_all_ranks(step, part, lambda: self._start(step, part, state))
         self.newest = step
-        return final
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank is at work on the checkpoint that was begun last."""
+        return self._pending is not None and not self._pending.written.done()
+
+    @property
+    def unfinished(self) -> int | None:
+        """Step of a checkpoint that was begun and that `finish` was not called for; the same on every rank."""
+        return self._pending.step if self._pending else None
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that was begun last, and give it its name; collective. Then delete all but the last N.
+
+        Raises CheckpointWriteError, as above.
+        """
+        if self._pending is None:
+            return
+        step, part, written = self._pending
+        self._pending = None
+        self._on_all_ranks(step, part, lambda: written.result())
+        self._on_all_ranks(step, part, lambda: self._finish(part))
+
+    def _on_all_ranks(self, step: int, part: Path, stage: Callable[[], object]) -> None:
+        failure = _failure_of(stage)
+        # Every rank learns of it before the next collective, in which it would wait for the one that failed.
+        if any(self.ranks.any(failure is not None)):
+            self._pending = None
+            if self.ranks.is_main:
+                shutil.rmtree(part, ignore_errors=True)
+            raise CheckpointWriteError(self._describe(step, failure)) from failure
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """Steps done and notes of the newest whole checkpoint, or None; leftovers of a killed run are removed.
@@ -201,10 +231,24 @@ class Checkpoints:
             part.mkdir(parents=True)
             (part / _META).write_text(json.dumps(meta))
 
-    def _write(self, part: Path, state: State) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is", UserWarning)  # one rank needs no process group
-            save(state, storage_writer=FileSystemWriter(part, overwrite=True), no_dist=self.ranks.world_size == 1)
+    def _start(self, step: int, part: Path, state: State) -> None:
+        alone = self.ranks.world_size == 1
+        if not alone and self._group is None:  # of its own: training's collectives go on beside, in another order on each rank
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        own = state if alone else self._own(state)
+        writer = FileSystemWriter(part, overwrite=True)
+        written = async_save({**own}, storage_writer=writer, process_group=self._group, no_dist=alone)
+        self._pending = _Pending(step, part, cast("Future[Any]", written))
+
+    def _own(self, state: State) -> State:
+        """What this rank writes: of tensors that several ranks have, each is copied and written by one of them alone."""
+        names, own = self._writers
+        if names != state.keys():  # once: a run has the same tensors throughout
+            held: list[dict[str, int]] = [{}] * self.ranks.world_size
+            dist.all_gather_object(held, {name: tensor.nbytes for name, tensor in state.items()}, group=self._group)
+            own = frozenset(_deal_among_holders(held)[self.ranks.rank])
+            self._writers = frozenset(state), own
+        return {name: tensor for name, tensor in state.items() if name in own}
 
     def _finish(self, part: Path) -> None:
         if self.ranks.is_main:
@@ -229,6 +273,26 @@ class Checkpoints:
         )
 
 
+class _Pending(NamedTuple):
+    """A checkpoint that is being written."""
+
+    step: int
+    part: Path
+    written: Future[Any]
+
+
+def _deal_among_holders(held: list[dict[str, int]]) -> list[list[str]]:
+    """The names that each rank writes, given the bytes that each holds: the largest first, to the holder that has least."""
+    load = [0] * len(held)
+    dealt: list[list[str]] = [[] for _ in held]
+    sizes = {name: size for own in held for name, size in own.items()}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        rank = min((rank for rank, own in enumerate(held) if name in own), key=lambda rank: load[rank])
+        load[rank] += sizes[name]
+        dealt[rank].append(name)
+    return dealt
+
+
 def model_state(prefix: str, parameters: Mapping[str, Tensor]) -> State:
     """Named tensors under a prefix; they stay those of the model."""
     return {f"{prefix}.{name}": tensor.detach() for name, tensor in parameters.items()}
@@ -243,7 +307,7 @@ def optimizer_state(optimizer: ShardedAdamW) -> State:
     }
 
 
-def _failure_of(stage: Callable[[], None]) -> BaseException | None:
+def _failure_of(stage: Callable[[], object]) -> BaseException | None:
     try:
         stage()
     # torch wraps what a rank met in a CheckpointException, which is a BaseException.

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from ..data.course import Course
 from .command_line import as_plain
 from .config import ConfigError, RunConfig
 from .ranks import Ranks
@@ -35,11 +36,11 @@ def require_loggers(config: RunConfig) -> None:
 class RunLog:
     """The log of one run; a resumed run appends to it. A context manager."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, start: int):
+    def __init__(self, config: RunConfig, ranks: Ranks, start: int, course: Course | None = None):
         self.every = config.log_every
-        self._step_rows = config.batch_size
+        self._course = course or config.course
         self._active = ranks.is_main
-        self._since, self._steps = time.monotonic(), 0
+        self._since, self._rows = time.monotonic(), 0
         self._file: TextIO | None = None
         self._bar: Any = None
         self._tensorboard: Any = None
@@ -63,13 +64,13 @@ class RunLog:
         """Note the values of a step (counted from 1): loss parts, scales, learning rate; adds samples per second."""
         if not self._active:
             return
-        self._steps += 1
+        self._rows += self._course.batch_size(step - 1)
         self._bar.update()
         if step % self.every and step != self._bar.total:
             return
         now = time.monotonic()
-        rate = self._steps * self._step_rows / max(now - self._since, 1e-9)
-        self._since, self._steps = now, 0
+        rate = self._rows / max(now - self._since, 1e-9)
+        self._since, self._rows = now, 0
         self._bar.set_postfix({"samples/s": f"{rate:.1f}", **{k: f"{v:.4g}" for k, v in values.items()}}, refresh=False)
         self._write("train", step, {**values, "samples_per_second": rate})
 

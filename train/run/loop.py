@@ -11,12 +11,14 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import MISSING, fields
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ..data.course import Course
 from .checkpointing import Checkpoints, SavedState, State
 from .command_line import as_plain, write_yaml
 from .config import RunConfig
@@ -24,6 +26,7 @@ from .folder_lock import held
 from .logs import RunLog
 from .ranks import Ranks
 from .sharding import ShardedAdamW, Shards
+from .tolerance import Tolerance, TooManyUnusableError
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class Task(Protocol):
     """One stage of training, as the loop sees it. Everything random in a step follows from the seed and its number."""
 
     # A task may also have `fingerprint`, a text that tells the data it is trained on: a run that goes on with other data says so.
+    # And `follow(course)`, which is told the sizes of its batches before the first one; `unusable(batch)`, the key and the fault
+    # of each sample that a row of the batch stands in for.
 
     @property
     def config(self) -> RunConfig:
@@ -86,12 +91,10 @@ class Task(Protocol):
 
 
 def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
-    """Train to the end, or to a SIGTERM; returns whether it came to the end.
+    """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is resumed.
 
-    An earlier run in `config.out` is resumed.
-
-    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written,
-    FolderInUseError when another process writes into `config.out`.
+    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written, FolderInUseError when
+    another process writes into `config.out`.
     """
     with held(config.out) if ranks.is_main else nullcontext():
         return _run(task, config, ranks)
@@ -102,37 +105,61 @@ def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     if ranks.is_main:
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
-    start = _resume(task, config, checkpoints)
+    start, notes = _resume(task, config, checkpoints)
+    course = _course(config, start, notes)
+    if hasattr(task, "follow"):
+        task.follow(course)  # pyright: ignore[reportAttributeAccessIssue]
     if ranks.is_main:  # only now: a run that is refused leaves the configuration that it is told to use
         write_yaml(config, config.out / "config.yaml")
-    with _termination() as asked_to_stop, RunLog(config, ranks, start) as log:
+    tolerance = Tolerance(config.tolerate, ranks, notes.get("unusable", []))
+
+    def save(done: int, log: RunLog) -> None:
+        told = {"config": as_plain(config), "data": getattr(task, "fingerprint", None)}
+        _save(task, checkpoints, done, log, {**told, "batches": course.changes, "unusable": sorted(tolerance.known)})
+
+    with _termination() as asked_to_stop, RunLog(config, ranks, start, course) as log:
         if start:
             log.note("resume", start, {"ranks": ranks.world_size})
-        for step in range(start, config.steps):
-            values = train_step(task, config, ranks, step)
-            done = step + 1
-            log.step(done, values)
-            (stop,) = ranks.any(asked_to_stop.is_set())
-            if done % config.save_every == 0 or done == config.steps or stop:
-                _save(task, config, checkpoints, done, log)
-            measured = task.evaluate(done)
-            if measured:
-                log.note("evaluate", done, measured)
-            # Asked again: a signal during a long save or measurement must not wait for another step.
-            if done < config.steps and any(ranks.any(stop, asked_to_stop.is_set())):
-                _save(task, config, checkpoints, done, log)
-                logger.warning("Stopped by SIGTERM after step %d; the same command goes on from there.", done)
-                return False
+        try:
+            for step in range(start, config.steps):
+                if config.phases and step in (start, config.phase_of(step).first):
+                    log.note("phase", step, {"settings": config.phases[config.stretches.index(config.phase_of(step))]})
+                values = train_step(task, config, ranks, step, tolerance, log)
+                done = step + 1
+                log.step(done, values)
+                stop, writing = ranks.any(asked_to_stop.is_set(), checkpoints.writing)
+                if not writing:
+                    _finish(checkpoints, log)
+                if done % config.save_every == 0 or done == config.steps or stop:
+                    save(done, log)
+                measured = task.evaluate(done)
+                if measured:
+                    log.note("evaluate", done, measured)
+                # Asked again: a signal during a long save or measurement must not wait for another step.
+                if done < config.steps and any(ranks.any(stop, asked_to_stop.is_set())):
+                    save(done, log)
+                    _finish(checkpoints, log)
+                    logger.warning("Stopped by SIGTERM after step %d; the same command goes on from there.", done)
+                    return False
+        except BaseException as error:
+            # What was done before is kept, unless ranks were to wait here for one that is somewhere else.
+            if ranks.world_size == 1 or isinstance(error, NonFiniteLossError | TooManyUnusableError):
+                _finish(checkpoints, log)
+            raise
+        _finish(checkpoints, log)
     task.export()
     ranks.barrier()
     return True
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """Linear warm-up, constant, linear cooldown: the rate of step `step`, counted from 0. No step's rate is zero."""
+    """Linear warm-up, constant, linear cooldown: the rate of step `step`, counted from 0. No step's rate is zero.
+
+    Both are those of the whole run; in between each phase has its own rate.
+    """
     rising = (step + 1) / config.warmup if config.warmup else 1.0
     falling = (config.steps - step) / config.cooldown if config.cooldown else 1.0
-    return config.lr * min(1.0, rising, falling)
+    return config.phase_of(step).lr * min(1.0, rising, falling)
 
 
 def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:
@@ -148,19 +175,37 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def _save(task: Task, config: RunConfig, checkpoints: Checkpoints, done: int, log: RunLog) -> None:
+def _save(task: Task, checkpoints: Checkpoints, done: int, log: RunLog, notes: Mapping[str, Any]) -> None:
     if done == checkpoints.newest:
         return
-    checkpoints.save(done, task.state(), {"config": as_plain(config), "data": getattr(task, "fingerprint", None)})
-    log.note("checkpoint", done, {"path": str(checkpoints.path(done))})
+    _finish(checkpoints, log)
+    checkpoints.begin(done, task.state(), notes)
 
 
-def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
+def _finish(checkpoints: Checkpoints, log: RunLog) -> None:
+    """Wait for the checkpoint that is being written, if one is."""
+    step = checkpoints.unfinished
+    if step is not None:
+        checkpoints.finish()
+        log.note("checkpoint", step, {"path": str(checkpoints.path(step))})
+
+
+def _course(config: RunConfig, start: int, notes: Mapping[str, Any]) -> Course:
+    """The sizes of all batches: those before `start` as they were, whatever the configuration now says of them, so that the run
+    goes on in the data where it stopped."""
+    if not start:
+        return config.course
+    return Course.of(notes.get("batches") or notes["config"]["batch_size"]).continued(start, config.course)
+
+
+def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> tuple[int, Mapping[str, Any]]:
+    """The step to go on from, and the notes of its checkpoint; empty where there is none."""
     found = checkpoints.latest()
     if not found:
-        return 0
+        return 0, {}
     step, meta = found
-    noted = meta["config"]
+    # What a checkpoint does not note, an earlier version did not know, or nobody had named.
+    noted = {**_defaults(config), **meta["config"]}
     changed = {k: (noted.get(k), v) for k, v in as_plain(config).items() if noted.get(k) != v}
     for name, (before, now) in changed.items():
         logger.warning("Going on with another %s than the run began with: %s, was %s.", name, now, before)
@@ -173,13 +218,25 @@ def _resume(task: Task, config: RunConfig, checkpoints: Checkpoints) -> int:
         )
     task.load_state(checkpoints.saved(step), step)
     logger.info("Going on from step %d.", step)
-    return step
+    return step, meta
 
 
-def train_step(task: Task, config: RunConfig, ranks: Ranks, step: int) -> dict[str, float]:
-    """One update, guarded: a loss or gradient that is not finite on any rank
-    raises NonFiniteLossError and changes nothing."""
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """The fields that have values of their own, as `as_plain` writes them."""
+    found = {field.name: field.default for field in fields(config) if field.default not in (MISSING, None)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def train_step(
+    task: Task, config: RunConfig, ranks: Ranks, step: int, tolerance: Tolerance | None = None, log: RunLog | None = None
+) -> dict[str, float]:
+    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
     batch = task.batch(step)
+    if config.tolerate and tolerance and log and hasattr(task, "unusable"):
+        tolerance.heed(
+            task.unusable(batch),  # pyright: ignore[reportAttributeAccessIssue]
+            lambda key, fault: log.note("unusable", step, {"key": key, "fault": fault}),
+        )
     seed_step(config.seed, step, ranks.rank)
     for parameter in task.parameters:
         parameter.grad = None

@@ -135,6 +135,27 @@ def test_a_checkpoint_is_whole_or_absent_and_only_the_last_are_kept(tmp_path: Pa
     assert torch.equal(state["a"], torch.full((5,), 3.0)) and state["b"] == 3 and state["b"].dtype == torch.int64
 
 
+def save(rank: int, world: int, folder: Path) -> dict[str, list[float]]:
+    checkpoints = Checkpoints(folder, Ranks(rank, world, torch.device("cpu")), keep_last=2)
+    folder.mkdir(exist_ok=True)
+    for step in (1, 2):
+        state = {"weight": torch.full((4,), float(step)), f"own{rank}": torch.full((2,), rank + step / 10)}
+        checkpoints.begin(step, state, {"config": {}})
+        for tensor in state.values():
+            tensor.zero_()  # the next step overwrites what is being saved
+    checkpoints.finish()
+    saved = checkpoints.saved(2)
+    return {name: saved[name].tolist() for name in ("weight", "own0", "own1")}
+
+
+def test_ranks_write_together_while_they_go_on(run_ranks: Any, tmp_path: Path) -> None:
+    first, second = run_ranks(save, 2, tmp_path / "checkpoints")
+    assert first == second and first["weight"] == [2.0] * 4
+    assert first["own0"] == pytest.approx([0.2] * 2) and first["own1"] == pytest.approx([1.2] * 2)
+    files = {path.name for path in (tmp_path / "checkpoints" / "step-00000002").iterdir()}
+    assert {"run.json", ".metadata"} < files and len([name for name in files if name.endswith(".distcp")]) == 2
+
+
 def test_a_full_disk_costs_the_new_checkpoint_not_the_old_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, ONE, keep_last=1)
     checkpoints.save(1, {"a": torch.arange(10)}, {"config": {}})
