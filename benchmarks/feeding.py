@@ -1,11 +1,13 @@
-"""How fast one host core feeds pretraining, against webdataset's loader on the same shards and for the same batches.
+"""How fast one host core feeds pretraining, against webdataset's loader on the same shards and for the same
+batches.
 
     python benchmarks/feeding.py                    384 rows a batch: a rank's share of FaceCLIP-L on 64 GPUs
     python benchmarks/feeding.py --processes 2      rows are read and decoded by processes beside
 
-Every contender gives batches of `face` uint8 [b, 3, 448, 448], caption ids [b, 77] and the row's json; `cached` ones hold the
-towers' features, at FaceCLIP-L's sizes, instead of the faces. A row costs the seconds that all threads of this process computed;
-the main thread's are what is taken from the step. Contenders take turns; numbers are medians, with the range in brackets.
+Every contender gives batches of `face` uint8 [b, 3, 448, 448], caption ids [b, 77] and the row's json;
+`cached` ones hold the towers' features, at FaceCLIP-L's sizes, instead of the faces. A row costs the seconds
+that all threads of this process computed; the main thread's are what is taken from the step. Contenders take
+turns; numbers are medians, with the range in brackets.
 """
 
 from __future__ import annotations

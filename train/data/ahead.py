@@ -18,8 +18,8 @@ _PATIENCE = 10.0
 class Ahead(Generic[Item]):
     """The items of an iterator, in order, taken by a thread of its own, `ready` of them before they are asked for.
 
-    What the iterator raises is raised where its item would have come. The thread ends with `close`, with the last reference to
-    this object, or with the process.
+    What the iterator raises is raised where its item would have come. The thread ends with `close`, with the last
+    reference to this object, or with the process.
     """
 
     def __init__(self, items: Iterator[Item], ready: int = 1):

@@ -1,10 +1,13 @@
-"""From shards to batches: main tuples mixed with guided image-text pairs, shuffled by seed, sliced by rank, resumed exactly.
+"""From shards to batches: main tuples mixed with guided image-text pairs, shuffled by seed, sliced by rank,
+resumed exactly.
 
-The stream of samples is a pure function of the two sources, the guided fraction, the global batches' sizes and the seed. Ranks
-and workers only divide it, so its whole state is one integer: the number of batches taken.
+The stream of samples is a pure function of the two sources, the guided fraction, the global batches' sizes
+and the seed. Ranks and workers only divide it, so its whole state is one integer: the number of batches
+taken.
 
-Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one, on every rank.
-Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks always have as many rows.
+Lambda is met by every batch, not in expectation: n rows in a row hold lambda n guided ones, give or take one,
+on every rank. Epochs leave no rest: the batch that ends one epoch of a source begins the next, so all ranks
+always have as many rows.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from .stacking import DataError, _stack_rows, collate, join_parts, stack_rows
 logger = logging.getLogger(__name__)
 
 Transform = Callable[[Sample, np.random.Generator], dict[str, Any]]
-"""One sample to the named arrays, numbers and strings of one row of a batch; draws randomness from the generator alone."""
+"""One sample to the named arrays, numbers and strings of one row of a batch; draws randomness from the
+generator alone."""
 Beside = Callable[[Tensor], Mapping[str, Tensor]]
 """Row numbers int64 [b] to what else a batch is to hold of them, each [b, ...]: what a cache keeps."""
 LARGEST_PART = 64
@@ -56,12 +60,13 @@ class ReadOptions:
 class TrainingData:
     """Endless batches of one rank. `iter(data)` goes on from where the state is; one iterator at a time.
 
-    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to lists), and
-    of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]: the row of the source,
-    guided rows counted after the main ones. A thread makes batches ahead; the state is that of batches taken, not made.
+    A batch is a dict of what `transform` returns, stacked (arrays and numbers to tensors [b, ...], strings to
+    lists), and of `key` list[str], `identity` int64 [b] (-1 unknown), `has_face` bool [b] and `index` int64 [b]:
+    the row of the source, guided rows counted after the main ones. A thread makes batches ahead; the state is
+    that of batches taken, not made.
 
-    With `tolerate`, `unusable` list[str] is among them: for each row the samples, as JSON [[key, what is wrong], ...], in whose
-    place it stands.
+    With `tolerate`, `unusable` list[str] is among them: for each row the samples, as JSON [[key, what is wrong],
+    ...], in whose place it stands.
     """
 
     def __init__(
@@ -85,8 +90,8 @@ class TrainingData:
             batch_size: the global batch, over all ranks; a rank gets batch_size / world_size rows.
             seed: orders the samples; each epoch of each source is shuffled anew.
             beside: called on reading threads, for several batches at a time.
-            tolerate: a sample that cannot be used is replaced by the next one of the order that can, of its kind. So many in a
-                row at most; who trains counts them all.
+            tolerate: a sample that cannot be used is replaced by the next one of the order that can, of its kind. So many
+                in a row at most; who trains counts them all.
 
         Raises:
             DataError: the batch does not divide by the ranks, lambda and the guided source contradict each other, or main
@@ -132,7 +137,8 @@ class TrainingData:
         self.step = int(state["step"])
 
     def _made(self, step: int) -> Iterator[dict[str, Any]]:
-        """Whole batches from a step's on; what lies beside them is read for several at once, since a shared disk is far away."""
+        """Whole batches from a step's on; what lies beside them is read for several at once, since a shared disk is
+        far away."""
         stacked = self._stacked(step)
         if self._beside is None:
             yield from stacked

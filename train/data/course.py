@@ -1,4 +1,5 @@
-"""How large each global batch is, and which place in the endless order of rows it begins at: a run may change its batch."""
+"""How large each global batch is, and which place in the endless order of rows it begins at: a run may change
+its batch."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Course:
-    """`changes`: (step, rows): from that step on, counted from 0, a global batch has so many rows. The first is of step 0."""
+    """`changes`: (step, rows): from that step on, counted from 0, a global batch has so many rows. The first is
+    of step 0."""
 
     changes: tuple[tuple[int, int], ...]
 

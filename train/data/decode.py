@@ -68,8 +68,8 @@ def decode_pixels(data: bytes, what: str, least: int | None = None) -> np.ndarra
 def face_pixels(data: bytes | None) -> np.ndarray:
     """A stored crop as uint8 [3, 448, 448]; None gives zeros, which the encoder reads as "no face".
 
-    It lies in memory as decoded, rows of pixels of three colours: turning it over there would cost as much as copying it
-    does, and a batch of them is turned over by its strides.
+    It lies in memory as decoded, rows of pixels of three colours: turning it over there would cost as much as
+    copying it does, and a batch of them is turned over by its strides.
 
     Raises:
         ValueError: the crop has another size.

@@ -24,7 +24,8 @@ def _mixed_rows(main: int, guided: int, fraction: float, seed: int) -> grain.Map
 
 
 def following(order: grain.MapDataset, place: int, main: int) -> Iterator[int]:
-    """The rows of the order after a place that are of its kind: main tuples, of which there are `main`, or guided pairs."""
+    """The rows of the order after a place that are of its kind: main tuples, of which there are `main`, or guided
+    pairs."""
 
     def row_at(at: int) -> int:
         row: Any = order[at]
@@ -35,10 +36,12 @@ def following(order: grain.MapDataset, place: int, main: int) -> Iterator[int]:
 
 
 class _RankShare:
-    """The rows of one rank: of every global batch the rank-th block, each as (place in the global sequence, row number).
+    """The rows of one rank: of every global batch the rank-th block, each as (place in the global sequence, row
+    number).
 
-    Blocks, not a stride: `mix` interleaves in a fixed pattern, so that with lambda one half a stride of two would give one
-    rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take one.
+    Blocks, not a stride: `mix` interleaves in a fixed pattern, so that with lambda one half a stride of two would
+    give one rank all the faces and the other none. Any block of b rows holds lambda b guided ones, give or take
+    one.
     """
 
     def __init__(self, order: grain.MapDataset, batches: int | Course, rank: int, world_size: int):

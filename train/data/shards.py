@@ -231,8 +231,8 @@ class ShardSource:
 
 
 def _read_spans(path: str, spans: dict[Member, tuple[int, int]], key: str) -> dict[Member, bytes]:
-    """Read some members of one sample with a single request over the stretch that holds them, or, where a large member that
-    nobody wants lies between, one on each side of it."""
+    """Read some members of one sample with a single request over the stretch that holds them, or, where a large
+    member that nobody wants lies between, one on each side of it."""
     found: dict[Member, bytes] = {}
     stretch: dict[Member, tuple[int, int]] = {}
     end = 0

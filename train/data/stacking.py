@@ -58,8 +58,8 @@ def _join(values: Sequence[Any], pin: bool) -> list[str] | Tensor:
 
 
 def _stack_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One part of some rows, in plain memory: grain passes arrays between processes in shared memory, torch's own tensors by
-    sockets that die with a worker."""
+    """One part of some rows, in plain memory: grain passes arrays between processes in shared memory, torch's own
+    tensors by sockets that die with a worker."""
     batch = collate(rows)
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in batch.items()}
 

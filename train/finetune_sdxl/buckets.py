@@ -20,8 +20,8 @@ class BucketBatches:
         """
         Args:
             bucket_of_row: int [N].
-            before: batches of another size, or of other buckets of the same rows, and how many of them were taken. These go on
-                in the same epoch with the rows that those have not dealt in it; steps count from 0 again.
+            before: batches of another size, or of other buckets of the same rows, and how many of them were taken. These
+                go on in the same epoch with the rows that those have not dealt in it; steps count from 0 again.
 
         Raises ValueError if there is no row.
         """
@@ -36,8 +36,8 @@ class BucketBatches:
         self._dealt = dict.fromkeys(self._rows, 0)
         """How many rows each bucket has dealt before step 0, since the run began."""
         self._skipped: dict[int, np.ndarray] = {}
-        """Places of each bucket's order that were passed over before step 0, since an epoch's batches come in random order. They
-        are dealt first."""
+        """Places of each bucket's order that were passed over before step 0, since an epoch's batches come in random
+        order. They are dealt first."""
         self._leads: dict[tuple[int, int], np.ndarray] = {}
         """Orders of the first epoch that begin with the rows that were dealt in other buckets."""
         self._orders: dict[tuple[int, int], np.ndarray] = {}
@@ -91,7 +91,8 @@ class BucketBatches:
         return int(skipped[number]) if number < len(skipped) else place
 
     def _skipped_by(self, steps: int) -> dict[int, tuple[np.ndarray, int]]:
-        """Of each bucket's order: the places before a step that were passed over, and the place that nothing lies behind."""
+        """Of each bucket's order: the places before a step that were passed over, and the place that nothing lies
+        behind."""
         epoch = self._epoch(steps)
         done = self._batches_of(epoch)[: steps - self._steps_before(epoch)]
         found = {}

@@ -2,9 +2,9 @@
 
 By `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
 
-    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out RUN
-    torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ...
-    accelerate launch --multi_gpu --num_processes 8 -m train.finetune_sdxl ...   (--multi_gpu on machines without a GPU, too)
+    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out
+    RUN torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ... accelerate launch --multi_gpu
+    --num_processes 8 -m train.finetune_sdxl ...   (--multi_gpu on machines without a GPU, too)
 
 The same command goes on with an interrupted run. RUN/unet is the finished UNet in diffusers' format.
 """
@@ -130,7 +130,8 @@ def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
 
 
 def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> list[tuple[int, LatentSource]]:
-    """Where each phase's latents come from, with the step that it begins at; by one VAE. Raises CacheError for several."""
+    """Where each phase's latents come from, with the step that it begins at; by one VAE. Raises CacheError for
+    several."""
     if config.vae:
         vae = load_vae(config.vae, DTYPES[config.dtype])
         sides = {phase.resolution: LiveLatents(source, vae, phase.resolution, ranks.device) for phase in config.stretches}

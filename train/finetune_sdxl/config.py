@@ -17,7 +17,8 @@ class FinetuneConfig(RunConfig):
     phase_keys: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "resolution", "latents")
 
     data: str
-    """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m train.prepare`."""
+    """Shards with photographs, captions and aligned faces (a folder, a pattern or a URL), from `python -m
+    train.prepare`."""
     encoder: Path
     """FaceCLIP encoder file with the branches that the UNet takes (both, for SDXL). Frozen."""
     unet: Path | None
@@ -29,14 +30,15 @@ class FinetuneConfig(RunConfig):
     latents: Path | None = None
     """Cache of latents written by `python -m train.cache latents`."""
     features: Path | None = None
-    """Cache of face features written by `python -m train.cache pretrain`; without it the face tower runs at every step."""
+    """Cache of face features written by `python -m train.cache pretrain`; without it the face tower runs at every
+    step."""
     remember_conditions: bool = False
-    """Keep every computed condition in memory, so that the encoder runs once per sample and not once per epoch; what is read from
-    caches is kept, too. For small data: a sample's condition takes 318 KB for SDXL in bf16, and up to four are kept of it, with
-    and without what is dropped."""
+    """Keep every computed condition in memory, so that the encoder runs once per sample and not once per epoch;
+    what is read from caches is kept, too. For small data: a sample's condition takes 318 KB for SDXL in bf16, and
+    up to four are kept of it, with and without what is dropped."""
     cuda_graph: bool = False
-    """Replay the UNet's kernels from a CUDA graph. For small UNets, which a GPU finishes sooner than Python can ask for: one GPU,
-    no micro-batches, nothing recomputed."""
+    """Replay the UNet's kernels from a CUDA graph. For small UNets, which a GPU finishes sooner than Python can
+    ask for: one GPU, no micro-batches, nothing recomputed."""
     resolution: int = 1024
     """Side in pixels of the square bucket; the others have about its area. With --latents, that of the cache."""
     drop_text: float = 0.05
@@ -47,8 +49,8 @@ class FinetuneConfig(RunConfig):
     drop_both: float = 0.1
     """Chance that a row is trained with neither (release: condition dropout 0.1)."""
     prediction: Literal["auto", "epsilon", "v"] = "auto"
-    """What the UNet predicts: `auto` is what the file of --unet says, with its zero_terminal_snr, or the noise (as in the paper)
-    where it says nothing. What contradicts the file is refused."""
+    """What the UNet predicts: `auto` is what the file of --unet says, with its zero_terminal_snr, or the noise
+    (as in the paper) where it says nothing. What contradicts the file is refused."""
     min_snr: float = 0.0
     """Gamma of min-SNR loss weights; 0 weighs all timesteps alike, as the paper does. Not with zero_terminal_snr."""
     zero_terminal_snr: bool = False

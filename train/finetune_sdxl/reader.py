@@ -1,4 +1,5 @@
-"""What a step of finetuning is given: rows of one aspect bucket, their latents, and what is dropped of their conditions."""
+"""What a step of finetuning is given: rows of one aspect bucket, their latents, and what is dropped of their
+conditions."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from .rows import Draws, Rows
 
 
 class _Read(NamedTuple):
-    """A row that was read: what its latents are made from with its size conditions, and its face where faces are wanted."""
+    """A row that was read: what its latents are made from with its size conditions, and its face where faces are
+    wanted."""
 
     row: int
     sample: Sample
@@ -51,7 +53,8 @@ class _Stretch(NamedTuple):
 class RowReader:
     """`reader(step)` -> this rank's rows of the step's global batch, `config.workers` of them read at a time.
 
-    Threads may share it. With `remember_conditions`, and latents and features from caches, a row is read once and kept.
+    Threads may share it. With `remember_conditions`, and latents and features from caches, a row is read once and
+    kept.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class RowReader:
     ):
         """
         Args:
-            latents: where they come from, or several places, each with the step from which on it serves, the first with 0.
+            latents: where they come from, or several places, each with the step from which on it serves, the first with
+                0.
             features: the cached ones, to be read with the rows they belong to.
         """
         self._config = config
@@ -100,7 +104,8 @@ class RowReader:
         self._stretches = stretches
 
     def __call__(self, step: int) -> Rows:
-        """Raises DataError, naming the sample, for one that cannot be used; with `tolerate`, for more in a row than that."""
+        """Raises DataError, naming the sample, for one that cannot be used; with `tolerate`, for more in a row than
+        that."""
         first, batches, latents = next(stretch for stretch in reversed(self._stretches) if stretch.first <= step)
         share = batches.batch_size // self._ranks.world_size
         own = range(self._ranks.rank * share, (self._ranks.rank + 1) * share)
@@ -113,8 +118,8 @@ class RowReader:
         return self._together(found, [Draws.of(self._config, step, place) for place in own], pictures=True)
 
     def without_pictures(self, index: list[int]) -> Rows:
-        """Any rows, for their conditions. Raises DataError, as above; with `tolerate` words and face of what cannot be read are
-        left empty, since no step will ask for that row."""
+        """Any rows, for their conditions. Raises DataError, as above; with `tolerate` words and face of what cannot
+        be read are left empty, since no step will ask for that row."""
         return self._together(list(self._pool.map(self._bare, index)), [], pictures=False)
 
     def _together(self, found: list[_Read], draws: list[Draws], pictures: bool) -> Rows:
@@ -206,8 +211,8 @@ Item = TypeVar("Item")
 
 
 class Prefetch(Generic[Item]):
-    """`prefetch[step]` is `read(step)`, with the `ahead` following steps being read meanwhile, a thread for each: what else is
-    done at a time is up to `read`. Ask for steps in order."""
+    """`prefetch[step]` is `read(step)`, with the `ahead` following steps being read meanwhile, a thread for each:
+    what else is done at a time is up to `read`. Ask for steps in order."""
 
     def __init__(self, read: Callable[[int], Item], ahead: int = 2):
         self._read = read

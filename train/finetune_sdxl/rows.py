@@ -17,9 +17,10 @@ from .diffusion import TIMESTEPS
 class Rows:
     """This rank's b rows of a global batch, all of one bucket, on the CPU.
 
-    pictures: what `LatentSource.encode` takes, [b, ...]. faces: uint8 [b, 3, 448, 448], or None where features are cached.
-    time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row. features: the cached ones by name, each
-    [b, ...], where they were read ahead. unusable: for each row, the key and the fault of each sample that it stands in for.
+    pictures: what `LatentSource.encode` takes, [b, ...]. faces: uint8 [b, 3, 448, 448], or None where features
+    are cached. time_ids: [b, 6] SDXL's size conditions. draws: what is random about each row. features: the
+    cached ones by name, each [b, ...], where they were read ahead. unusable: for each row, the key and the fault
+    of each sample that it stands in for.
     """
 
     index: list[int]
@@ -47,7 +48,8 @@ def _part(column: Any, part: slice) -> Any:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about one row of one step: a function of the seed, the step and its place in the global batch alone.
+    """What is random about one row of one step: a function of the seed, the step and its place in the global
+    batch alone.
 
     So neither the number of ranks nor a resumption changes it, and no two rows share their noise.
     """

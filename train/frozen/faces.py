@@ -12,8 +12,8 @@ from faceclip.model.branch import FaceCLIPBranch
 def identity_of_faces(encoder: FaceCLIPEncoder, faces: Tensor, has_face: Tensor) -> Identity:
     """`faces` [b, 3, 448, 448] -> identities; the tower sees only rows with a face, the others are the blank face's.
 
-    uint8, as batches hold them, or float in [0, 1]. They travel as they are and are normalised on the device: a quarter of the
-    bytes.
+    uint8, as batches hold them, or float in [0, 1]. They travel as they are and are normalised on the device: a
+    quarter of the bytes.
     """
     blank = encoder.blank_face().to(encoder.device)
     rows = has_face.to(encoder.device)
@@ -41,7 +41,8 @@ def with_blank(class_token: Tensor, patch_tokens: Tensor, present: Tensor, encod
 
 @torch.no_grad()
 def text_embedding(branch: FaceCLIPBranch, ids: Tensor) -> Tensor:
-    """[b, d]: the frozen CLIP text encoder's embedding of captions alone, ids [b, 77]: the text target (paper, eq. 3)."""
+    """[b, d]: the frozen CLIP text encoder's embedding of captions alone, ids [b, 77]: the text target (paper,
+    eq. 3)."""
     ids = ids.to(branch.text_projection.device)
     hidden = branch.encode_tokens(branch.token_embedding(ids))
     return branch.pool(hidden, ids) @ branch.text_projection

@@ -34,8 +34,8 @@ class PretrainConfig(TowerConfig, RunConfig):
     terms: tuple[Literal["image", "identity", "text"], ...] = ("image", "identity", "text")
     """Loss terms that take part: L1 is image, L2 adds identity, L3 (the paper's choice) adds text."""
     reader_processes: int = 0
-    """Processes per rank that read and decode samples ahead, instead of `workers` threads, which share one core's worth of
-    Python: for faces that run live, at a few thousand rows a second and GPU. 0 starts none."""
+    """Processes per rank that read and decode samples ahead, instead of `workers` threads, which share one core's
+    worth of Python: for faces that run live, at a few thousand rows a second and GPU. 0 starts none."""
     dropout: float = 0.1
     """Dropout of the fusion module (release: 0.1)."""
     held_out: str = ""

@@ -1,10 +1,10 @@
 """Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
 
-torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank reads what it
-needs, straight into the tensors that it trains. Tensors are whole under their parameter's name, so the number of ranks, and
-whether they share out the optimiser's state, may change from one start of a run to the next.
-A checkpoint is copied to CPU memory and written from there while training goes on, under another name; it is renamed when every
-rank is done, so a killed run leaves at most a `.part` folder.
+torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank
+reads what it needs, straight into the tensors that it trains. Tensors are whole under their parameter's name,
+so the number of ranks, and whether they share out the optimiser's state, may change from one start of a run
+to the next. A checkpoint is copied to CPU memory and written from there while training goes on, under another
+name; it is renamed when every rank is done, so a killed run leaves at most a `.part` folder.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class SavedState:
     def read_into(self, state: State, whole: str) -> None:
         """Overwrite the tensors of `state`, in place, wherever they are.
 
-        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and those
-        below the prefix `whole` are all that the checkpoint has below it.
+        Raises ResumeError, before anything is overwritten, unless each is there in the same shape and precision, and
+        those below the prefix `whole` are all that the checkpoint has below it.
         """
         wrong = [name for name in self._kinds if name.startswith(whole + ".") and name not in state]
         wrong += [name for name, tensor in state.items() if self._kinds.get(name) != (tensor.dtype, tensor.shape)]
@@ -104,7 +104,8 @@ def _unreadable(folder: Path, error: BaseException) -> ResumeError:
 
 
 def _cause(error: BaseException | None) -> str:
-    """What went wrong, in a line: torch wraps what a rank met in a CheckpointException that prints its whole traceback."""
+    """What went wrong, in a line: torch wraps what a rank met in a CheckpointException that prints its whole
+    traceback."""
     if isinstance(error, CheckpointException):
         error = next((found[0] for found in error.failures.values()), error)
     if isinstance(error, OSError | ValueError | UnpicklingError) and str(error):
@@ -155,9 +156,9 @@ class Checkpoints:
     def begin(self, step: int, state: State, meta: Mapping[str, Any]) -> None:
         """Copy `state`, that of after `step` steps, and write the copy while the caller goes on; collective.
 
-        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes it. The
-        checkpoint before is finished first. Raises CheckpointWriteError on every rank when a rank cannot write (a full disk):
-        older checkpoints survive.
+        A rank gives what it keeps; where several give a tensor of one name, it is the same, and one of them writes
+        it. The checkpoint before is finished first. Raises CheckpointWriteError on every rank when a rank cannot
+        write (a full disk): older checkpoints survive.
         """
         self.finish()
         part = self.path(step).with_suffix(".part")
@@ -282,7 +283,8 @@ class _Pending(NamedTuple):
 
 
 def _deal_among_holders(held: list[dict[str, int]]) -> list[list[str]]:
-    """The names that each rank writes, given the bytes that each holds: the largest first, to the holder that has least."""
+    """The names that each rank writes, given the bytes that each holds: the largest first, to the holder that has
+    least."""
     load = [0] * len(held)
     dealt: list[list[str]] = [[] for _ in held]
     sizes = {name: size for own in held for name, size in own.items()}

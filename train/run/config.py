@@ -1,4 +1,5 @@
-"""Configurations: dataclasses, filled from a preset (`train/configs/*.yaml`) or a YAML file, then from the command line."""
+"""Configurations: dataclasses, filled from a preset (`train/configs/*.yaml`) or a YAML file, then from the
+command line."""
 
 from __future__ import annotations
 
@@ -43,13 +44,13 @@ class RunConfig:
     batch_size: int
     """Global batch: rows per optimiser step over all ranks, a multiple of their number."""
     micro_batch: int = 0
-    """Rows that a rank puts through the models at once, frozen ones included; 0 is all of its share. Smaller needs less memory,
-    same gradient."""
+    """Rows that a rank puts through the models at once, frozen ones included; 0 is all of its share. Smaller
+    needs less memory, same gradient."""
     phases: tuple[str, ...] = ()
-    """Stretches of steps with settings of their own, one after another, as the paper's two batches: `steps=40000,batch_size=4096`
-    `steps=10000,batch_size=512,lr=1e-5`, in YAML also as mappings. What a phase does not name is the run's; the last may leave
-    its steps out. Together they are `steps`. Each goes on in the data where the one before stopped. When finetuning also
-    `resolution`, and `latents` where those are cached."""
+    """Stretches of steps with settings of their own, one after another, as the paper's two batches:
+    `steps=40000,batch_size=4096` `steps=10000,batch_size=512,lr=1e-5`, in YAML also as mappings. What a phase
+    does not name is the run's; the last may leave its steps out. Together they are `steps`. Each goes on in the
+    data where the one before stopped. When finetuning also `resolution`, and `latents` where those are cached."""
     seed: int = 0
     """Everything random follows from it and the step: data order, dropout, noise, condition dropout."""
     lr: float = 2e-5
@@ -57,8 +58,8 @@ class RunConfig:
     warmup: int = 0
     """Steps over which the learning rate rises from zero. The paper names none."""
     cooldown: int = 0
-    """Last steps, over which the learning rate falls towards zero in a line. The paper names none. They count from `steps`: a
-    run that is to be made longer should not have reached them."""
+    """Last steps, over which the learning rate falls towards zero in a line. The paper names none. They count
+    from `steps`: a run that is to be made longer should not have reached them."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of first and second moment (paper: 0.9, 0.999)."""
     weight_decay: float = 0.01
@@ -68,8 +69,8 @@ class RunConfig:
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. bf16 (the paper's) trains with Kahan AdamW, second moment in fp32."""
     shard_optimizer: bool = True
-    """Deal the optimiser's state and the moving average out to the ranks (ZeRO-1) instead of keeping all of it on each: same
-    bits, less memory. Costs one broadcast of the weights per step. Nothing to one rank."""
+    """Deal the optimiser's state and the moving average out to the ranks (ZeRO-1) instead of keeping all of it on
+    each: same bits, less memory. Costs one broadcast of the weights per step. Nothing to one rank."""
     activation_checkpointing: bool = False
     """Recompute blocks in backward instead of keeping their activations."""
     compile: bool = False
@@ -77,8 +78,9 @@ class RunConfig:
     workers: int = 2
     """Threads per rank, in its own process, that read and decode samples ahead."""
     tolerate: int = 0
-    """Samples that may turn out unusable, in the whole run: a picture that has rotten on the disk is replaced by the next row of
-    the order that can be used, and named in the log. One more ends the run; at 0 the first does."""
+    """Samples that may turn out unusable, in the whole run: a picture that has rotten on the disk is replaced by
+    the next row of the order that can be used, and named in the log. One more ends the run; at 0 the first
+    does."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep_last: int = 3

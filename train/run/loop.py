@@ -91,10 +91,11 @@ class Task(Protocol):
 
 
 def run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
-    """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is resumed.
+    """Train to the end, or to a SIGTERM; returns whether it came to the end. An earlier run in `config.out` is
+    resumed.
 
-    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written, FolderInUseError when
-    another process writes into `config.out`.
+    Raises NonFiniteLossError before a bad update, CheckpointWriteError when a checkpoint cannot be written,
+    FolderInUseError when another process writes into `config.out`.
     """
     with held(config.out) if ranks.is_main else nullcontext():
         return _run(task, config, ranks)
@@ -191,8 +192,8 @@ def _finish(checkpoints: Checkpoints, log: RunLog) -> None:
 
 
 def _course(config: RunConfig, start: int, notes: Mapping[str, Any]) -> Course:
-    """The sizes of all batches: those before `start` as they were, whatever the configuration now says of them, so that the run
-    goes on in the data where it stopped."""
+    """The sizes of all batches: those before `start` as they were, whatever the configuration now says of them,
+    so that the run goes on in the data where it stopped."""
     if not start:
         return config.course
     return Course.of(notes.get("batches") or notes["config"]["batch_size"]).continued(start, config.course)
@@ -230,7 +231,8 @@ def _defaults(config: RunConfig) -> dict[str, Any]:
 def train_step(
     task: Task, config: RunConfig, ranks: Ranks, step: int, tolerance: Tolerance | None = None, log: RunLog | None = None
 ) -> dict[str, float]:
-    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and changes nothing."""
+    """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and
+    changes nothing."""
     batch = task.batch(step)
     if config.tolerate and tolerance and log and hasattr(task, "unusable"):
         tolerance.heed(

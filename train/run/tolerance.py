@@ -1,4 +1,5 @@
-"""Samples that turned out unusable while a run goes on: told by name, counted over all ranks and starts, and few at most."""
+"""Samples that turned out unusable while a run goes on: told by name, counted over all ranks and starts, and
+few at most."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Tolerance:
         self._ranks = ranks
 
     def heed(self, found: Found, tell: Callable[[str, str], None]) -> None:
-        """Count those that this rank's batch stands in for, and tell each that is new; collective, and the same on all ranks.
+        """Count those that this rank's batch stands in for, and tell each that is new; collective, and the same on
+        all ranks.
 
         Raises TooManyUnusableError when there are more than `most`.
         """

@@ -1,4 +1,4 @@
-"""A checkpoint is written while training goes on: of the step it was begun at, whole or absent, also when the run is killed."""
+"""A checkpoint is written while training goes on: of the step it was begun at, whole or absent."""
 
 from __future__ import annotations
 

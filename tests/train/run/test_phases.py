@@ -1,4 +1,4 @@
-"""Phases and rotten samples in whole runs: told, in the right order, and the same after a resumption to the last bit."""
+"""Phases and rotten samples in whole runs: told, in the right order, and the same after a resumption."""
 
 from __future__ import annotations
 
