@@ -136,7 +136,7 @@ def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> list[
         vae = load_vae(config.vae, DTYPES[config.dtype])
         sides = {phase.resolution: LiveLatents(source, vae, phase.resolution, ranks.device) for phase in config.stretches}
         return [(phase.first, sides[phase.resolution]) for phase in config.stretches]
-    caches = {phase.latents: LatentCache(phase.latents, source) for phase in config.stretches}
+    caches = {phase.latents: LatentCache(phase.latents, source) for phase in config.stretches if phase.latents}
     for phase in config.stretches:
         _require_resolution(caches[phase.latents], phase.resolution)
     first, *others = caches.values()

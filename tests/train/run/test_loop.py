@@ -24,6 +24,7 @@ class OneWeight:
     """Moves one weight by its learning rate at each step; `during` is called with (event, step)."""
 
     def __init__(self, config: RunConfig, during: Callable[[str, int], Any] = lambda event, step: None):
+        self.config = config
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.optimizer = make_optimizer(config, {"weight": self.weight}, ONE)
         self.during = during
