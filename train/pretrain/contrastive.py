@@ -134,7 +134,9 @@ def gather_keys(
 
 def _start_all_gather(tensor: Tensor, group: Group) -> tuple[Tensor, dist.Work]:
     gathered = tensor.new_empty(rank_and_world_size(group)[1] * len(tensor), *tensor.shape[1:])
-    work = dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=group, async_op=True)
+    # Its name from torch 2.14 on, where the older one warns.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    work = gather(gathered, tensor.contiguous(), group=group, async_op=True)
     assert work
     return gathered, work
 
