@@ -134,9 +134,10 @@ def _webdataset(folder: Path, batch: int) -> Batches:
         return sample["face.jpg"].transpose(2, 0, 1), caption_ids(sample["txt"]).numpy(), sample["json"], sample["__key__"]
 
     urls = sorted(str(path) for path in folder.glob("*.tar"))
-    dataset = webdataset.WebDataset(urls, shardshuffle=False, repeat=True).shuffle(256)  # pyright: ignore[reportAttributeAccessIssue]
+    dataset = webdataset.WebDataset(urls, shardshuffle=False).shuffle(256)  # pyright: ignore[reportAttributeAccessIssue]
     decoded = dataset.decode("rgb8", only=["face.jpg", "txt", "json"]).map(row).batched(batch, collation_fn=_collate)
-    return iter(webdataset.WebLoader(decoded, batch_size=None, num_workers=0))  # pyright: ignore[reportAttributeAccessIssue]
+    while True:  # epochs
+        yield from webdataset.WebLoader(decoded, batch_size=None, num_workers=0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _collate(rows: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

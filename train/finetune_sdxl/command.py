@@ -136,15 +136,16 @@ def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> list[
         vae = load_vae(config.vae, DTYPES[config.dtype])
         sides = {phase.resolution: LiveLatents(source, vae, phase.resolution, ranks.device) for phase in config.stretches}
         return [(phase.first, sides[phase.resolution]) for phase in config.stretches]
-    caches = {phase.latents: LatentCache(phase.latents, source) for phase in config.stretches if phase.latents}
-    for phase in config.stretches:
-        _require_resolution(caches[phase.latents], phase.resolution)
+    phases = [(phase.first, phase.resolution, phase.latents) for phase in config.stretches if phase.latents]
+    caches = {path: LatentCache(path, source) for _, _, path in phases}
+    for _, resolution, path in phases:
+        _require_resolution(caches[path], resolution)
     first, *others = caches.values()
     for cache in others:
         if cache.made_by != first.made_by:
             raise CacheError("The phases' latents were cached with different VAEs. Cache them again with one, the UNet's.")
     cached = {path: CachedLatents(cache) for path, cache in caches.items()}
-    return [(phase.first, cached[phase.latents]) for phase in config.stretches]
+    return [(begins, cached[path]) for begins, _, path in phases]
 
 
 def _require_resolution(cache: LatentCache, resolution: int) -> None:
