@@ -23,7 +23,7 @@ from encoder import random_encoder
 
 from faceclip import FaceCLIPEncoder
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"int8": torch.int8, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN = "a woman in a red coat on a rainy street at night, neon light, shallow depth of field"
 WEIGHTED = PLAIN.replace("red coat", "(red coat:1.2)")
 NEGATIVE = "blurry, lowres, watermark"
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    encoder = random_encoder(DTYPES[options.dtype], torch.device(options.device), options.preset)
+    dtype = DTYPES[options.dtype]
+    encoder = random_encoder(torch.bfloat16 if dtype == torch.int8 else dtype, torch.device(options.device), options.preset)
+    if dtype == torch.int8:
+        encoder.to_int8()
     text = table(encoder, options.repeats)
     print(text)
     if options.markdown:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..faceclip.hub import size_text
 from .compat import newer, require_choice
-from .encoder_model import ENCODER_DTYPES, EncoderModel, FaceReader
+from .encoder_model import FACECLIP_DTYPES, EncoderModel, FaceReader
 from .files import ENCODER, listed
 from .folders import MODELS, find_file, is_there
 from .status import STAYS, words_if_any
@@ -37,10 +37,10 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(ENCODER_DTYPES),
+                    options=list(FACECLIP_DTYPES),
                     default="default",
                     tooltip="How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI "
-                    "keeps text encoders.",
+                    "keeps text encoders. int8, on a CPU only: faster and smaller, less exact.",
                     **newer(io.Combo.Input, advanced=True),
                 ),
             ],
@@ -55,9 +55,9 @@ class FaceCLIPEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name: str, dtype: str) -> io.NodeOutput:
-        require_choice("dtype", dtype, ENCODER_DTYPES)
+        require_choice("dtype", dtype, FACECLIP_DTYPES)
         path = find_file(encoder_name, [MODELS])
-        model = EncoderModel.from_file(path, ENCODER_DTYPES[dtype])
+        model = EncoderModel.from_file(path, FACECLIP_DTYPES[dtype])
         return io.NodeOutput(model, ui=words_if_any(conversion_hint(path, model.values)))
 
 

@@ -32,6 +32,8 @@ ENCODER_DTYPES: Mapping[str, torch.dtype | None] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+FACECLIP_DTYPES: Mapping[str, torch.dtype | None] = {**ENCODER_DTYPES, "int8": torch.int8}
+"""FaceCLIP's own has int8 as well, where text encoders compute on a CPU."""
 _FACES_AT_ONCE = 8  # through the face tower
 _OVERSHOOT = 0.5  # how far below 0 and above 1 a resizing or sharpening filter may reach
 
@@ -71,6 +73,11 @@ class FaceReader(Generic[Kind]):
         """
         load_device = comfy.model_management.text_encoder_device()
         offload_device = comfy.model_management.text_encoder_offload_device()
+        if dtype == torch.int8 and load_device.type != "cpu":
+            raise ValueError(
+                f"int8 is for computing on a CPU, and this ComfyUI computes text encoders on {load_device}, which is faster by "
+                "itself. Set dtype to default, bf16 or fp16."
+            )
         encoder = cls._read(
             path,
             offload_device,
@@ -89,7 +96,7 @@ class FaceReader(Generic[Kind]):
     @property
     def values(self) -> int:
         """How many weights it has; a face tower that both branches share counts once."""
-        return sum(t.numel() for t in self._encoder.parameters())
+        return sum(t.numel() for t in (*self._encoder.parameters(), *self._encoder.buffers()))
 
     def encode_faces(self, images: Tensor) -> Identity:
         """Aligned crops as ComfyUI's IMAGE [B, 448, 448, C], float in [0, 1] -> Identity of B people.

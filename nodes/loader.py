@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .compat import newer, require_choice
 from .encode import conversion_hint
-from .encoder_model import ENCODER_DTYPES, EncoderModel
+from .encoder_model import FACECLIP_DTYPES, EncoderModel
 from .files import ENCODER, UNET, VAE, listed
 from .fit import require_fit
 from .folders import MODELS, UNET_FOLDERS, VAES, find_file, is_there
@@ -48,9 +48,10 @@ class FaceCLIPLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(ENCODER_DTYPES),
+                    options=list(FACECLIP_DTYPES),
                     default="default",
-                    tooltip="How the encoder's weights are kept; it computes in fp32. default: as ComfyUI keeps text encoders.",
+                    tooltip="How the encoder's weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept "
+                    "as ComfyUI keeps text encoders. int8, on a CPU only: faster and smaller, less exact.",
                     **newer(io.Combo.Input, advanced=True),
                 ),
                 io.Combo.Input(
@@ -79,11 +80,11 @@ class FaceCLIPLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name: str, unet_name: str, vae_name: str, dtype: str, weight_dtype: str) -> io.NodeOutput:
-        require_choice("dtype", dtype, ENCODER_DTYPES)
+        require_choice("dtype", dtype, FACECLIP_DTYPES)
         require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
         encoder_path, unet_path = find_file(encoder_name, [MODELS]), find_file(unet_name, UNET_FOLDERS)
         vae_path = find_file(vae_name, [VAES])
-        encoder = EncoderModel.from_file(encoder_path, ENCODER_DTYPES[dtype])
+        encoder = EncoderModel.from_file(encoder_path, FACECLIP_DTYPES[dtype])
         model = load_unet(unet_path, WEIGHT_DTYPES[weight_dtype])
         require_fit(encoder, model.model.model_config.unet_config["context_dim"], unet_name)
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_path), safe_load=True))

@@ -86,8 +86,13 @@ def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
 
 def _letting_go(file: TensorFile) -> Callable[[], None]:
     """Gives back the memory of what the core has copied: else all of the file stays in it, beside the network."""
-    found = {entry.let_go for entry in file.entries.values()} - {None}
-    return lambda: [let_go() for let_go in found if let_go] and None
+    found = {entry.let_go for entry in file.entries.values() if entry.let_go}
+
+    def let_all_go() -> None:
+        for let_go in found:
+            let_go()
+
+    return let_all_go
 
 
 def _prediction_markers(file: TensorFile) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import Activation, TextTowerConfig
 from ..ops import cast, normal
+from .int8 import Int8Linear
 
 END_OF_TEXT = 49407
 
@@ -77,20 +78,31 @@ class SelfAttention(nn.Module):
         self.in_proj_weight = normal(3 * width, width, std=width**-0.5)
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = operations.Linear(width, width)
+        self.int8_in_proj: Int8Linear | None = None
 
     def forward(self, query_key_input: Tensor, value_input: Tensor, causal: bool = False) -> Tensor:
         """[B, N, d] and [B, N, d] -> [B, N, d]."""
-        weight, bias = cast(self.in_proj_weight, value_input), cast(self.in_proj_bias, value_input)
         if query_key_input is value_input:
-            query, key, value = F.linear(value_input, weight, bias).chunk(3, dim=-1)
+            query, key, value = self._project(value_input, slice(None)).chunk(3, dim=-1)
         else:
             split = 2 * value_input.shape[-1]
-            query, key = F.linear(query_key_input, weight[:split], bias[:split]).chunk(2, dim=-1)
-            value = F.linear(value_input, weight[split:], bias[split:])
+            query, key = self._project(query_key_input, slice(split)).chunk(2, dim=-1)
+            value = self._project(value_input, slice(split, None))
         query, key, value = (split_heads(x, self.heads) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
         return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def to_int8(self) -> None:
+        """Keep the packed projection in int8; `out_proj` is a linear layer as others are."""
+        self.int8_in_proj = Int8Linear(self.in_proj_weight, self.in_proj_bias)
+        del self.in_proj_weight, self.in_proj_bias
+
+    def _project(self, x: Tensor, rows: slice) -> Tensor:
+        """Some rows of the packed projection: queries, keys, values in this order."""
+        if self.int8_in_proj is not None:
+            return self.int8_in_proj(x, rows)
+        return F.linear(x, cast(self.in_proj_weight[rows], x), cast(self.in_proj_bias[rows], x))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -196,6 +196,7 @@ def test_what_was_let_go_is_read_again(tmp_path):
     values = torch.arange(1_000_000, dtype=torch.float32)
     write_safetensors(path := tmp_path / "a.safetensors", {"a": values}, {})
     entry = open_tensor_file(path).entries["a"]
+    assert entry.let_go
     entry.let_go()  # before anything was looked at
     mapped = entry.mapped()
     assert torch.equal(mapped, values)

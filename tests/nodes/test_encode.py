@@ -283,3 +283,16 @@ def test_a_released_style_pt_file_loads_as_well(run: Any, encoder: Any, crops: t
 def test_a_unet_in_the_encoder_loader_is_sent_to_its_own(run: Any) -> None:
     with pytest.raises(ValueError, match="is not a FaceCLIP encoder.*Load FaceCLIP UNet"):
         run("FaceCLIPEncoderLoader", encoder_name="faceclip_mini_unet.safetensors")
+
+
+def test_int8_is_an_option_for_cpus(run: Any, encoder: Any, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.model_management as management
+
+    loaded = run("FaceCLIPEncoderLoader", encoder_name=MINI.name, dtype="int8")[0]
+    assert _relative(_encode_all(run, loaded, crops)[0], _encode_all(run, encoder, crops)[0]) < 0.04
+    management.unload_all_models()
+    assert _relative(_encode_all(run, loaded, crops)[0], _encode_all(run, encoder, crops)[0]) < 0.04
+    assert loaded.patcher.model_size() < 0.95 * MINI.stat().st_size  # most of mini are embeddings, which stay in bf16
+    monkeypatch.setattr(management, "text_encoder_device", lambda: torch.device("cuda", 0))
+    with pytest.raises(ValueError, match="int8 is for computing on a CPU, and this ComfyUI computes text encoders on cuda:0"):
+        run("FaceCLIPEncoderLoader", encoder_name=MINI.name, dtype="int8")
