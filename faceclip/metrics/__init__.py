@@ -1,6 +1,7 @@
 """Metrics: identity, text and image quality of generated pictures, each with what tells how sure it is."""
 
 from .clip_scores import ClipScorer, load_clip, paired_cosine
+from .copy_paste import CopyPasteScores, copy_paste_scores, photographs_alike
 from .distribution import (
     DistributionScores,
     compare_distributions,

@@ -27,6 +27,7 @@ LATER = {
         "diffusers.models.unets.unet_2d_condition",
         "diffusers.models.autoencoders",
     ),
+    "train.evaluate": ("faceclip.metrics.clip_scores", "open_clip"),
 }
 """What commands import only once they run."""
 

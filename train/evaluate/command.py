@@ -5,7 +5,7 @@
 
 The first writes file names, references, prompts and seeds for any tool to work through; the second scores
 what came out, one row per folder: results.json, rows.csv, table.md and report.html in --out. Other commands:
-`zero-shot` and `map`.
+`zero-shot` and `map`. Started by torchrun, ranks share the pictures of a score, and those of `zero-shot`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from faceclip.metrics import ClipScorer, FaceTowerJudge, Interval, MetricUnavail
 from faceclip.metrics.distribution import INCEPTION
 
 from ..run.command_line import run_command
-from .protocol import EvaluationProtocol, ProtocolError, find_images, listed, load_protocol, write_csv
+from ..run.ranks import Ranks, distributed
+from .protocol import EvaluationProtocol, ProtocolError, find_images, listed, load_protocol, other_photos, write_csv
 from .report import change_table, markdown, notes, page, table, to_json, write_rows
-from .scoring import Candidate, Comparison, FolderScores, Tools, differences, score
+from .scoring import Candidate, Comparison, FolderScores, Progress, Tools, differences, score
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class ScoreCommand:
     judges: tuple[Literal["auto", "dlib", "insightface", "faceclip"], ...] = ("auto",)
     """Who measures face similarity; give none (`--judges`) to leave it out.
     `auto`: ArcFace of InsightFace's pack where both are installed, else dlib."""
+    other_photos: Path | None = None
+    """Folder with a folder for each person of further photographs: measures copy-paste (the reference is left out)."""
     pack: str = "buffalo_l"
     """InsightFace's model pack."""
     encoder: Path | None = None
@@ -115,10 +118,14 @@ def _run(words: list[str]) -> None:
     name = words[0] if words and words[0] in commands else ""
     options, work = commands.get(name, (ScoreCommand, evaluate))
     program = f"python -m train.evaluate {name}".strip()
-    work(tyro.cli(options, args=words[1:] if name else words, prog=program))
+    command = tyro.cli(options, args=words[1:] if name else words, prog=program)
+    with distributed() as ranks:
+        if ranks.world_size > 1 and name in ("list", "map"):
+            raise ProtocolError(f"`{name}` works in one process, found {ranks.world_size}: start it without torchrun.")
+        work(command, ranks)
 
 
-def write_list(command: ListCommand) -> None:
+def write_list(command: ListCommand, ranks: Ranks) -> None:
     """Write a protocol's rows as a CSV. Raises ProtocolError."""
     if command.out.suffix != ".csv":
         raise ProtocolError(f"{command.out} is not the name of a .csv file.")
@@ -127,16 +134,19 @@ def write_list(command: ListCommand) -> None:
     print(f"{len(protocol.rows):,} images of {len(protocol.people)} people to generate: {command.out}")
 
 
-def evaluate(command: ScoreCommand) -> list[FolderScores]:
-    """Score and write everything. Raises one of EXPECTED for what cannot be used."""
+def evaluate(command: ScoreCommand, ranks: Ranks) -> list[FolderScores]:
+    """Score everything on all ranks, and write it on the first. Raises one of EXPECTED for what cannot be used."""
     protocol = load_protocol(command.protocol, command.faces)
     candidates = _candidates(command)
     protocol, images = _images(protocol, candidates, command.partial)
     with _Bars() as bars:
-        tools = _tools(command, bars)
+        tools = replace(_tools(command, bars if ranks.is_main else _no_bar), ranks=ranks)
+        if command.other_photos:
+            tools = replace(tools, other_photos=other_photos(protocol, command.other_photos))
         scores = score(protocol, candidates, images, tools)
     changes = [differences(scores[0], other, protocol.rows, tools) for other in scores[1:]]
-    _write(command, protocol, scores, changes)
+    if ranks.is_main:
+        _write(command, protocol, scores, changes)
     return scores
 
 
@@ -173,7 +183,7 @@ def _images(
     return kept, [[path for index in complete if (path := paths[index])] for paths in found]
 
 
-def _tools(command: ScoreCommand, bars: _Bars) -> Tools:
+def _tools(command: ScoreCommand, bars: Progress) -> Tools:
     clip = None
     if command.clip_model:
         clip = load_clip(command.clip_model, command.clip_weights, command.device)
@@ -222,6 +232,10 @@ def _write(
     (out / "table.md").write_text(text, encoding="utf-8")
     (out / "report.html").write_text(page(protocol, scores, changes, command.pictures), encoding="utf-8")
     print(f"{text}\nReport: {out / 'report.html'}, {out / 'results.json'}")
+
+
+def _no_bar(what: str, done: int, total: int) -> None:
+    """The progress of a rank that is not the first."""
 
 
 class _Bars:

@@ -29,6 +29,7 @@ from faceclip.metrics import (
 from ..data.decode import clip_crop
 from ..frozen.teacher import ImageTeacher, load_teacher
 from ..pretrain.model import PretrainModel, black_face_texts
+from ..run.ranks import Ranks
 from .protocol import ProtocolError, list_pictures, listed
 
 logger = logging.getLogger(__name__)
@@ -76,16 +77,22 @@ class MapCommand:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def zero_shot(command: ZeroShotCommand) -> ZeroShotScores:
-    """Measure, print and write JSON. Raises ValueError (of many kinds) for files that do not fit."""
+def zero_shot(command: ZeroShotCommand, ranks: Ranks) -> ZeroShotScores:
+    """Measure on all ranks, print and write JSON on the first.
+
+    Raises ValueError (of many kinds) for files that do not fit.
+    """
     model = load_pretrained(command.encoder, command.heads).to(command.device)
     teacher = load_teacher(command.teacher, command.init_clip, model.heads.text.out_features).to(command.device)
     folders = _folders(command.images, "class")
     names = _class_names(command.class_names, list(folders))
     classes = class_embeddings(lambda texts: black_face_texts(model, texts).cpu(), names)
     pictures = [(path, label) for label, paths in enumerate(folders.values()) for path in paths]
-    embedded = torch.cat(list(_embed(teacher, [path for path, _ in pictures])))
+    paths = [path for path, _ in pictures]
+    embedded = torch.stack(ranks.deal(paths, lambda own: list(torch.cat(list(_embed(teacher, own))))))
     scores = zero_shot_accuracy(embedded, classes, [label for _, label in pictures])
+    if not ranks.is_main:
+        return scores
     command.out.parent.mkdir(parents=True, exist_ok=True)
     command.out.write_text(json.dumps(asdict(scores), indent=1), encoding="utf-8")
     print(
@@ -95,7 +102,7 @@ def zero_shot(command: ZeroShotCommand) -> ZeroShotScores:
     return scores
 
 
-def identity_map(command: MapCommand) -> IdentityMap:
+def identity_map(command: MapCommand, ranks: Ranks) -> IdentityMap:
     """Measure, print, write JSON and the picture. Raises ValueError (of many kinds) for what cannot be used."""
     if not command.prompts:
         raise ProtocolError("A prompt is needed beside the face: give one with --prompts.")

@@ -115,6 +115,29 @@ def list_pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
 
 
+def other_photos(protocol: EvaluationProtocol, folder: Path) -> dict[str, list[Path]]:
+    """Further photographs of the protocol's people: those in `folder`/IDENTITY that are no reference of theirs.
+
+    Raises:
+        ProtocolError: no such folder, or it shows none of the people.
+    """
+    if not folder.is_dir():
+        raise ProtocolError(f"There is no folder of photographs at {folder}.")
+    found = {}
+    for person, references in protocol.people.items():
+        known = {path.resolve() for path in references}
+        photos = list_pictures(folder / person) if (folder / person).is_dir() else []
+        found[person] = [path for path in photos if path.resolve() not in known]
+    if not any(found.values()):
+        folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        raise ProtocolError(
+            f"{folder} has no other photograph of any of the {len(found)} people ({listed(list(found))}). It needs a folder "
+            f"for each, called as `identity` in the protocol, with photographs beside the reference; found "
+            f"{len(folders)} folders: {listed(folders) or 'none'}."
+        )
+    return found
+
+
 def listed(names: Sequence[str]) -> str:
     """The first few of many names, for an error."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -59,6 +59,7 @@ def to_json(
                     {**asdict(face), "detection_rate": face.detection_rate, "note": _CONDITIONING if face.conditioned else None}
                     for face in result.faces.values()
                 ],
+                "real_photos_alike": {name: asdict(interval) for name, interval in result.photos_alike.items()},
                 "means": {name: asdict(interval) for name, interval in result.means.items()},
                 "by_person": _by_person(protocol, result),
                 "distribution": asdict(result.distribution) if result.distribution else None,
@@ -127,6 +128,14 @@ def notes(protocol: EvaluationProtocol, scores: Sequence[FolderScores]) -> list[
             "Face similarity is the cosine of the most similar face with the reference, over images in which a face was found; "
             "images without one are in 'faces found' only. Cosines of different judges do not compare: read each beside 'of "
             "other people'."
+        )
+    if scores[0].photos_alike:
+        real = "; ".join(f"{judge} {with_interval(alike)}" for judge, alike in scores[0].photos_alike.items())
+        said.append(
+            "Copy-paste: by how much an image's face is nearer to the very reference photograph than to other photographs of "
+            "the person, in parts of the angle between those: 1 is a copy, 0 neither, below 0 nearer to the others (M_CP of "
+            "arXiv 2510.14975). 'Other photos' is the cosine with these, which copying cannot raise. Two real photographs of "
+            f"one person are this much alike: {real}."
         )
     if any(face.conditioned for result in scores for face in result.faces.values()):
         said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity does not show likeness.")

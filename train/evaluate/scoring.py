@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, device, stack
 
 from faceclip.face import FaceJudge, NoFaceError, load_photo
 from faceclip.face.similarity import reference_embedding
@@ -22,14 +22,17 @@ from faceclip.metrics import (
     Interval,
     cluster_bootstrap,
     compare_distributions,
+    copy_paste_scores,
     extract_features,
     face_vectors,
     likeness,
     own_scores,
     paired_cosine,
+    photographs_alike,
     summarise,
 )
 
+from ..run.ranks import Ranks
 from .protocol import EvaluationProtocol, ProtocolError, Row, list_pictures
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,10 @@ class Tools:
     level: float = 0.95
     seed: int = 0
     progress: Progress = lambda what, done, total: None
+    other_photos: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """Per person photographs beside the references, for copy-paste; without any it is not measured."""
+    ranks: Ranks = field(default_factory=lambda: Ranks(0, 1, device("cpu")))
+    """Who shares the work. Every rank calls `score` with the same arguments, and gets the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,12 @@ class FolderScores:
     images: tuple[Path, ...]
     faces: dict[str, FaceSimilarity] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
-    """`face NAME`, `CLIP-T` and `CLIP-I`: [N] float64."""
+    """`face NAME`, `copy-paste NAME`, `other photos NAME`, `CLIP-T` and `CLIP-I`: [N] float64."""
     means: dict[str, Interval] = field(default_factory=dict)
     """Of `rows`, by name."""
     distribution: DistributionScores | None = None
+    photos_alike: dict[str, Interval] = field(default_factory=dict)
+    """Per judge the cosine of two real photographs of one person: what `face` and `other photos` are read beside."""
     clip: str = ""
     """The CLIP model that measured, and"""
     features: str = ""
@@ -140,11 +149,13 @@ def differences(first: FolderScores, other: FolderScores, rows: Sequence[Row], t
 def _score_faces(result: FolderScores, judge: FaceJudge, protocol: EvaluationProtocol, tools: Tools) -> None:
     people = protocol.people
     numbers = {name: number for number, name in enumerate(people)}
-    references = np.stack([_reference(judge, name, photos) for name, photos in people.items()])
+    references = np.stack(
+        tools.ranks.deal(list(people.items()), lambda own: [_reference(judge, name, photos) for name, photos in own])
+    )
     rows = [index for index, row in enumerate(protocol.rows) if row.reference is not None]
     paths = [result.images[index] for index in rows]
     label = f"{result.candidate.name}: {judge.name}"
-    found = face_vectors(judge, _photos(paths), lambda done: tools.progress(label, done, len(paths)))
+    found = _each(tools, label, paths, lambda pictures, tell: face_vectors(judge, pictures, tell))
     scores = likeness(found, references)
     person = [numbers[protocol.rows[index].identity] for index in rows]
     conditioned = result.candidate.conditioned_on(judge.name)
@@ -152,6 +163,44 @@ def _score_faces(result: FolderScores, judge: FaceJudge, protocol: EvaluationPro
     values = np.full(len(protocol.rows), math.nan)
     values[rows] = own_scores(scores, person)
     result.rows[f"face {judge.name}"] = values
+    if tools.other_photos:
+        _score_copies(result, judge, [protocol.rows[index] for index in rows], rows, found, tools)
+
+
+def _score_copies(
+    result: FolderScores, judge: FaceJudge, rows: Sequence[Row], places: Sequence[int], found: Sequence[np.ndarray], tools: Tools
+) -> None:
+    """Copy-paste of the rows with a reference, at `places` of the protocol's, whose images' faces are `found`."""
+    made_from = list(dict.fromkeys((row.identity, path) for row in rows if (path := row.reference)))
+    embedded = tools.ranks.deal(made_from, lambda own: [_reference(judge, name, [path]) for name, path in own])
+    references = dict(zip(made_from, embedded, strict=True))
+    photos = [(name, path) for name in dict.fromkeys(row.identity for row in rows) for path in tools.other_photos.get(name, ())]
+    vectors: dict[str, list[np.ndarray]] = {}
+    seen = tools.ranks.deal(photos, lambda own: [_largest_face(judge, path) for _, path in own])
+    for (name, path), vector in zip(photos, seen, strict=True):
+        if vector is None:
+            logger.warning("%s finds no face in %s, which is left out", judge.name, path)
+        else:
+            vectors.setdefault(name, []).append(vector)
+    width = len(embedded[0])
+    others = [np.stack(vectors[row.identity]) if row.identity in vectors else np.zeros((0, width)) for row in rows]
+    own = np.stack([references[row.identity, path] for row in rows if (path := row.reference)])
+    scores = copy_paste_scores(found, own, others)
+    for name, values in (("copy-paste", scores.copy_paste), ("other photos", scores.other_photographs)):
+        spread = result.rows[f"{name} {judge.name}"] = np.full(len(result.images), math.nan)
+        spread[list(places)] = values
+    names = [name for name, _ in made_from]
+    alike = photographs_alike(
+        np.stack(embedded), [np.stack(vectors[name]) if name in vectors else np.zeros((0, width)) for name in names]
+    )
+    result.photos_alike[judge.name] = cluster_bootstrap(alike, names, level=tools.level, seed=tools.seed)
+
+
+def _largest_face(judge: FaceJudge, path: Path) -> np.ndarray | None:
+    try:
+        return reference_embedding(judge, [load_photo(path)])
+    except NoFaceError:
+        return None
 
 
 def _reference(judge: FaceJudge, name: str, photos: Sequence[Path]) -> np.ndarray:
@@ -164,7 +213,7 @@ def _reference(judge: FaceJudge, name: str, photos: Sequence[Path]) -> np.ndarra
 
 def _score_clip(result: FolderScores, clip: ClipScorer, rows: Sequence[Row], tools: Tools) -> None:
     label = f"{result.candidate.name}: CLIP"
-    pictures = clip.images(_photos(result.images), lambda done: tools.progress(label, done, len(result.images)))
+    pictures = stack(_each(tools, label, result.images, clip.images))
     prompts = [index for index, row in enumerate(rows) if row.prompt]
     if prompts:
         texts = list(dict.fromkeys(rows[index].prompt for index in prompts))
@@ -175,7 +224,8 @@ def _score_clip(result: FolderScores, clip: ClipScorer, rows: Sequence[Row], too
     if people:
         photos = list(dict.fromkeys(path for index in people if (path := rows[index].reference) is not None))
         order = {path: number for number, path in enumerate(photos)}
-        embedded = clip.images(_photos(photos))[[order[path] for i in people if (path := rows[i].reference) is not None]]
+        seen = stack(tools.ranks.deal(photos, lambda own: list(clip.images(_photos(own)))))
+        embedded = seen[[order[path] for i in people if (path := rows[i].reference) is not None]]
         result.rows["CLIP-I"] = _spread(paired_cosine(pictures[people], embedded), people, len(rows))
 
 
@@ -198,14 +248,14 @@ def _distributions(
     def features(name: str, paths: Sequence[Path]) -> Tensor:
         # The same draw for every candidate: their rows are the same.
         chosen = np.sort(np.random.default_rng(tools.seed).choice(len(paths), number, replace=False))
-        pictures = _photos([paths[index] for index in chosen])
+        extractor = comparison.extractor
 
-        def tell(done: int) -> None:
-            tools.progress(f"{name}: {comparison.features}", done, number)
+        def look(pictures: Iterator[np.ndarray], tell: Callable[[int], None]) -> Tensor:
+            if isinstance(extractor, ClipScorer):
+                return extractor.images(pictures, tell)
+            return extract_features(extractor, pictures, tell)
 
-        if isinstance(comparison.extractor, ClipScorer):
-            return comparison.extractor.images(pictures, tell)
-        return extract_features(comparison.extractor, pictures, tell)
+        return stack(_each(tools, f"{name}: {comparison.features}", [paths[index] for index in chosen], look))
 
     target = features("real", real)
     return [
@@ -217,6 +267,20 @@ def _distributions(
 def _clusters(rows: Sequence[Row]) -> list[str]:
     """Who is not independent of whom: rows of one identity; without identities, rows of one prompt."""
     return [row.identity or f"prompt: {row.prompt}" for row in rows]
+
+
+def _each(
+    tools: Tools,
+    label: str,
+    paths: Sequence[Path],
+    look: Callable[[Iterator[np.ndarray], Callable[[int], None]], Sequence[Any] | Tensor],
+) -> list[Any]:
+    """What `look` sees in each picture, in their order; the ranks look at their shares side by side."""
+
+    def tell(done: int) -> None:  # the others are about as far
+        tools.progress(label, min(done * tools.ranks.world_size, len(paths)), len(paths))
+
+    return tools.ranks.deal(paths, lambda own: list(look(_photos(own), tell)))
 
 
 def _photos(paths: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,6 +87,7 @@ def _peer_error(rank: int, first: int, message: str) -> PeerError:
 
 
 Value = TypeVar("Value")
+Item = TypeVar("Item")
 
 PATIENCE = timedelta(minutes=30)
 """How long ranks wait for one that is silent: as long as one may take to read a checkpoint or to start."""
@@ -140,6 +141,23 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's value, in their order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def deal(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Value]]) -> list[Value]:
+        """Deal `items` out to the ranks, and return what `work` makes of them, in their order, on every rank.
+
+        `work` gets this rank's items, one or more, and returns one value for each.
+        """
+        mine = items[self.rank :: self.world_size]
+        parts = self.gather(list(work(mine)) if mine else [])
+        return [parts[index % self.world_size][index // self.world_size] for index in range(len(items))]
 
     def barrier(self) -> None:
         if self.world_size > 1:

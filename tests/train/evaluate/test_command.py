@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from PIL import Image
 
 from faceclip.face import Face
 from train.evaluate.command import main
+from train.evaluate.protocol import find_images, load_protocol
+from train.evaluate.scoring import Candidate, Tools, score
+from train.run.ranks import Ranks
 
 SHAPE = {
     "embed_dim": 16,
@@ -29,7 +34,7 @@ class ColourJudge:
     same_person_above = 0.9
 
     def __init__(self) -> None:
-        self.detector = self
+        self.detector: Any = self
 
     def passes(self, image: np.ndarray):
         face = Face((0.0, 0.0, 8.0, 8.0), np.zeros((5, 2), np.float32), "arcface", 1.0)
@@ -143,6 +148,83 @@ def test_two_folders_side_by_side_with_everything(
     assert len(rows) == 24
     assert rows[3]["face insightface buffalo_l"] == "", "no face is no number"
     assert float(rows[0]["face insightface buffalo_l"]) == pytest.approx(1)
+
+
+def album(world: Path) -> Path:
+    """Other photographs: ann's is 80 degrees from her reference, in one file beside the reference itself.
+
+    Cem has none.
+    """
+    paint(world / "refs" / "ann.png", (250, 0, 0), 99)
+    paint(world / "album" / "ann" / "1.png", (43, 246, 0), 1)
+    paint(world / "album" / "ann" / "again.jpg.png", (250, 0, 0), 2)
+    paint(world / "album" / "bob" / "no face.png", (0, 0, 0), 3)
+    paint(world / "right" / "ann" / "0.png", (250, 0, 0), 0)
+    paint(world / "right" / "ann" / "1.png", (192, 161, 0), 0)
+    paint(world / "right" / "ann" / "2.png", (43, 246, 0), 0)
+    return world / "album"
+
+
+def test_copy_paste_beside_face_similarity(
+    world: Path, colour_judge: None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--judges", "insightface", "--other-photos", str(album(world))]
+    assert run(world, *options) == 0
+    (folder,) = results(world)["folders"]
+    rows = list(csv.DictReader((world / "out" / "rows.csv").open()))
+    found = [row["copy-paste insightface buffalo_l"] for row in rows]
+    assert [float(value) for value in found[:3]] == pytest.approx([1, 0, -1], abs=0.01)
+    assert found[3:] == [""] * 9, "no face, and no other photograph"
+    other = float(np.dot((43, 246), (192, 161)) / np.linalg.norm((43, 246)) / np.linalg.norm((192, 161)))
+    assert float(rows[1]["other photos insightface buffalo_l"]) == pytest.approx(other, abs=1e-4)
+    assert folder["real_photos_alike"]["insightface buffalo_l"]["mean"] == pytest.approx(np.cos(np.radians(80)), abs=0.01)
+    assert folder["means"]["copy-paste insightface buffalo_l"]["mean"] == pytest.approx(0, abs=0.01)
+    assert "no face.png, which is left out" in caplog.text
+    assert "1 is a copy, 0 neither" in (world / "out" / "table.md").read_text()
+
+    assert run(world, "--judges", "insightface", "--other-photos", str(world / "refs")) == 1
+    assert "no other photograph of any of the 3 people (ann, bob, cem)" in capsys.readouterr().err
+    assert run(world, "--judges", "insightface", "--other-photos", str(world / "nowhere")) == 1
+    assert "no folder of photographs" in capsys.readouterr().err
+
+
+def scored(rank: int, world: int, folder: Path, table: Path) -> list[dict[str, np.ndarray]]:
+    """One rank's rows of `right` and `wrong`."""
+    protocol = load_protocol(str(table))
+    candidates = [Candidate(name, folder / name) for name in ("right", "wrong")]
+    images = [[path for path in find_images(protocol, candidate.folder) if path] for candidate in candidates]
+    others = {"ann": sorted((folder / "album" / "ann").iterdir())}
+    tools = Tools(faces=[ColourJudge()], other_photos=others, ranks=Ranks(rank, world, torch.device("cpu")))
+    return [found.rows for found in score(protocol, candidates, images, tools)]
+
+
+def test_ranks_share_the_pictures_and_agree(world: Path, run_ranks: Callable) -> None:
+    album(world)
+    alone = scored(0, 1, world, world / "colours.csv")
+    for found in run_ranks(scored, 2, world, world / "colours.csv"):
+        for rows, expected in zip(found, alone, strict=True):
+            assert rows.keys() == expected.keys()
+            for name, values in rows.items():
+                np.testing.assert_array_equal(values, expected[name])
+
+
+def test_several_processes_write_once_what_one_writes(world: Path, clip: list[str], launch: Callable) -> None:
+    options = ["--protocol", str(world / "colours.csv"), "--images", str(world / "right"), *clip, "--judges", "--real"]
+    options += [str(world / "refs"), "--fid-features", "clip", "--kid-subset", "3"]
+    assert main([*options, "--out", str(world / "out")]) == 0
+    command = launch("train.evaluate", [*options, "--out", str(world / "shared")], ranks=2)
+    assert command.wait() == [0, 0], command.said()
+    alone, shared = ((world / name / "results.json").read_text() for name in ("out", "shared"))
+    one, two = json.loads(alone)["folders"][0], json.loads(shared)["folders"][0]
+    assert two["means"]["CLIP-T"]["mean"] == pytest.approx(one["means"]["CLIP-T"]["mean"], abs=1e-6)
+    assert two["means"]["CLIP-I"]["low"] == pytest.approx(one["means"]["CLIP-I"]["low"], abs=1e-6)
+    assert two["distribution"]["fid"] == pytest.approx(one["distribution"]["fid"], abs=1e-5)
+    assert command.said().count("Report: ") == 1
+
+    lost = launch("train.evaluate", ["list", "--protocol", str(world / "colours.csv"), "--out", str(world / "o.csv")], ranks=2)
+    assert lost.wait() == [1, 1]
+    assert "`list` works in one process, found 2" in lost.said()
+    assert not (world / "o.csv").exists()
 
 
 def test_the_same_command_gives_the_same_numbers(world: Path, clip: list[str], colour_judge: None) -> None:
