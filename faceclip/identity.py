@@ -55,7 +55,8 @@ class Identity:
     def average(self, weights: Sequence[float] | None = None) -> Identity:
         """One person from several pictures: mean direction of class tokens, mean of patch tokens, where there is a face.
 
-        `weights`: how much each picture counts, as many as there are, none below 0; only their ratios matter. Raises ValueError.
+        `weights`: how much each picture counts, as many as there are, none below 0.
+        Only their ratios matter. Raises ValueError.
         """
         rows = self.present if self.present.any() else torch.ones_like(self.present)
         if weights is not None:

@@ -1,4 +1,4 @@
-"""How much of an identity has a say when: a strength for each part of the sampling, from noise (0) to picture (1)."""
+"""How much of an identity has a say when: a strength for each part of the sampling, from noise to picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def strength_parts(strength: float, start: float = 0.0, end: float = 1.0, schedu
         start, end: shares of the sampling between which the identity has a say; outside it is text alone.
         schedule: "START:STRENGTH, ...", each strength held until the next start; empty for `strength` all through.
 
-    Raises ValueError for a range that is none, and for a schedule that cannot be read, with the entry that is wrong.
+    Raises ValueError for a range that is none, and for a schedule that cannot be read, with the wrong entry.
     """
     if not 0 <= start < end <= 1:
         raise ValueError(

@@ -145,8 +145,10 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         makes of it.
         """
         if self.patcher.load_device.type == "cpu":
-            positive = self.encode_text(prompt, identity, strength, long_prompts)
-            return positive, self.encode_text(negative_prompt, None, 1.0, long_prompts)
+            with self._at_work(passes=2):
+                positive = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
+                negative = self._encoder.encode([negative_prompt], long_prompts=long_prompts)
+            return _handed_on(positive), _handed_on(negative)
         with self._at_work():
             found = self._encoder.encode_with_negative(
                 [prompt], [negative_prompt], identity, strength=strength, long_prompts=long_prompts
@@ -154,10 +156,10 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         return _handed_on(found[0]), _handed_on(found[1])
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _at_work(self, passes: int = 1) -> Iterator[None]:
         """With the weights on the device, the progress bar moving, and an eye on the Cancel button."""
         comfy.model_management.load_models_gpu([self.patcher])
-        with watched(self._encoder.joint_layers):
+        with watched(self._encoder.joint_layers, passes):
             yield
 
 

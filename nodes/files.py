@@ -1,4 +1,7 @@
-"""Which files the loaders offer, and start with: the released ones where any of them is, the mini ones where nothing else is."""
+"""Which files the loaders offer, and start with.
+
+The released ones where any of them is, the mini ones where nothing else is.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _MINI = "faceclip_mini_"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file. released: its name in the release. mine: whether a file's name is that of such a file of FaceCLIP's."""
+    """One kind of file.
+
+    released: its name in the release. mine: whether a file's name is that of such a file of FaceCLIP's.
+    """
 
     folders: Sequence[str]
     released: str
@@ -39,10 +45,11 @@ class Choice:
 
 
 def listed(kind: Kind) -> Choice:
-    """The files of ComfyUI's folders for this kind, and the one to start with; what a file is, only its content tells.
+    """The files of ComfyUI's folders for this kind, and the one to start with; names tell, not contents.
 
-    That is the release's, else another of its kind. Where one of the release's files is there and this is not, it is the missing
-    one all the same: what runs then names its address. Only where nothing of FaceCLIP is, it is the mini file; FaceT5 has none.
+    That is the release's, else another of its kind.
+    Where one of the release's files is there and this is not, it is the missing one: what runs names its address.
+    Only where nothing of FaceCLIP is, it is the mini file; FaceT5 has none.
     """
     names = list_files(kind.folders)
     found = _own(kind, names)

@@ -22,7 +22,10 @@ def require_fit(encoder: EncoderModel, width: int, unet_name: str) -> None:
 
 
 def require_fit_of_file(encoder: EncoderModel, unet_name: str) -> None:
-    """As `require_fit`, of a UNet that another node loads; a file that is not there, or tells no width, is left to that node."""
+    """As `require_fit`, of a UNet that another node loads.
+
+    A file that is not there, or tells no width, is left to that node.
+    """
     try:
         path = find_file(unet_name, UNET_FOLDERS)
         width = _width(path, path.stat().st_mtime_ns)

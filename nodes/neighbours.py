@@ -1,6 +1,6 @@
 """What stands around a node in the graph that runs.
 
-For what a node says and refuses, never for what it gives: ComfyUI keeps that as long as the node's own inputs stay the same.
+For what a node says and refuses, never for what it gives: ComfyUI keeps that while its own inputs stay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Latent:
 
 
 class Neighbours:
-    """The graph around the node that runs. Outside of a graph, or where ComfyUI does not tell, there is nothing around it."""
+    """The graph around the node that runs; nothing outside of a graph, or where ComfyUI does not tell."""
 
     def __init__(self, graph: Any, node_id: str):
         self._graph, self._id = graph, node_id

@@ -171,7 +171,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
 
 
 def _size(width: int, height: int) -> dict[str, int]:
-    """What SDXL is told of the picture's size; nothing where the sampler is to tell it the picture's own. Raises ValueError."""
+    """What SDXL is told of the picture's size; nothing where the sampler tells it. Raises ValueError."""
     if (width == 0) != (height == 0):
         raise ValueError(f"width is {width} and height is {height}: give both, or 0 for both, which is the picture's own size.")
     if width == 0:

@@ -1,4 +1,4 @@
-"""FaceCLIP Text Encode: both prompts by one node, sizes, and an identity that has its say for a part of the sampling."""
+"""FaceCLIP Text Encode: both prompts by one node, sizes, and an identity for a part of the sampling."""
 
 from __future__ import annotations
 
