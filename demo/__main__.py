@@ -20,7 +20,7 @@ from PIL import Image
 
 from .client import ComfyClient, GraphError, Prompt
 from .contact_sheet import Panel, Sheet, draw_sheet
-from .graph import read_workflow, shown_pictures, to_prompt, with_photo, with_words
+from .graph import read_workflow, shown_pictures, to_prompt, with_photo, with_previews, with_words
 from .judging import JudgeError, likeness
 from .link import ROOT, link_pack, unlink_pack
 from .photo import PhotoError, user_photo
@@ -93,7 +93,7 @@ def run_demo(options: argparse.Namespace) -> Path:
         print(f"  ready after {time.monotonic() - began:.0f} s at {server.address}")
         client = ComfyClient(server.address)
         object_info = client.get("/object_info")
-        prompt = to_prompt(read_workflow(WORKFLOW), object_info)
+        prompt = with_previews(to_prompt(read_workflow(WORKFLOW), object_info))
         people = [_run_graph(client, prompt, object_info, *pair, options.out) for pair in zip(photos, contents, strict=True)]
         versions = _versions(client.get("/system_stats")["system"])
     scores = None if options.photo else _scores(people, options.server_python)

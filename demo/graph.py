@@ -9,7 +9,8 @@ from typing import Any
 
 from .client import Prompt
 
-DETECT, ENCODE, LOAD_PHOTO, SHOW = "FaceCLIPDetectFaces", "FaceCLIPTextEncode", "LoadImage", ("PreviewImage", "SaveImage")
+DETECT, ENCODE, SHOW = "FaceCLIPDetectFaces", "FaceCLIPTextEncode", ("PreviewImage", "SaveImage")
+LOAD_PHOTO, EXAMPLE = "LoadImage", "FaceCLIPExampleFace"
 _DETECTOR_SHOWS = {0: "aligned", 1: "faces"}  # by the slots of Detect Faces
 
 
@@ -36,11 +37,22 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
 
 
 def with_photo(prompt: Prompt, name: str) -> Prompt:
-    """The same graph with every `LoadImage` set to the uploaded photo `name`."""
+    """The same graph with every `LoadImage`, and every example face, set to the uploaded photo `name`."""
     changed = copy.deepcopy(prompt)
     for node in changed.values():
-        if node["class_type"] == LOAD_PHOTO:
-            node["inputs"]["image"] = name
+        if node["class_type"] in (LOAD_PHOTO, EXAMPLE):
+            node.update(class_type=LOAD_PHOTO, inputs={"image": name})
+    return changed
+
+
+def with_previews(prompt: Prompt) -> Prompt:
+    """The same graph with nodes that show what Detect Faces gives: aligned crops, and photos with numbered boxes."""
+    changed = copy.deepcopy(prompt)
+    for node_id, node in prompt.items():
+        if node["class_type"] == DETECT:
+            for slot, what in _DETECTOR_SHOWS.items():
+                inputs = {"images": [node_id, slot]}
+                changed[f"{node_id}_{what}"] = {"class_type": "PreviewImage", "inputs": inputs, "_meta": {"title": what}}
     return changed
 
 

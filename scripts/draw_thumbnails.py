@@ -24,6 +24,7 @@ from train.synthetic.portrait import World
 from train.synthetic.scenes import Scene
 
 SIZE, RADIUS, MIDDLE = 400, 14, 138
+BADGE = 96  # pixels: over the top left corner the browser lays a badge
 BACK, LINE, TEXT, GOOD = (29, 33, 42), (112, 124, 148), (214, 220, 232), (64, 220, 120)
 WORLD = World(3, 256, identity_share=1.0)
 ANN, BEN, CAROL = (WORLD.person(number) for number in (12, 0, 18))
@@ -78,8 +79,8 @@ class Board:
 
     def above(self, shown: Sequence[Image.Image | str], signs: str = "") -> None:
         """What goes in, in a row: pictures, or a file's name; `signs` stand between them."""
-        side, gap = 108, 22
-        left = (SIZE - len(shown) * side - (len(shown) - 1) * gap) // 2
+        side, gap = (108, 22) if len(shown) < 3 else (84, 16)
+        left = max(BADGE, (SIZE - len(shown) * side - (len(shown) - 1) * gap) // 2)
         for place, item in enumerate(shown):
             x = left + place * (side + gap)
             if isinstance(item, str):
@@ -158,8 +159,8 @@ def flux_two_people(board: Board) -> None:
 
 def flux(board: Board) -> None:
     """A badge: this one is for FLUX."""
-    board.pen.rounded_rectangle((8, 8, 70, 36), 9, fill=GOOD)
-    board.text("FLUX", 39, 22, 18, BACK)
+    board.pen.rounded_rectangle((330, 8, 392, 36), 9, fill=GOOD)
+    board.text("FLUX", 361, 22, 18, BACK)
 
 
 def save_identity(board: Board) -> None:
@@ -202,7 +203,7 @@ def face_swap(board: Board) -> None:
 def folder(board: Board) -> None:
     thing = Image.fromarray(WORLD.object_picture("house", 1).image)
     board.above([picture(ANN), thing, picture(CAROL)])
-    x, side = (SIZE - 108) // 2, 108
+    x, side = 200, 84  # where the second of three stands
     board.pen.line((x + 18, 34, x + side - 18, side - 2), fill=(240, 90, 90), width=7)
     board.pen.line((x + 18, side - 2, x + side - 18, 34), fill=(240, 90, 90), width=7)
     for place, person in enumerate((ANN, CAROL)):
@@ -288,6 +289,23 @@ def people(*who: Person) -> Callable[[Board], None]:
 COATS = ("red", "grey", "blue")
 
 
+def few_steps(board: Board) -> None:
+    board.above([picture(ANN), "8 steps"], "+")
+    board.below(picture(ANN, scene("beach", "hoodie", "yellow")))
+
+
+def hires(board: Board) -> None:
+    made = picture(BEN, scene("city", "sweater", "green"))
+    board.above([picture(BEN), made.resize((32, 32), Image.Resampling.BOX).resize((256, 256), Image.Resampling.NEAREST)])
+    board.below(made)
+
+
+def prompts(board: Board) -> None:
+    board.above([picture(ANN)])
+    for place, (at, colour) in enumerate((("forest", "blue"), ("beach", "red"), ("city", "green"))):
+        board.put(picture(ANN, scene(at, "t-shirt", colour)), 16 + place * 126, MIDDLE + 50, 116, 200)
+
+
 THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
     "faceclip_mini_demo": mini_demo,
     "faceclip_sdxl_basic": basic,
@@ -306,6 +324,9 @@ THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
     "faceclip_two_people": people(ANN, BEN),
     "faceclip_three_people": people(ANN, BEN, CAROL),
     "faceclip_sdxl_group_photo": group_photo,
+    "faceclip_sdxl_few_steps": few_steps,
+    "faceclip_sdxl_hires": hires,
+    "faceclip_sdxl_prompts": prompts,
     "faceclip_flux_basic": flux_basic,
     "faceclip_flux_two_people": flux_two_people,
     "faceclip_flux_saved_identity": flux_saved_identity,

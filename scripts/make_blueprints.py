@@ -19,9 +19,7 @@ from typing import Any
 
 # Beside this file, where Python looks first for a script's imports.
 from workflows.format import WIDGET_TYPES, Graph, Node, Place, Socket
-from workflows.parts import OFFICIAL, SDXL, load_models
-
-from faceclip.pipeline import NEGATIVE_PROMPT
+from workflows.parts import OFFICIAL, SDXL, load_all
 
 INPUTS, OUTPUTS = -10, -20  # the ids of a subgraph's two ends
 
@@ -49,6 +47,7 @@ class Blueprint(Graph):
         super().__init__(name, object_info)
         self.inputs: list[Slot] = []
         self.outputs: list[Slot] = []
+        self.reached: list[list[str]] = []
 
     def input(self, name: str, type_name: str) -> Socket:
         """A new input of the whole."""
@@ -66,6 +65,10 @@ class Blueprint(Graph):
         for name, source in widgets.items():
             slot = next(place for place, socket in enumerate(sockets) if socket["name"] == name)
             sockets[slot]["link"] = self._connect(source, node.id, slot)
+
+    def reach(self, node: Node, *widgets: str) -> None:
+        """Let widgets of a node inside be turned from outside as they are: a seed keeps its control so."""
+        self.reached += [[str(node.id), widget] for widget in widgets]
 
     def to_file(self, description: str, ends: tuple[int, int]) -> dict[str, Any]:
         """The blueprint's file. `ends`: where the inputs and the outputs stand, in pixels from the left."""
@@ -91,7 +94,7 @@ class Blueprint(Graph):
             "mode": 0,
             "inputs": sockets,
             "outputs": [{"name": slot.name, "type": slot.type, "links": []} for slot in self.outputs],
-            "properties": {},
+            "properties": {"proxyWidgets": self.reached} if self.reached else {},
             "widgets_values": [],
         }
         definition = {
@@ -147,55 +150,40 @@ def _named(link: list[Any]) -> dict[str, Any]:
     return dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), link, strict=True))
 
 
-def _conditioning(graph: Blueprint, image: Socket, encoder: Socket) -> tuple[Node, Node, Node]:
-    """From a photo to both prompts; returns the faces, the positive and the negative prompt."""
-    faces = graph.add("FaceCLIPDetectFaces", Place(0, 0, 320, 260), image=image)
-    identity = graph.add("FaceCLIPEncodeIdentity", Place(360, 0, 320, 90), encoder=encoder, faces=faces["faces"])
-    size: dict[str, Any] = {"width": OFFICIAL.width, "height": OFFICIAL.height}
-    positive = graph.add(
-        "FaceCLIPTextEncode",
-        Place(720, 0, 500, 250),
-        "Prompt, with the face",
-        encoder=encoder,
-        identity=identity["identity"],
-        **size,
-    )
-    negative = graph.add(
-        "FaceCLIPTextEncode",
-        Place(720, 310, 500, 250),
-        "Negative prompt, no face",
-        encoder=encoder,
-        prompt=NEGATIVE_PROMPT,
-        **size,
-    )
-    return faces, positive, negative
+def _conditioning(graph: Blueprint, image: Socket, encoder: Socket) -> tuple[Node, Node]:
+    """From a photo to both prompts; returns the faces and the prompts."""
+    faces = graph.add("FaceCLIPDetectFaces", Place(0, 0, 320, 480), image=image)
+    identity = graph.add("FaceCLIPEncodeIdentity", Place(360, 0, 320, 130), encoder=encoder, faces=faces["faces"])
+    prompts = graph.add("FaceCLIPTextEncode", Place(720, 0, 500, 480), encoder=encoder, identity=identity["identity"])
+    words = {name: graph.input(name, kind) for name, kind in _WORDS.items()}
+    graph.show(prompts, **words)
+    return faces, prompts
+
+
+_WORDS = {"prompt": "STRING", "negative_prompt": "STRING", "strength": "FLOAT"}
 
 
 def face_to_conditioning(graph: Blueprint) -> tuple[str, tuple[int, int]]:
     image, encoder = graph.input("image", "IMAGE"), graph.input("encoder", "FACECLIP_ENCODER")
-    faces, positive, negative = _conditioning(graph, image, encoder)
-    words, strength = graph.input("prompt", "STRING"), graph.input("strength", "FLOAT")
-    width, height = graph.input("width", "INT"), graph.input("height", "INT")
-    graph.show(positive, prompt=words, strength=strength, width=width, height=height)
-    graph.show(negative, width=width, height=height)
-    graph.output("positive", positive["conditioning"])
-    graph.output("negative", negative["conditioning"])
+    faces, prompts = _conditioning(graph, image, encoder)
+    graph.output("positive", prompts["conditioning"])
+    graph.output("negative", prompts["negative"])
     graph.output("faces", faces["faces"])
     graph.output("preview", faces["preview"])
-    return "A photo and a prompt to both prompts' conditioning: detection, identity and text in one node.", (-240, 1300)
+    return "FaceCLIP: a photo and two prompts to conditioning; detection, identity and text in one node.", (-240, 1300)
 
 
 def portrait(graph: Blueprint) -> tuple[str, tuple[int, int]]:
     image = graph.input("image", "IMAGE")
-    encoder, unet, vae = load_models(graph, SDXL, 0, 500)
-    faces, positive, negative = _conditioning(graph, image, encoder["encoder"])
+    models = load_all(graph, SDXL, Place(0, 600, 320, 200))
+    faces, prompts = _conditioning(graph, image, models["encoder"])
     latent = graph.add("EmptyLatentImage", Place(1280, 0, 320, 120), width=OFFICIAL.width, height=OFFICIAL.height)
     sampler = graph.add(
         "KSampler",
-        Place(1280, 180, 320, 270),
-        model=unet["model"],
-        positive=positive["conditioning"],
-        negative=negative["conditioning"],
+        Place(1280, 220, 320, 270),
+        model=models["model"],
+        positive=prompts["conditioning"],
+        negative=prompts["negative"],
         latent_image=latent["LATENT"],
         seed=42,
         steps=OFFICIAL.steps,
@@ -203,22 +191,18 @@ def portrait(graph: Blueprint) -> tuple[str, tuple[int, int]]:
         sampler_name="euler",
         scheduler=OFFICIAL.scheduler,
     )
-    picture = graph.add("VAEDecode", Place(1280, 510, 320, 60), samples=sampler["LATENT"], vae=vae["VAE"])
-    names = {"prompt": "STRING", "strength": "FLOAT", "width": "INT", "height": "INT", "batch_size": "INT", "seed": "INT"}
-    shown = {name: graph.input(name, type_name) for name, type_name in names.items()}
-    size = {name: shown[name] for name in ("width", "height")}
-    graph.show(positive, prompt=shown["prompt"], strength=shown["strength"], **size)
-    graph.show(negative, **size)
-    graph.show(latent, batch_size=shown["batch_size"], **size)
-    graph.show(sampler, seed=shown["seed"])
+    picture = graph.add("VAEDecode", Place(1280, 590, 320, 60), samples=sampler["LATENT"], vae=models["vae"])
+    size = {name: graph.input(name, "INT") for name in ("width", "height", "batch_size")}
+    graph.show(latent, **size)
+    graph.reach(sampler, "seed", "control_after_generate")
     graph.output("image", picture["IMAGE"])
     graph.output("faces", faces["faces"])
     graph.output("preview", faces["preview"])
-    return "A photo and a prompt to a picture, with the released weights and the release's settings.", (-240, 1700)
+    return "FaceCLIP: a photo and a prompt to a picture, with the released weights and the release's settings.", (-240, 1700)
 
 
 BLUEPRINTS: Mapping[str, Callable[[Blueprint], tuple[str, tuple[int, int]]]] = {
-    "Face to conditioning": face_to_conditioning,
+    "FaceCLIP face to conditioning": face_to_conditioning,
     "FaceCLIP portrait": portrait,
 }
 

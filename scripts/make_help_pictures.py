@@ -53,8 +53,8 @@ _FRAMED = """(ids) => {
 }"""
 # The editor loads a picture when it first draws the node that shows it.
 _DRAWN = """(ids) => window.app.graph.nodes.every(
-    (n) => !ids.includes(n.id) || !['PreviewImage', 'LoadImage'].includes(n.type) || n.imgs?.every((i) => i.naturalWidth > 0)
-)"""
+    (n) => !ids.includes(n.id) || !KINDS.includes(n.type) || n.imgs?.every((i) => i.naturalWidth > 0)
+)""".replace("KINDS", "['PreviewImage', 'LoadImage', 'FaceCLIPExampleFace', 'FaceCLIPDetectFaces']")
 ORIGIN = (90, 90)  # right of the side bar and below the tabs
 
 
@@ -64,8 +64,6 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     faces = graph.add("FaceCLIPDetectFaces", Place(350, 0, 320, 260), image=image["IMAGE"])
     detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 3600, 300, 110))
     chosen = graph.add("FaceCLIPDetectFaces", Place(350, 3600, 320, 260), image=image["IMAGE"], detector=detector["detector"])
-    boxes = graph.add("PreviewImage", Place(720, 0, 260, 290), title="Which face", images=faces["preview"])
-    crop = graph.add("PreviewImage", Place(1030, 0, 260, 290), title="What the encoder sees", images=faces["faces"])
     encoder = graph.add("FaceCLIPEncoderLoader", Place(310, 340, 360, 90), encoder_name="faceclip_mini_encoder.safetensors")
     unet = graph.add("FaceCLIPUNetLoader", Place(0, 2000, 360, 90), unet_name="faceclip_mini_unet.safetensors")
     vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="zz_faceclip_mini_vae.safetensors")
@@ -110,15 +108,47 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     made = graph.add(
         "PreviewImage", Place(770, 2000, 380, 290), title="Pictures (mini model, which knows drawings)", images=decoded["IMAGE"]
     )
+    whole = graph.add(
+        "FaceCLIPLoader",
+        Place(0, 4000, 360, 160),
+        encoder_name="faceclip_mini_encoder.safetensors",
+        unet_name="faceclip_mini_unet.safetensors",
+        vae_name="zz_faceclip_mini_vae.safetensors",
+    )
+    example = graph.add("FaceCLIPExampleFace", Place(0, 4300, 300, 330))
+    found = graph.add("FaceCLIPDetectFaces", Place(350, 4300, 340, 500), image=example["image"])
+    who = graph.add("FaceCLIPEncodeIdentity", Place(420, 4000, 300, 110), encoder=whole["encoder"], faces=found["faces"])
+    prompts = graph.add(
+        "FaceCLIPTextEncode", Place(770, 4000, 380, 420), encoder=whole["encoder"], prompt=PROMPT, identity=who["identity"]
+    )
+    empty = graph.add("EmptyLatentImage", Place(770, 4500, 300, 110), batch_size=1, **SIZE)
+    drawn = graph.add(
+        "KSampler",
+        Place(1200, 4000, 300, 270),
+        model=whole["model"],
+        positive=prompts["conditioning"],
+        negative=prompts["negative"],
+        latent_image=empty["LATENT"],
+        seed=42,
+        steps=20,
+        cfg=2.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
+    last = graph.add("VAEDecode", Place(1200, 4360, 300, 50), samples=drawn["LATENT"], vae=whole["vae"])
+    graph.add("PreviewImage", Place(1200, 4500, 300, 290), images=last["IMAGE"])
     return _flux(graph, loaded) | {
+        "FaceCLIPLoader": [whole, who, prompts],
+        "FaceCLIPExampleFace": [example, found],
         "FaceCLIPFaceDetectorLoader": [detector, chosen],
-        "FaceCLIPDetectFaces": [image, faces, boxes, crop],
+        "FaceCLIPDetectFaces": [example, found],
         "FaceCLIPEncoderLoader": [encoder, person],
-        "FaceCLIPEncodeIdentity": [faces, encoder, person],
+        "FaceCLIPEncodeIdentity": [whole, who],
         "FaceCLIPSaveIdentity": [person, saved],
         "FaceCLIPLoadIdentity": [loaded, blend],
         "FaceCLIPBlendIdentities": [person, loaded, blend],
-        "FaceCLIPTextEncode": [blend, positive, negative],
+        "FaceCLIPTextEncode": [who, prompts],
         "FaceCLIPUNetLoader": [unet, vae, latent, sampler, decoded, made],
         "FaceCLIPFaceSimilarity": [rank, scores, best],
     }

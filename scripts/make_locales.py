@@ -80,7 +80,7 @@ def _definition(info: Mapping[str, Any]) -> dict[str, Any]:
 def _nodes_named(text: str, english: Mapping[str, Any]) -> list[str]:
     """Ids of the nodes that a text names, which a reader must find under the names of that language.
 
-    The longest name counts: Load FaceCLIP Encoder does not name Load FaceCLIP, nor does "Load FaceCLIP's encoder".
+    The longest name counts: Load FaceCLIP Encoder does not name Load FaceCLIP, nor does "Load FaceCLIP's".
     """
     found = []
     for node, definition in sorted(english.items(), key=lambda item: -len(item[1]["display_name"])):

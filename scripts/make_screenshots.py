@@ -125,7 +125,7 @@ def mini_demo(page: Any, photos: list[str]) -> Image.Image:
 
 def detection_preview(page: Any, photos: list[str]) -> Image.Image:
     """Of the graph that `mini_demo` has run."""
-    kinds = ("LoadImage", "FaceCLIPDetectFaces", "PreviewImage")
+    kinds = ("FaceCLIPExampleFace", "FaceCLIPDetectFaces")
     return framed(page, bounds(workflow("faceclip_mini_demo"), kinds))
 
 

@@ -32,17 +32,19 @@ from workflows.parts import (
     save,
 )
 from workflows.people import PEOPLE
+from workflows.runs import RUNS
 
 MINI_NOTE = """
 ## FaceCLIP, the whole pipeline in small
 
-1. In *Load Image*, upload one of the **drawn people** in the pack's folder `models/people`.
-2. Press **Run**.
+Press **Run**. *Example Face* gives a drawn person that comes with the pack: choose another one there.
 
 This loads the **mini** model that comes with the pack (runs on any CPU in seconds). It has learned **drawn people only**, at
-128 px: your own photo comes out as a drawing with your colours, **not as a portrait**. For portraits, open *faceclip_sdxl_basic*.
+128 px: of your own photo (*Load Image* in the place of *Example Face*) comes a drawing with your colours, **not a portrait**. For
+portraits, open *faceclip_sdxl_basic*.
 
-Look at the two previews: the box must be on the right face, and the crop upright and sharp. Most of a likeness is this crop.
+*Detect Faces* shows what it found: the box must be on the right face, and the crop upright and sharp. Most of a
+likeness is this crop.
 """
 RANK_NOTE = """
 ## Four pictures, the most similar first
@@ -54,35 +56,35 @@ was not trained with. **dlib** may be used commercially; **insightface** is stri
 
 def mini_demo(graph: Graph) -> None:
     prompt = "a close-up of a person on a sandy beach by the sea, wearing a red hoodie"
-    _, sampling = portrait(graph, MINI, MINI_SAMPLING, prompt)
-    save(graph, sampling, Place(1480, 640, 320, 300), "mini", 3)
-    graph.note(MINI_NOTE, Place(-520, 0, 460, 300), "Start here")
+    *_, sampling = portrait(graph, MINI, MINI_SAMPLING, prompt, example=0)
+    save(graph, sampling, Place(2180, 0, 320, 340), "mini", 4)
+    graph.note(MINI_NOTE, Place(-520, 0, 460, 360), "Start here")
 
 
 def sdxl_basic(graph: Graph) -> None:
-    _, sampling = portrait(graph, SDXL, OFFICIAL, "a person in a blue denim shirt reading in a sunlit library, film photograph")
-    save(graph, sampling, Place(1480, 640, 480, 580), "portrait", 3)
+    *_, sampling = portrait(graph, SDXL, OFFICIAL, "a person in a blue denim shirt reading in a sunlit library, film photograph")
+    save(graph, sampling, Place(2180, 0, 480, 580), "portrait", 4)
     graph.note(SDXL_NOTE, Place(-560, 0, 500, 340), "Start here")
     graph.note(SETTINGS_NOTE, Place(-560, 400, 500, 150), "Settings")
 
 
 def sdxl_rank(graph: Graph) -> None:
     settings = Settings(OFFICIAL.width, OFFICIAL.height, OFFICIAL.steps, batch=4)
-    photo, sampling = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
+    photo, _, sampling = portrait(graph, SDXL, settings, "a person as a violinist on a concert stage, dramatic light, photograph")
     ranking = graph.add(
-        "FaceCLIPFaceSimilarity", Place(1880, 0, 320, 380), images=sampling[-1]["IMAGE"], reference=photo["IMAGE"]
+        "FaceCLIPFaceSimilarity", Place(2220, 0, 320, 420), images=sampling[-1]["IMAGE"], reference=photo["IMAGE"]
     )
-    graph.group("3. Pictures", PURPLE, sampling)
-    scores = graph.add("PreviewAny", Place(1880, 440, 320, 180), title="Scores", source=ranking["scores"])
-    best = graph.add("PreviewImage", Place(1880, 680, 320, 360), title="Most similar", images=ranking["best"])
+    graph.group("4. Pictures", PURPLE, sampling)
+    scores = graph.add("PreviewAny", Place(2220, 520, 320, 180), title="Scores", source=ranking["scores"])
+    best = graph.add("PreviewImage", Place(2220, 800, 320, 360), title="Most similar", images=ranking["best"])
     saved = graph.add(
         "SaveImage",
-        Place(2240, 0, 620, 1040),
+        Place(2580, 0, 560, 1040),
         title="All, most similar first",
         images=ranking["ranked images"],
         filename_prefix="FaceCLIP/ranked",
     )
-    graph.group("4. Ranking", BLUE, [ranking, scores, best, saved])
+    graph.group("5. Ranking", BLUE, [ranking, scores, best, saved])
     graph.note(SDXL_NOTE, Place(-560, 0, 500, 340), "Start here")
     graph.note(RANK_NOTE, Place(-560, 400, 500, 190), "Ranking")
 
@@ -95,6 +97,7 @@ WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {
     **EDITS,
     **MODELS,
     **PEOPLE,
+    **RUNS,
     **FLUX,
 }
 

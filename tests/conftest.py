@@ -73,6 +73,7 @@ def _length(item: pytest.Item) -> int:
 
 OWN_FILES = (
     ("loras", "my_style.safetensors"),
+    ("loras", "my_few_steps.safetensors"),
     ("checkpoints", "my_sdxl_checkpoint.safetensors"),
     ("checkpoints", "sd_xl_base_1.0.safetensors"),
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from faceclip.pipeline import NEGATIVE_PROMPT
-
 from .format import Graph, Node, Place, Socket
 from .parts import (
     BLUE,
     GREEN,
     OFFICIAL,
     PHOTO,
+    PROMPTS,
     PURPLE,
     Column,
     download,
@@ -56,13 +55,13 @@ A **ControlNet** of SDXL holds the pose, FaceCLIP the face: both go through the 
 
 def img2img(graph: Graph) -> None:
     encoder, unet, vae, identity = one_person(graph, "1. The person")
-    column = Column(graph, 1940)
-    start = column.add("LoadImage", 330, "The picture to start from", image=PHOTO)
+    column = Column(graph, 1260)
+    start = column.add("LoadImage", 370, "The picture to start from", image=PHOTO)
     fitted = column.add("ImageScale", 130, "At the picture's size", image=start["IMAGE"], **_SCALE)
     latent = column.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
     column.group("3. Start", BLUE)
-    prompts = _prompts(graph, encoder, identity, "an oil painting of a person in a garden, thick brush strokes", 2340)
-    last = Column(graph, 2900)
+    prompts = _prompts(graph, encoder, identity, "an oil painting of a person in a garden, thick brush strokes", 1660)
+    last = Column(graph, 2220)
     picture = sample_from(last, (unet, vae), prompts, latent["LATENT"], OFFICIAL, denoise=0.65)
     _save(graph, last, picture["IMAGE"], "img2img")
     explain(graph, IMG2IMG_NOTE)
@@ -70,22 +69,22 @@ def img2img(graph: Graph) -> None:
 
 def face_swap(graph: Graph) -> None:
     encoder, unet, vae, identity = one_person(graph, "1. The person")
-    column = Column(graph, 1940)
-    target = column.add("LoadImage", 330, "The picture to change", image=PHOTO)
+    column = Column(graph, 1260)
+    target = column.add("LoadImage", 370, "The picture to change", image=PHOTO)
     fitted = column.add("ImageScale", 130, "At the picture's size", image=target["IMAGE"], **_SCALE)
-    found = column.add("FaceCLIPDetectFaces", 260, "Which face to change", image=fitted["IMAGE"])
-    column.add("PreviewImage", 300, "Its number", images=found["preview"])
+    found = column.add("FaceCLIPDetectFaces", 520, "Which face to change", image=fitted["IMAGE"])
     column.group("3. The face to change", BLUE)
-    mask = Column(graph, 2340, 300)
+    mask = Column(graph, 0, y=760)
     grown = mask.add("GrowMask", 90, mask=found["mask"], expand=32, tapered_corners=True)
     grey = mask.add("MaskToImage", 40, mask=grown["MASK"])
     soft = mask.add("ImageBlur", 90, image=grey["IMAGE"], blur_radius=31, sigma=10.0)
-    border = mask.add("ImageToMask", 60, "Soft border", image=soft["IMAGE"], channel="red")
-    latent = mask.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
-    masked = mask.add("SetLatentNoiseMask", 60, samples=latent["LATENT"], mask=border["MASK"])
-    mask.group("4. Paint here alone", PURPLE)
-    prompts = _prompts(graph, encoder, identity, "the face of a person, looking at the camera, daylight, photograph", 2720)
-    last = Column(graph, 3280)
+    more = Column(graph, 360, y=760)
+    border = more.add("ImageToMask", 60, "Soft border", image=soft["IMAGE"], channel="red")
+    latent = more.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
+    masked = more.add("SetLatentNoiseMask", 60, samples=latent["LATENT"], mask=border["MASK"])
+    graph.group("4. Paint here alone", PURPLE, [*mask.nodes, *more.nodes])
+    prompts = _prompts(graph, encoder, identity, "the face of a person, looking at the camera, daylight, photograph", 1660)
+    last = Column(graph, 2220)
     picture = sample_from(last, (unet, vae), prompts, masked["LATENT"], OFFICIAL, denoise=0.65)
     whole = last.add(
         "ImageCompositeMasked",
@@ -101,13 +100,13 @@ def face_swap(graph: Graph) -> None:
 
 def pose(graph: Graph) -> None:
     encoder, unet, vae, identity = one_person(graph, "1. The person")
-    column = Column(graph, 1940)
-    figure = column.add("LoadImage", 330, "The pose, as a skeleton", image=PHOTO)
+    column = Column(graph, 1260)
+    figure = column.add("LoadImage", 370, "The pose, as a skeleton", image=PHOTO)
     net = column.add("ControlNetLoader", 60, models=[POSE_NET], control_net_name=POSE_NET["name"])
     column.group("3. Pose", BLUE)
     words = "a person in a white tracksuit dancing on a stage, full body, photograph"
-    positive, negative = _prompts(graph, encoder, identity, words, 2340)
-    last = Column(graph, 2900)
+    positive, negative = _prompts(graph, encoder, identity, words, 1660)
+    last = Column(graph, 2220)
     posed = last.add(
         "ControlNetApplyAdvanced",
         190,
@@ -128,10 +127,9 @@ _SCALE = {"upscale_method": "lanczos", "width": OFFICIAL.width, "height": OFFICI
 
 
 def _prompts(graph: Graph, encoder: Node, identity: Socket, words: str, x: int) -> tuple[Socket, Socket]:
-    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 310), OFFICIAL, identity, "Prompt, with the face")
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 400, 480, 310), OFFICIAL, None, "Negative prompt, no face")
-    graph.group("Prompts", GREEN, [positive, negative])
-    return positive["conditioning"], negative["conditioning"]
+    prompts = write_prompt(graph, encoder, words, Place(x, 0, 480, PROMPTS), identity)
+    graph.group("Prompts", GREEN, [prompts])
+    return prompts["conditioning"], prompts["negative"]
 
 
 def _save(graph: Graph, column: Column, picture: Socket, prefix: str) -> None:

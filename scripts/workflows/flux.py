@@ -77,18 +77,18 @@ class _Models:
 
 def basic(graph: Graph) -> None:
     _, faces = read_photo(graph)
-    models = _load(graph, 1480, SETTINGS)
+    models = _load(graph, 800, SETTINGS)
     identity = graph.add(
-        "FaceCLIPEncodeIdentity", Place(1480, 760, 380, 90), encoder=models.facet5["facet5"], faces=faces["faces"]
+        "FaceCLIPEncodeIdentity", Place(800, 1060, 380, 120), encoder=models.facet5["facet5"], faces=faces["faces"]
     )
     graph.group("2. Models", GREEN, [*models.all, identity])
-    _picture(graph, models, identity["identity"], "a person in a blue denim shirt reading in a sunlit library, photograph", 1940)
+    _picture(graph, models, identity["identity"], "a person in a blue denim shirt reading in a sunlit library, photograph", 1260)
     _explain(graph)
 
 
 def saved_identity(graph: Graph) -> None:
     models = _load(graph, 0, SETTINGS)
-    identity = graph.add("FaceCLIPLoadIdentity", Place(0, 760, 380, 60), file_name=f"{SAVED}.safetensors")
+    identity = graph.add("FaceCLIPLoadIdentity", Place(0, 1060, 380, 60), file_name=f"{SAVED}.safetensors")
     graph.group("1. Models and person", BLUE, [*models.all, identity])
     _picture(graph, models, identity["identity"], "a person feeding pigeons in a square, photograph", 460, first=2)
     _explain(graph)
@@ -96,13 +96,13 @@ def saved_identity(graph: Graph) -> None:
 
 
 def two_people(graph: Graph) -> None:
-    rows = [photo_to_face(graph, y) for y in (0, 410)]
+    rows = [photo_to_face(graph, y) for y in (0, 620)]
     graph.group("1. Photos", BLUE, [*rows[0][0], *rows[1][0]])
-    models = _load(graph, 1480, TWO)
+    models = _load(graph, 800, TWO)
     graph.group("2. Models", GREEN, models.all)
 
     half = TWO.width // 2
-    masks = Column(graph, 1940, 320)
+    masks = Column(graph, 800, 380, y=1060)
     nothing = masks.add("SolidMask", 110, "Everywhere", value=0.0, width=TWO.width, height=TWO.height)
     part = masks.add("SolidMask", 110, "One half", value=1.0, width=half, height=TWO.height)
     where = [
@@ -112,7 +112,7 @@ def two_people(graph: Graph) -> None:
     masks.group("3. Who stands where", PURPLE)
 
     texts = [f"a person on a sandy beach by the sea, wearing a {clothes}, photograph" for clothes in ("red coat", "grey suit")]
-    words, placed = Column(graph, 2340, 400), Column(graph, 2780, 300)
+    words, placed = Column(graph, 1260, 400), Column(graph, 1700, 300)
     for number, (text, mask, row) in enumerate(zip(texts, where, rows, strict=True), 1):
         identity = words.add("FaceCLIPEncodeIdentity", 90, encoder=models.facet5["facet5"], faces=row[2]["faces"])
         placed.y = words.y
@@ -128,13 +128,13 @@ def two_people(graph: Graph) -> None:
     joined = placed.add("ConditioningCombine", 60, conditioning_1=first, conditioning_2=second)
     negative = _prompt(words, models, "Negative prompt, no face", FLUX_NEGATIVE_PROMPT, None)
     graph.group("4. Prompts", GREEN, [*words.nodes, *placed.nodes])
-    _sample(graph, models, (joined["CONDITIONING"], negative["conditioning"]), TWO, 3160, "flux_two_people", 5)
+    _sample(graph, models, (joined["CONDITIONING"], negative["conditioning"]), TWO, 2080, "flux_two_people", 5)
     _explain(graph)
     graph.note(TWO_NOTE, Place(-640, 900, 580, 220), "What this shows")
 
 
 def _load(graph: Graph, x: int, settings: Settings) -> _Models:
-    column = Column(graph, x, 380, gap=50)
+    column = Column(graph, x, 380, gap=100)
     facet5 = column.add("FaceCLIPT5Loader", 90, models=downloads(FACET5), facet5_name=FACET5)
     clip = column.add(
         "DualCLIPLoader",
@@ -183,7 +183,7 @@ def _picture(graph: Graph, models: _Models, identity: Socket, words: str, x: int
 def _sample(
     graph: Graph, models: _Models, prompts: tuple[Socket, Socket], settings: Settings, x: int, prefix: str, number: int
 ) -> None:
-    column = Column(graph, x, gap=50)
+    column = Column(graph, x, gap=100)
     latent = column.add("EmptySD3LatentImage", 120, width=settings.width, height=settings.height, batch_size=1)
     sample_from(column, (models.model["MODEL"], models.vae), prompts, latent["LATENT"], settings)
     save(graph, column.nodes, Place(x + 380, 0, 480, 580), prefix, number)

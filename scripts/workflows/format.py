@@ -15,7 +15,6 @@ WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 PACK, PACK_VERSION, CORE, CORE_VERSION = "faceclip", "0.1.0", "comfy-core", "0.3.75"
 OPTIONAL_SHAPE = 7  # how the front end draws an optional socket
 GROUP_MARGIN, GROUP_TITLE, NODE_TITLE = 20, 50, 30
-NOTE_COLOURS = {"color": "#432", "bgcolor": "#653"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,8 @@ class Graph:
         return Node(node_id, {output["name"]: Socket(node_id, slot, output["type"]) for slot, output in enumerate(outputs)})
 
     def note(self, text: str, place: Place, title: str = "Note") -> None:
-        """Add a note in Markdown."""
-        self._append("MarkdownNote", place, title, inputs=[], outputs=[], properties={}, values=[text.strip()])
-        self._nodes[-1].update(NOTE_COLOURS)
+        """Add a note in Markdown, without code spans (Nodes 2.0: blue on blue) and in the editor's own colours."""
+        self._append("MarkdownNote", place, title, inputs=[], outputs=[], properties={}, values=[text.strip().replace("`", "")])
 
     def group(self, title: str, colour: str, nodes: Sequence[Node]) -> None:
         """Frame nodes."""
@@ -99,6 +97,11 @@ class Graph:
         self._groups.append(
             {"id": len(self._groups) + 1, "title": title, "bounding": bounding, "color": colour, "font_size": 24, "flags": {}}
         )
+
+    def choices(self, kind: str, name: str) -> list[str]:
+        """What a combo of a node offers."""
+        spec, options, _ = _inputs(self._object_info[kind])[name]
+        return list(spec if isinstance(spec, list) else options["options"])
 
     def to_dict(self) -> dict[str, Any]:
         """The workflow in UI format 0.4."""
@@ -164,7 +167,7 @@ def _widget_values(kind: str, name: str, spec: Any, options: Mapping[str, Any], 
     if value is None:
         raise ValueError(f"{kind} needs a value for {name}.")
     if options.get("control_after_generate"):
-        return [value, "fixed"]
+        return [value, "randomize"]
     return [value, "image"] if options.get("image_upload") else [value]
 
 

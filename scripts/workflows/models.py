@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from faceclip.pipeline import NEGATIVE_PROMPT
-
 from .format import Graph, Node, Place, Socket
-from .parts import GREEN, OFFICIAL, PURPLE, Column, explain, one_person, sample, save, write_prompt
+from .parts import GREEN, OFFICIAL, PROMPTS, PURPLE, Column, explain, one_person, sample, save, write_prompt
 
 LORA, CHECKPOINT, BASE = "my_style.safetensors", "my_sdxl_checkpoint.safetensors", "sd_xl_base_1.0.safetensors"
 LORA_NOTE = """
@@ -37,17 +35,17 @@ NoobAI are far from it.
 
 def lora(graph: Graph) -> None:
     encoder, unet, vae, identity = one_person(graph)
-    column = Column(graph, 1940)
+    column = Column(graph, 1260)
     styled = column.add("LoraLoaderModelOnly", 120, model=unet["model"], lora_name=LORA, strength_model=0.8)
     column.group("3. Style", PURPLE)
     words = "a portrait of a person among sunflowers, in the style of the LoRA"
-    _picture(graph, (encoder, styled["MODEL"], vae), identity, words, 2340, "lora")
+    _picture(graph, (encoder, styled["MODEL"], vae), identity, words, 1660, "lora")
     explain(graph, LORA_NOTE)
 
 
 def transplant(graph: Graph) -> None:
     encoder, unet, vae, identity = one_person(graph)
-    column = Column(graph, 1940)
+    column = Column(graph, 1260)
     base = column.add("FaceCLIPUNetLoader", 90, "SDXL base", unet_name=BASE)
     own = column.add("FaceCLIPUNetLoader", 90, "Your checkpoint", unet_name=CHECKPOINT)
     learned = column.add(
@@ -56,18 +54,16 @@ def transplant(graph: Graph) -> None:
     carried = column.add("ModelMergeAdd", 60, "Added to yours", model1=own["model"], model2=learned["MODEL"])
     column.group("3. Carry FaceCLIP over", PURPLE)
     words = "a person in a raincoat under a streetlamp at night, photograph"
-    _picture(graph, (encoder, carried["MODEL"], vae), identity, words, 2340, "transplant")
+    _picture(graph, (encoder, carried["MODEL"], vae), identity, words, 1660, "transplant")
     explain(graph, TRANSPLANT_NOTE)
 
 
 def _picture(graph: Graph, models: tuple[Node, Socket, Node], identity: Socket, words: str, x: int, prefix: str) -> None:
     """Prompts, sampler and picture of one identity."""
     encoder, model, vae = models
-    positive = write_prompt(graph, encoder, words, Place(x, 0, 480, 310), OFFICIAL, identity, "Prompt, with the face")
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, Place(x, 400, 480, 310), OFFICIAL, None, "Negative prompt, no face")
-    graph.group("4. Prompts", GREEN, [positive, negative])
-    prompts = positive["conditioning"], negative["conditioning"]
-    sampling = sample(graph, (model, vae), prompts, OFFICIAL, x + 560, 0)
+    prompts = write_prompt(graph, encoder, words, Place(x, 0, 480, PROMPTS), identity)
+    graph.group("4. Prompts", GREEN, [prompts])
+    sampling = sample(graph, (model, vae), (prompts["conditioning"], prompts["negative"]), OFFICIAL, x + 560, 0)
     save(graph, sampling, Place(x + 940, 0, 480, 580), prefix, 5)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from faceclip import hub
-from faceclip.pipeline import NEGATIVE_PROMPT
 
 from .format import Graph, Node, Place, Socket
 
@@ -56,8 +55,8 @@ Download once:
 
 FaceCLIP's weights are {hub.FACECLIP_LICENCE}: **not for commercial use**.
 
-Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt goes through the same
-encoder with no identity; its words are this pack's, not the release's.
+Choose your photo, say in the prompt what the person does and wears, press **Run**. The negative prompt sees no face; its words
+are this pack's, not the release's.
 """
 SETTINGS_NOTE = """
 The settings are the release's: 864 x 1152, Euler, 50 steps, CFG 5. The scheduler *ddim_uniform* spaces the steps as the
@@ -68,7 +67,7 @@ release's does. *strength* below 1 gives the prompt more say, 0 leaves the face 
 class Column:
     """A column of nodes on the canvas, filled from the top."""
 
-    def __init__(self, graph: Graph, x: int, width: int = 320, y: int = 0, gap: int = 60):
+    def __init__(self, graph: Graph, x: int, width: int = 320, y: int = 0, gap: int = 100):
         self.graph, self.x, self.width, self.y, self.gap = graph, x, width, y, gap
         self.nodes: list[Node] = []
 
@@ -86,13 +85,19 @@ class Column:
         self.graph.group(title, colour, self.nodes)
 
 
-def photo_to_face(graph: Graph, y: int) -> tuple[list[Node], Node, Node]:
-    """Load Image, Detect Faces and both previews in a row; returns all of them, the photo and the faces."""
-    photo = graph.add("LoadImage", Place(0, y, 320, 330), title="Your photo", image=PHOTO)
-    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 320, 260), image=photo["IMAGE"])
-    boxes = graph.add("PreviewImage", Place(720, y, 320, 330), title="Which face", images=faces["preview"])
-    crop = graph.add("PreviewImage", Place(1080, y, 320, 330), title="What the encoder sees", images=faces["faces"])
-    return [photo, faces, boxes, crop], photo, faces
+def photo_to_face(graph: Graph, y: int, example: int | None = None) -> tuple[list[Node], Node, Node]:
+    """Load Image, or the example face of that number, and Detect Faces, which shows what it found.
+
+    Returns both, the photo and the faces.
+    """
+    if example is not None:
+        people = graph.choices("FaceCLIPExampleFace", "person")
+        photo = graph.add("FaceCLIPExampleFace", Place(0, y, 320, 370), "Who", person=people[example % len(people)])
+        photo = Node(photo.id, {"IMAGE": photo["image"]})
+    else:
+        photo = graph.add("LoadImage", Place(0, y, 320, 370), title="Your photo", image=PHOTO)
+    faces = graph.add("FaceCLIPDetectFaces", Place(360, y, 360, 520), image=photo["IMAGE"])
+    return [photo, faces], photo, faces
 
 
 def downloads(name: str) -> list[dict[str, str]]:
@@ -110,20 +115,27 @@ def download(name: str, repository: str, folder: str) -> dict[str, str]:
     return {"name": name, "url": f"{hub.HUGGING_FACE}/{repository}/resolve/main/{name}", "directory": folder}
 
 
+def load_all(graph: Graph, files: Files, where: Place) -> Node:
+    """Encoder, UNet and VAE of a workflow by one node, with what the front end offers to download."""
+    names = {"encoder_name": files.encoder, "unet_name": files.unet, "vae_name": files.vae}
+    offered = [file for name in names.values() for file in downloads(name)]
+    return graph.add("FaceCLIPLoader", where, models=offered, **names)
+
+
 def load_models(graph: Graph, files: Files, x: int, y: int) -> tuple[Node, Node, Node]:
-    encoder = graph.add(
-        "FaceCLIPEncoderLoader", Place(x, y, 380, 90), models=downloads(files.encoder), encoder_name=files.encoder
-    )
-    unet = graph.add("FaceCLIPUNetLoader", Place(x, y + 140, 380, 90), models=downloads(files.unet), unet_name=files.unet)
-    vae = graph.add("VAELoader", Place(x, y + 280, 380, 60), models=downloads(files.vae), vae_name=files.vae)
-    return encoder, unet, vae
+    """As `load_all`; the node three times: encoder, UNet, and VAE with the core's name for its output."""
+    loader = load_all(graph, files, Place(x, y, 380, 200))
+    return loader, loader, Node(loader.id, {"VAE": loader["vae"]})
+
+
+PROMPTS = 460  # px: how high Text Encode stands
 
 
 def write_prompt(
-    graph: Graph, encoder: Node, text: str, where: Place, settings: Settings, identity: Socket | None, title: str
+    graph: Graph, encoder: Node, text: str, where: Place, identity: Socket | None, title: str | None = None, **more: Any
 ) -> Node:
-    size: dict[str, Any] = {"width": settings.width, "height": settings.height}
-    return graph.add("FaceCLIPTextEncode", where, title=title, encoder=encoder["encoder"], identity=identity, prompt=text, **size)
+    """Both prompts by one node, of the picture's own size."""
+    return graph.add("FaceCLIPTextEncode", where, title, encoder=encoder["encoder"], identity=identity, prompt=text, **more)
 
 
 def sample(
@@ -133,7 +145,7 @@ def sample(
 
     `models`: UNet, or what was made of it, and VAE.
     """
-    column = Column(graph, x, y=y, gap=50)
+    column = Column(graph, x, y=y, gap=90)
     size: dict[str, Any] = {"width": settings.width, "height": settings.height, "batch_size": settings.batch}
     latent = column.add("EmptyLatentImage", 120, **size)
     sample_from(column, models, prompts, latent["LATENT"], settings)
@@ -167,9 +179,9 @@ def sample_from(
     return column.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
 
 
-def read_photo(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node]:
+def read_photo(graph: Graph, title: str = "1. Your photo", example: int | None = None) -> tuple[Node, Node]:
     """A photo's row, framed; returns the photo and the faces."""
-    row, photo, faces = photo_to_face(graph, 0)
+    row, photo, faces = photo_to_face(graph, 0, example)
     graph.group(title, BLUE, row)
     return photo, faces
 
@@ -177,30 +189,28 @@ def read_photo(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node]:
 def one_person(graph: Graph, title: str = "1. Your photo") -> tuple[Node, Node, Node, Socket]:
     """A photo and the released models beside it; returns encoder, UNet, VAE and the identity."""
     _, faces = read_photo(graph, title)
-    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
-    column = Column(graph, 1480, 380, y=440)
-    identity = column.add("FaceCLIPEncodeIdentity", 90, encoder=encoder["encoder"], faces=faces["faces"])
-    graph.group("2. Models", GREEN, [encoder, unet, vae, identity])
+    encoder, unet, vae = load_models(graph, SDXL, 800, 0)
+    column = Column(graph, 800, 380, y=300)
+    identity = column.add("FaceCLIPEncodeIdentity", 120, encoder=encoder["encoder"], faces=faces["faces"])
+    graph.group("2. Models", GREEN, [encoder, identity])
     return encoder, unet, vae, identity["identity"]
 
 
-def portrait(graph: Graph, files: Files, settings: Settings, prompt: str) -> tuple[Node, list[Node]]:
+def portrait(
+    graph: Graph, files: Files, settings: Settings, prompt: str, example: int | None = None
+) -> tuple[Node, Node, list[Node]]:
     """Photo, identity, prompts and sampler.
 
-    Returns the photo and the sampling nodes, of which the last makes the picture.
+    Returns the photo, the prompts and the sampling nodes, of which the last makes the picture.
     """
-    photo, faces = read_photo(graph)
-    encoder, unet, vae = load_models(graph, files, 0, 460)
-    identity = graph.add("FaceCLIPEncodeIdentity", Place(440, 460, 320, 90), encoder=encoder["encoder"], faces=faces["faces"])
-    positive = write_prompt(
-        graph, encoder, prompt, Place(800, 460, 600, 310), settings, identity["identity"], "Prompt, with the face"
-    )
-    negative = write_prompt(
-        graph, encoder, NEGATIVE_PROMPT, Place(800, 830, 600, 310), settings, None, "Negative prompt, no face"
-    )
-    graph.group("2. Models and prompt", GREEN, [encoder, unet, vae, identity, positive, negative])
-    prompts = positive["conditioning"], negative["conditioning"]
-    return photo, sample(graph, (unet, vae), prompts, settings, 1480, 0)
+    photo, faces = read_photo(graph, "1. Your photo" if example is None else "1. A drawn person", example)
+    encoder, unet, vae = load_models(graph, files, 800, 0)
+    identity = graph.add("FaceCLIPEncodeIdentity", Place(800, 300, 380, 120), encoder=encoder["encoder"], faces=faces["faces"])
+    graph.group("2. Models", GREEN, [encoder, identity])
+    prompts = write_prompt(graph, encoder, prompt, Place(1260, 0, 480, PROMPTS), identity["identity"])
+    graph.group("3. Prompts", GREEN, [prompts])
+    sockets = prompts["conditioning"], prompts["negative"]
+    return photo, prompts, sample(graph, (unet, vae), sockets, settings, 1820, 0)
 
 
 def save(graph: Graph, sampling: list[Node], where: Place, prefix: str, number: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from faceclip.pipeline import NEGATIVE_PROMPT
-
 from .format import Graph, Place, Socket
 from .parts import (
     BLUE,
@@ -32,16 +30,14 @@ Identity lives in the conditioning, so core nodes place it: each person's condit
 *Conditioning (Combine)* joins them. Paint your own masks for other layouts; they may have any size.
 """
 _MINI = """
-This one runs on the **mini** model, which knows drawn people only (two are in the pack's folder `models/people`). For portraits
-choose `face_clip_encoder.pt`, `unet.pt` and `sdxl_vae.safetensors` in the three loaders; in KSampler 50 steps, CFG 5 and
-*ddim_uniform*; in the *Set Mask* nodes *default*, which looks at the whole picture, while *mask bounds* paints each part by
-itself; and
+This one runs on the **mini** model, which knows drawn people only, such as those of *Example Face*. For portraits take
+*Load Image* in its place, and choose face_clip_encoder.pt, unet.pt and sdxl_vae.safetensors in *Load FaceCLIP*; in KSampler 50
+steps, CFG 5 and *ddim_uniform*; in the *Set Mask* nodes *default*, which looks at the whole picture, while *mask bounds* paints
+each part by itself; and
 """
-TWO_PEOPLE_NOTE = (
-    f"## Two people in one picture\n{_MASKS}{_MINI}1152 x 864 in latent, prompts and masks (half of that: 576 x 864)."
-)
+TWO_PEOPLE_NOTE = f"## Two people in one picture\n{_MASKS}{_MINI}1152 x 864 in latent and masks (half of that: 576 x 864)."
 THREE_PEOPLE_NOTE = (
-    f"## Three people in one picture\n{_MASKS}{_MINI}1344 x 768 in latent, prompts and masks "
+    f"## Three people in one picture\n{_MASKS}{_MINI}1344 x 768 in latent and masks "
     "(a third of that: 448 x 768, at x = 0, 448 and 896)."
 )
 
@@ -87,13 +83,13 @@ def _wide(people: int) -> Settings:
 def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequence[str], prefix: str) -> None:
     """Some people beside each other on the mini model, each in a strip of its own."""
     count, step = len(texts), 480
-    rows = [photo_to_face(graph, 410 * place) for place in range(count)]
-    graph.group("1. Photos", BLUE, [node for row in rows for node in row[0]])
-    encoder, unet, vae = load_models(graph, MINI, 1500, 0)
-    graph.group("2. Models", GREEN, [encoder, unet, vae])
+    rows = [photo_to_face(graph, 620 * place, example=place) for place in range(count)]
+    graph.group("1. People", BLUE, [node for row in rows for node in row[0]])
+    encoder, unet, vae = load_models(graph, MINI, 800, 0)
+    graph.group("2. Models", GREEN, [encoder])
 
     width, full = settings.width // count, (settings.width, settings.height)
-    masks = Column(graph, 1500, 380, y=480)
+    masks = Column(graph, 800, 380, y=360)
     nothing = masks.add("SolidMask", 110, "Everywhere", value=0.0, width=full[0], height=full[1])
     part = masks.add("SolidMask", 110, "One strip", value=1.0, width=width, height=full[1])
     where = [
@@ -115,15 +111,15 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
     for place, (text, mask) in enumerate(zip(texts, where, strict=True)):
         y, faces = place * step, rows[place][2]
         identities.append(
-            graph.add("FaceCLIPEncodeIdentity", Place(1980, y, 400, 90), encoder=encoder["encoder"], faces=faces["faces"])
+            graph.add("FaceCLIPEncodeIdentity", Place(1260, y, 320, 120), encoder=encoder["encoder"], faces=faces["faces"])
         )
-        at = Place(1980, y + 140, 400, 300)
-        encoded.append(write_prompt(graph, encoder, text, at, settings, identities[-1]["identity"], f"Person {place + 1}"))
+        at = Place(1620, y, 380, 360)
+        encoded.append(write_prompt(graph, encoder, text, at, identities[-1]["identity"], f"Person {place + 1}"))
         conditioning = encoded[-1]["conditioning"]
         placed.append(
             graph.add(
                 "ConditioningSetMask",
-                Place(2420, y + 140, 300, 120),
+                Place(2040, y, 280, 120),
                 conditioning=conditioning,
                 mask=mask["MASK"],
                 set_cond_area="mask bounds",
@@ -133,64 +129,53 @@ def _people(graph: Graph, texts: Sequence[str], settings: Settings, titles: Sequ
     for place in range(1, count):
         joined = graph.add(
             "ConditioningCombine",
-            Place(2420, step * place - 130, 300, 60),
+            Place(2040, step * place - 160, 280, 60),
             conditioning_1=joined["CONDITIONING"],
             conditioning_2=placed[place]["CONDITIONING"],
         )
         joints.append(joined)
-    below = Place(1980, step * count, 400, 310)
-    negative = write_prompt(graph, encoder, NEGATIVE_PROMPT, below, settings, None, "Negative prompt, no face")
-    graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, *joints, negative])
-    prompts = joined["CONDITIONING"], negative["conditioning"]
-    sampling = sample(graph, (unet, vae), prompts, settings, 2800, 0)
-    save(graph, sampling, Place(2800, 640, 480, 580), prefix, 5)
+    graph.group("4. Prompts", GREEN, [*identities, *encoded, *placed, *joints])
+    prompts = joined["CONDITIONING"], encoded[0]["negative"]
+    sampling = sample(graph, (unet, vae), prompts, settings, 2400, 0)
+    save(graph, sampling, Place(2760, 0, 420, 580), prefix, 5)
 
 
 def group_photo(graph: Graph) -> None:
-    rows = [photo_to_face(graph, y) for y in (0, 410)]
+    rows = [photo_to_face(graph, y) for y in (0, 620)]
     graph.group("1. Who is to be in it", BLUE, [*rows[0][0], *rows[1][0]])
-    encoder, unet, vae = load_models(graph, SDXL, 1480, 0)
-    identities = Column(graph, 1480, 380, y=440)
+    encoder, unet, vae = load_models(graph, SDXL, 800, 0)
+    identities = Column(graph, 800, 380, y=300)
     people = [
-        identities.add("FaceCLIPEncodeIdentity", 90, name, encoder=encoder["encoder"], faces=row[2]["faces"])["identity"]
+        identities.add("FaceCLIPEncodeIdentity", 120, name, encoder=encoder["encoder"], faces=row[2]["faces"])["identity"]
         for name, row in zip(_SIDES, rows, strict=True)
     ]
-    graph.group("2. Models", GREEN, [encoder, unet, vae, *identities.nodes])
+    graph.group("2. Models", GREEN, [encoder, *identities.nodes])
 
     size = {"width": GROUP.width, "height": GROUP.height}
-    start = Column(graph, 1940)
-    picture = start.add("LoadImage", 330, "A picture with two faces", image=PHOTO)
+    start = Column(graph, 1260)
+    picture = start.add("LoadImage", 370, "A picture with two faces", image=PHOTO)
     scaled = {"upscale_method": "lanczos", "crop": "center", **size}
     fitted = start.add("ImageScale", 130, "At the picture's size", image=picture["IMAGE"], **scaled)
     latent = start.add("VAEEncode", 60, pixels=fitted["IMAGE"], vae=vae["VAE"])
-    places = Column(graph, 2300)
-    found = [
-        places.add(
-            "FaceCLIPDetectFaces",
-            260,
-            f"{side} face",
-            image=fitted["IMAGE"],
-            order="left to right",
-            index=number,
-        )
+    options = {"image": fitted["IMAGE"], "order": "left to right"}
+    places = [
+        graph.add("FaceCLIPDetectFaces", Place(1620 + 400 * number, 0, 360, 520), f"{side} face", index=number, **options)
         for number, side in enumerate(_SIDES)
     ]
-    places.add("PreviewImage", 270, "Their numbers", images=found[0]["preview"])
-    masks = [_around(Column(graph, 2660, 300, y=y, gap=45), face["mask"]) for y, face in zip((0, 480), found, strict=True)]
-    graph.group("3. Where they stand", BLUE, [*start.nodes, *places.nodes, *(node for column in masks for node in column.nodes)])
+    masks = [_around(Column(graph, 1620 + 400 * number, 360, y=620), face["mask"]) for number, face in enumerate(places)]
+    graph.group("3. Where they stand", BLUE, [*start.nodes, *places, *(node for column in masks for node in column.nodes)])
 
     texts = (
         ("The scene, no face", _SCENE, None),
         ("Left person", "a person in a green jacket, laughing, photograph", people[0]),
         ("Right person", "a person in a white shirt, listening, photograph", people[1]),
-        ("Negative prompt, no face", NEGATIVE_PROMPT, None),
     )
-    scene, left, right, negative = (
-        write_prompt(graph, encoder, words, Place(3040, 360 * place, 400, 310), GROUP, who, title)
+    scene, left, right = (
+        write_prompt(graph, encoder, words, Place(460 * place, 1400, 420, 420), who, title)
         for place, (title, words, who) in enumerate(texts)
     )
-    placed = Column(graph, 3480, 300, y=360, gap=240)
-    joined, joints = scene["conditioning"], Column(graph, 3820, 300, y=360, gap=300)
+    placed = Column(graph, 1380, 300, y=1400)
+    joined, joints = scene["conditioning"], Column(graph, 1720, 300, y=1400, gap=160)
     for person, mask in zip((left, right), masks, strict=True):
         here = placed.add(
             "ConditioningSetMask",
@@ -201,10 +186,10 @@ def group_photo(graph: Graph) -> None:
         )
         both = joints.add("ConditioningCombine", 60, conditioning_1=joined, conditioning_2=here["CONDITIONING"])
         joined = both["CONDITIONING"]
-    graph.group("4. Prompts", GREEN, [scene, left, right, negative, *placed.nodes, *joints.nodes])
-    last = Column(graph, 4200)
-    made = sample_from(last, (unet, vae), (joined, negative["conditioning"]), latent["LATENT"], GROUP, denoise=0.8)
-    saved = graph.add("SaveImage", Place(4560, 0, 620, 560), images=made["IMAGE"], filename_prefix="FaceCLIP/group")
+    graph.group("4. Prompts", GREEN, [scene, left, right, *placed.nodes, *joints.nodes])
+    last = Column(graph, 2100, y=1400)
+    made = sample_from(last, (unet, vae), (joined, scene["negative"]), latent["LATENT"], GROUP, denoise=0.8)
+    saved = graph.add("SaveImage", Place(2480, 1400, 520, 430), images=made["IMAGE"], filename_prefix="FaceCLIP/group")
     graph.group("5. Picture", PURPLE, [*last.nodes, saved])
     explain(graph, GROUP_NOTE)
 

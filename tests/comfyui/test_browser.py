@@ -44,13 +44,6 @@ _BE_LESS_SURE = """() => {
     const node = window.app.graph.nodes.find((node) => node.type === 'FaceCLIPDetectFaces')
     node.widgets.find((widget) => widget.name === 'min_confidence').value = 0.45
 }"""
-_CHOOSE_PHOTO = """(name) => {
-    for (const node of window.app.graph.nodes.filter((node) => node.type === 'LoadImage')) {
-        const widget = node.widgets.find((widget) => widget.name === 'image')
-        widget.value = name
-        widget.callback(name)
-    }
-}"""
 
 
 def drop(editor: Page, text: str, name: str) -> None:
@@ -88,12 +81,11 @@ def test_our_conversion_sends_what_the_editor_sends(workflow: Path, editor: Page
     assert to_prompt(read_workflow(workflow), object_info) == sent
 
 
-def test_run_shows_the_face_and_the_result(editor: Page, photo: str, screenshots: Path) -> None:
+def test_run_shows_the_face_and_the_result(editor: Page, screenshots: Path) -> None:
     drop(editor, DEMO.read_text(encoding="utf-8"), DEMO.name)
-    editor.evaluate(_CHOOSE_PHOTO, photo)
     editor.evaluate(_BE_LESS_SURE)  # a node that ran before, for another test, would say nothing
     editor.get_by_role("button", name="Run", exact=True).click()
-    for kind in ("PreviewImage", "SaveImage"):
+    for kind in ("FaceCLIPDetectFaces", "SaveImage"):
         editor.wait_for_function(_SHOWN, arg=kind, timeout=300_000)
     editor.get_by_label("Fit View").click()
     editor.wait_for_timeout(1_500)
@@ -102,8 +94,8 @@ def test_run_shows_the_face_and_the_result(editor: Page, photo: str, screenshots
     said = editor.evaluate(_SAID)
     assert any("of 69 tokens" in text for text in said["FaceCLIPTextEncode"])
     assert said["FaceCLIPDetectFaces"][0].startswith("1 face taken from 1 photo.")
-    assert [448, 448] in editor.evaluate(_SIZES, "PreviewImage"), "the aligned face"
-    assert [512, 512] in editor.evaluate(_SIZES, "PreviewImage"), "the photo with its numbered face"
+    ((width, height),) = editor.evaluate(_SIZES, "FaceCLIPDetectFaces")
+    assert width == 960 and height > 500, "photo, crop and report, on the node itself"
     latent = next(node for node in read_workflow(DEMO)["nodes"] if node["type"] == "EmptyLatentImage")
     assert editor.evaluate(_SIZES, "SaveImage") == [latent["widgets_values"][:2]]
     expect(editor.get_by_role("dialog")).to_have_count(0)

@@ -97,7 +97,7 @@ def test_identities_saved_by_two_servers_at_the_same_time_are_two_files_that_bot
     def save(asked: ComfyClient, person: str) -> Prompt:
         name = asked.upload_photo(f"{person}.jpg", (ROOT / "models" / "people" / f"{person}.jpg").read_bytes())
         prompt = with_photo(to_prompt(read_workflow(SAVE), asked.get("/object_info")), name)
-        loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPEncoderLoader")
+        loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPLoader")
         loader["inputs"]["encoder_name"] = "faceclip_mini_encoder.safetensors"
         keep = next(key for key, node in prompt.items() if node["class_type"] == "FaceCLIPSaveIdentity")
         prompt[keep]["inputs"]["name"] = "both"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from demo.client import ComfyClient, GraphError, GraphRun, Prompt
-from demo.graph import downloads, read_workflow, shown_pictures, to_prompt, with_photo
+from demo.graph import downloads, read_workflow, shown_pictures, to_prompt, with_photo, with_previews
 from demo.link import ROOT
 from demo.server import ComfyServer
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.server
 
 
 def prompt_of(workflow: Path, client: ComfyClient, photo: str) -> Prompt:
-    return with_photo(to_prompt(read_workflow(workflow), client.get("/object_info")), photo)
+    return with_previews(with_photo(to_prompt(read_workflow(workflow), client.get("/object_info")), photo))
 
 
 def pictures(client: ComfyClient, run: GraphRun, node_id: str) -> list[np.ndarray]:
@@ -94,6 +94,16 @@ def test_a_mini_workflow_runs_and_its_pictures_arrive(
     assert set(run.seconds) <= set(prompt)
 
 
+def test_the_mini_demo_runs_as_it_comes(client: ComfyClient) -> None:
+    prompt = to_prompt(read_workflow(DEMO), client.get("/object_info"))
+    run = client.run(prompt)
+    (detect,) = [node_id for node_id, node in prompt.items() if node["class_type"] == "FaceCLIPDetectFaces"]
+    (sheet,) = pictures(client, run, detect)
+    assert sheet.shape[1] == 960, "what was found, on the node itself"
+    (result,) = shown_pictures(prompt)["result"]
+    assert [picture.shape for picture in pictures(client, run, result)] == [(128, 128, 3)]
+
+
 def test_a_second_run_of_the_same_graph_gives_the_same_picture(client: ComfyClient, photo: str) -> None:
     prompt = prompt_of(DEMO, client, photo)
     (result,) = shown_pictures(prompt)["result"]
@@ -141,11 +151,10 @@ def test_every_choice_of_a_workflow_is_one_that_the_server_offers(workflow: Path
 
 def test_a_file_that_has_gone_is_named_with_the_folders_where_it_was_sought(client: ComfyClient, photo: str) -> None:
     prompt = prompt_of(DEMO, client, photo)
-    loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPEncoderLoader")
-    name = next(key for key, value in loader["inputs"].items() if str(value).endswith(".safetensors"))
-    loader["inputs"][name] = "nowhere.safetensors"
-    with pytest.raises(GraphError, match=r"FaceCLIPEncoderLoader.*nowhere\.safetensors.*models.faceclip"):
-        client.run(prompt)
+    loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPLoader")
+    loader["inputs"]["encoder_name"] = "nowhere.safetensors"
+    with pytest.raises(GraphError, match=r"FaceCLIPLoader.*encoder_name - There is no file nowhere.*models.faceclip"):
+        client.queue(prompt)
 
 
 def test_the_server_refuses_an_input_out_of_range_and_the_client_says_which_node(client: ComfyClient, photo: str) -> None:

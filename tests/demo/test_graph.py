@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.graph import downloads, shown_pictures, to_prompt, with_photo
+from demo.graph import downloads, shown_pictures, to_prompt, with_photo, with_previews
 
 _OBJECT_INFO = {
     "LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}, "input_order": {"required": ["image"]}},
@@ -47,6 +47,17 @@ def test_every_photo_loader_gets_the_photo_and_the_given_graph_stays() -> None:
     prompt = to_prompt(workflow(), _OBJECT_INFO)
     assert with_photo(prompt, "mine.png")["1"]["inputs"]["image"] == "mine.png"
     assert prompt["1"]["inputs"]["image"] == "a.png"
+
+
+def test_an_example_face_makes_room_for_the_photo() -> None:
+    prompt = {"1": {"class_type": "FaceCLIPExampleFace", "inputs": {"person": "ada"}}}
+    assert with_photo(prompt, "mine.png")["1"] == {"class_type": "LoadImage", "inputs": {"image": "mine.png"}}
+
+
+def test_what_detect_faces_gives_can_be_shown() -> None:
+    prompt = {"2": {"class_type": "FaceCLIPDetectFaces", "inputs": {}}}
+    assert shown_pictures(with_previews(prompt)) == {"faces": ["2_faces"], "aligned": ["2_aligned"], "result": []}
+    assert list(prompt) == ["2"]
 
 
 def test_what_an_output_node_shows_is_told_by_where_its_picture_comes_from() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from faceclip.pipeline import NEGATIVE_PROMPT
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "faceclip_flux_basic",
@@ -18,11 +20,14 @@ NAMES = (
     "faceclip_sdxl_basic",
     "faceclip_sdxl_blend",
     "faceclip_sdxl_face_swap",
+    "faceclip_sdxl_few_steps",
     "faceclip_sdxl_folder",
     "faceclip_sdxl_group_photo",
+    "faceclip_sdxl_hires",
     "faceclip_sdxl_img2img",
     "faceclip_sdxl_lora",
     "faceclip_sdxl_pose",
+    "faceclip_sdxl_prompts",
     "faceclip_sdxl_rank",
     "faceclip_sdxl_references",
     "faceclip_sdxl_save_identity",
@@ -105,9 +110,46 @@ def test_the_sdxl_workflow_has_the_release_s_settings() -> None:
     nodes = {node.get("title", node["type"]): node for node in _workflow("faceclip_sdxl_basic")["nodes"]}
     assert nodes["EmptyLatentImage"]["widgets_values"][:2] == [864, 1152]
     assert nodes["KSampler"]["widgets_values"][2:6] == [50, 5.0, "euler", "ddim_uniform"]
-    negative = nodes["Negative prompt, no face"]
-    assert next(i for i in negative["inputs"] if i["name"] == "identity")["link"] is None
-    assert negative["widgets_values"][2:4] == [864, 1152]
+    prompts = nodes["FaceCLIPTextEncode"]["widgets_values"]
+    assert prompts[1:4] == [1.0, 0, 0], "the model as trained, of the picture's own size"
+    assert prompts[5:] == [NEGATIVE_PROMPT, 0.0, 1.0, ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_run_gives_another_picture(name: str) -> None:
+    samplers = [node for node in _workflow(name)["nodes"] if node["type"] == "KSampler"]
+    assert samplers and all(node["widgets_values"][1] == "randomize" for node in samplers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_fits_a_screen_at_half_size(name: str) -> None:
+    nodes = _workflow(name)["nodes"]
+    left, top = min(node["pos"][0] for node in nodes), min(node["pos"][1] - NODE_TITLE for node in nodes)
+    right, bottom = (max(node["pos"][axis] + node["size"][axis] for node in nodes) for axis in (0, 1))
+    assert right - left <= 2 * 1860 and bottom - top <= 2 * 980, "of 1920 x 1080, without the editor's bars"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_stand_far_enough_apart_for_taller_ones(name: str) -> None:
+    # Nodes 2.0 makes each of our nodes taller by up to 82 px.
+    for above, below in itertools.permutations(_workflow(name)["nodes"], 2):
+        beside = below["pos"][0] < above["pos"][0] + above["size"][0] and above["pos"][0] < below["pos"][0] + below["size"][0]
+        end = above["pos"][1] + above["size"][1]
+        if beside and above["type"].startswith("FaceCLIP") and below["pos"][1] >= end:
+            assert below["pos"][1] - NODE_TITLE - end >= 66, (above["type"], below["type"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notes_read_well_in_every_theme(name: str) -> None:
+    for node in _workflow(name)["nodes"]:
+        if node["type"] == "MarkdownNote":
+            assert "`" not in node["widgets_values"][0] and not {"color", "bgcolor"} & set(node)
+
+
+@pytest.mark.parametrize("name", ["few_steps", "hires", "prompts"])
+def test_what_was_not_tried_with_the_released_weights_says_so(name: str) -> None:
+    notes = [n["widgets_values"][0] for n in _workflow(f"faceclip_sdxl_{name}")["nodes"] if n["type"] == "MarkdownNote"]
+    assert any("Untried with the released weights" in note for note in notes)
 
 
 @pytest.mark.parametrize(("name", "size"), [("basic", [864, 1152]), ("saved_identity", [864, 1152]), ("two_people", [1152, 864])])
