@@ -18,7 +18,16 @@ from torch import Tensor
 from . import hub
 from .identity import Identity
 from .model.encoder import Conditioning, FaceCLIPEncoder
-from .sdxl_files import SDXL_BASE, base_folder, load_model, load_scheduler, load_unet, require_fit, unet_prediction
+from .sdxl_files import (
+    SDXL_BASE,
+    base_folder,
+    load_scheduler,
+    load_unet,
+    load_vae,
+    require_fit,
+    unet_config_beside,
+    unet_prediction,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,6 +84,7 @@ class FaceCLIPPipeline:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         offload: bool = False,
+        vae: str | Path | None = None,
     ) -> FaceCLIPPipeline:
         """Load everything that generation needs; nothing is downloaded.
 
@@ -83,6 +93,8 @@ class FaceCLIPPipeline:
         base: SDXL base in diffusers' layout, a folder or the name of a repository that is in Hugging Face's cache.
         Only its VAE, its scheduler and its UNet's configuration are read. A single-file checkpoint is not enough:
         diffusers would ask the network for the configurations that it lacks.
+        vae: a VAE's file (sdxl_vae.safetensors, or a tiny one) or folder, which takes the place of `base`: the
+        schedule is then SDXL base's, and the UNet's shape that of the `config.json` beside it, or SDXL's.
         device: by default the GPU, if there is one. dtype: by default bf16 on
             a GPU, as in the release, and fp32 on a CPU.
 
@@ -95,12 +107,11 @@ class FaceCLIPPipeline:
         diffusers = import_module("diffusers")
         device = torch.device(device) if device else best_device()
         dtype = dtype or default_dtype(device)
-        hub.require_files(encoder, unet)
-        folder = base_folder(base)
-        vae = load_model(diffusers.AutoencoderKL, folder / "vae", dtype)
+        hub.require_files(encoder, unet, *([vae] if vae else []))
+        folder = None if vae else base_folder(base)
         sdxl = diffusers.StableDiffusionXLPipeline(
-            vae=vae,
-            unet=load_unet(unet, folder / "unet" / "config.json", dtype),
+            vae=load_vae(vae or Path(folder or "") / "vae", dtype),
+            unet=load_unet(unet, folder / "unet" / "config.json" if folder else unet_config_beside(unet), dtype),
             scheduler=load_scheduler(folder, unet_prediction(unet)),
             text_encoder=None,
             text_encoder_2=None,
@@ -123,7 +134,7 @@ class FaceCLIPPipeline:
         height: int = 1152,
         steps: int = 50,
         guidance: float = 5.0,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         strength: float = 1.0,
         num_images: int = 1,
     ) -> list[Image]:
@@ -131,7 +142,7 @@ class FaceCLIPPipeline:
 
         face: aligned crops [B, 3, 448, 448] or [3, 448, 448], RGB in [0, 1], or an Identity; None is text alone.
         width, height: pixels, multiples of 8. guidance: 1 switches guidance, and with it the negative prompt, off.
-        seed: picture i is made from seed + i, by generators of its own on the
+        seed: picture i is made from seed + i, or from the i-th of several, by generators of its own on the
             CPU, so that it does not depend on the device's.
         strength: see `FaceCLIPEncoder.encode`. Raises ValueError for sizes, numbers or faces that cannot be used.
         """
@@ -208,7 +219,14 @@ def _embeddings(positive: Conditioning, negative: Conditioning) -> dict[str, Ten
     }
 
 
-def generators(seed: int | None, count: int) -> list[torch.Generator]:
-    """One for each picture, from `seed` on; from a random one if that is None."""
+def generators(seed: int | Sequence[int] | None, count: int) -> list[torch.Generator]:
+    """One for each picture, from `seed` on; from a random one if that is None.
+
+    Raises ValueError for several seeds that are not as many as the pictures.
+    """
+    if seed is not None and not isinstance(seed, int):
+        if len(seed) != count:
+            raise ValueError(f"There are {len(seed)} seeds for {count} pictures. Give one seed, or one for each picture.")
+        return [torch.Generator("cpu").manual_seed(one) for one in seed]
     first = secrets.randbelow(2**32) if seed is None else seed
     return [torch.Generator("cpu").manual_seed(first + i) for i in range(count)]

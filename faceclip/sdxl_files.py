@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -14,17 +15,50 @@ from .model.encoder import FaceCLIPEncoder
 from .ops import without_values
 from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, require_exact
 from .unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, Prediction, prediction_in, unet_in
+from .vae_file import load_vae_file
 
 SDXL_BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 _BASE_FILES = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
-def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+"""SDXL base's UNet, as arguments of diffusers' UNet2DConditionModel."""
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+"""SDXL base's schedule, as arguments of diffusers' EulerDiscreteScheduler."""
+
+
+def unet_config_beside(path: str | Path) -> str | Path | Mapping[str, Any]:
+    """The configuration of a UNet's file: the `config.json` beside it, as training writes it, else SDXL base's."""
+    beside = Path(path).parent / "config.json"
+    return beside if beside.is_file() and not Path(path).is_dir() else UNET_CONFIG
+
+
+def load_unet(path: str | Path, config: str | Path | Mapping[str, Any], dtype: torch.dtype) -> Any:
     """Load a diffusers-format UNet (`UNet2DConditionModel`) into CPU memory, in eval mode.
 
-    path: a file of weights, whose shape `config` (a diffusers `config.json`) tells, or a diffusers folder with
-    its own. Raises CheckpointError, which says what the file looks like.
+    path: a file of weights, whose shape `config` (a diffusers `config.json`, or what it says) tells, or a
+    diffusers folder with its own. Raises CheckpointError, which says what the file looks like.
     """
     model = import_module("diffusers").UNet2DConditionModel
     if Path(path).is_dir():
@@ -34,14 +68,20 @@ def load_unet(path: str | Path, config: str | Path, dtype: torch.dtype) -> Any:
 
 
 def fill(
-    model: Any, config: str | Path, path: Path, entries: Mapping[str, Entry], dtype: torch.dtype, what: str, advice: str
+    model: Any,
+    config: str | Path | Mapping[str, Any],
+    path: Path,
+    entries: Mapping[str, Entry],
+    dtype: torch.dtype,
+    what: str,
+    advice: str,
 ) -> Any:
     """`model`, a diffusers class, of the shape that `config` tells, with a file's tensors, in eval mode.
 
     Raises CheckpointError, naming `what` it is and giving `advice`, where the tensors do not fit.
     """
     with without_values():
-        filled = model.from_config(model.load_config(config))
+        filled = model.from_config(dict(config) if isinstance(config, Mapping) else model.load_config(config))
     expected = {name: tuple(tensor.shape) for name, tensor in filled.state_dict().items()}
     require_exact(path, {name: entry.shape for name, entry in entries.items()}, expected, what, advice)
     filled.load_state_dict({name: entry.read().to(dtype) for name, entry in entries.items()}, assign=True)
@@ -57,10 +97,11 @@ def unet_prediction(path: str | Path) -> Prediction | None:
     return prediction_in(open_tensor_file(weights[0])) if weights else None
 
 
-def load_scheduler(base: Path, prediction: Prediction | None) -> Any:
+def load_scheduler(base: Path | None, prediction: Prediction | None) -> Any:
     """diffusers' Euler scheduler of an SDXL base folder, set to what the UNet predicts, where that is known.
 
-    A schedule that ends in pure noise is sampled from its very end (arXiv 2305.08891, section 3.3).
+    Without a folder it is SDXL base's own schedule. A schedule that ends in pure
+    noise is sampled from its very end (arXiv 2305.08891, section 3.3).
     """
     changes: dict[str, Any] = {}
     if prediction:
@@ -68,7 +109,29 @@ def load_scheduler(base: Path, prediction: Prediction | None) -> Any:
         changes["rescale_betas_zero_snr"] = prediction.zero_terminal_snr
         if prediction.zero_terminal_snr:
             changes |= {"timestep_spacing": "trailing", "steps_offset": 0}
-    return import_module("diffusers").EulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler", **changes)
+    scheduler = import_module("diffusers").EulerDiscreteScheduler
+    if base is None:
+        return scheduler(**{**SCHEDULER_CONFIG, **changes})
+    return scheduler.from_pretrained(base, subfolder="scheduler", **changes)
+
+
+def load_vae(path: str | Path, dtype: torch.dtype) -> Any:
+    """An AutoencoderKL (SDXL's own) or AutoencoderTiny, from a diffusers folder or a single file, on the CPU.
+
+    Raises CheckpointError if it is something else.
+    """
+    path = Path(path)
+    if path.is_file():
+        return load_vae_file(path, dtype)
+    config = path / "config.json"
+    kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        found = f"its config.json says {kind}, not AutoencoderKL" if config.is_file() else "it has no config.json"
+        raise CheckpointError(
+            f"There is no VAE in {path}: {found}. Name the `vae` folder of an SDXL in diffusers' format, or a file such as "
+            "sdxl_vae.safetensors (`faceclip download sdxl_vae.safetensors`)."
+        )
+    return load_model(getattr(import_module("diffusers"), kind), path, dtype)
 
 
 def require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
@@ -149,4 +212,7 @@ def cached_folder(repo: str, otherwise: str) -> Path:
 
 def _base_advice() -> str:
     files = " ".join((*_BASE_FILES, "vae/diffusion_pytorch_model.safetensors"))
-    return f"Run `hf download {SDXL_BASE} {files}` (its licence: OpenRAIL++-M)."
+    return (
+        "Name a VAE's file in its place (--vae sdxl_vae.safetensors, which `faceclip download` brings), or run "
+        f"`hf download {SDXL_BASE} {files}` (its licence: OpenRAIL++-M)."
+    )

@@ -137,6 +137,9 @@ def _add_generate(commands) -> None:
     parser.add_argument(
         "--base", help="SDXL base or FLUX.1-dev: a diffusers folder, or a repository in Hugging Face's cache (default: that)"
     )
+    parser.add_argument(
+        "--vae", type=Path, help="of sdxl: a VAE's file, such as sdxl_vae.safetensors, or folder; then no --base is needed"
+    )
     parser.add_argument("--negative", help="what the picture should not be (default: common faults)")
     parser.add_argument("--seed", type=seed_number, help="default: a random one, which is printed")
     parser.add_argument("--steps", type=at_least_one, default=50, help="default: 50")
@@ -213,7 +216,7 @@ def _generate(options: argparse.Namespace) -> None:
         pipeline = FaceT5Pipeline.from_files(options.encoder, network, options.base or FLUX_BASE, **where)
         negative, cfg = FLUX_NEGATIVE_PROMPT, 3.5
     else:
-        pipeline = FaceCLIPPipeline.from_files(options.encoder, network, options.base or SDXL_BASE, **where)
+        pipeline = FaceCLIPPipeline.from_files(options.encoder, network, options.base or SDXL_BASE, vae=options.vae, **where)
         negative, cfg = NEGATIVE_PROMPT, 5.0
     cfg = cfg if options.cfg is None else options.cfg
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed

@@ -319,3 +319,18 @@ def test_without_diffusers_the_command_to_install_it_is_named(sdxl_files, monkey
     monkeypatch.setattr("faceclip.pipeline.find_spec", lambda name: None)
     with pytest.raises(PipelineUnavailableError, match="pip install diffusers transformers accelerate"):
         FaceCLIPPipeline.from_files(sdxl_files.encoder, sdxl_files.unet, sdxl_files.base)
+
+
+def test_a_vae_takes_the_place_of_the_base_folder(sdxl_files, tmp_path):
+    unet = tmp_path / "unet.pt"
+    shutil.copy(sdxl_files.unet, unet)
+    shutil.copy(sdxl_files.base / "unet" / "config.json", tmp_path)
+    request = {"width": 64, "height": 64, "steps": 2, "seed": 5}
+    (by_base,) = FaceCLIPPipeline.from_files(sdxl_files.encoder, unet, sdxl_files.base)("a person", **request)
+    pipeline = FaceCLIPPipeline.from_files(sdxl_files.encoder, unet, "nowhere", vae=sdxl_files.base / "vae")
+    (by_vae,) = pipeline("a person", **request)
+    assert np.array_equal(np.asarray(by_base), np.asarray(by_vae))
+    pictures = pipeline(["a person"] * 2, **{**request, "seed": [9, 5]})
+    assert np.abs(np.asarray(pictures[1]).astype(int) - np.asarray(by_vae)).max() <= 2
+    with pytest.raises(ValueError, match="There are 1 seeds for 2 pictures"):
+        pipeline(["a person"] * 2, **{**request, "seed": [9]})

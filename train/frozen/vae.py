@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from faceclip.sdxl_files import load_model
-from faceclip.tensor_file import CheckpointError
+from faceclip import sdxl_files
 
 
-def load_vae(folder: Path, dtype: torch.dtype) -> Any:
-    """The VAE of a diffusers folder: AutoencoderKL (SDXL's own) or AutoencoderTiny (the mini model's).
+def load_vae(path: Path, dtype: torch.dtype) -> Any:
+    """The VAE of a diffusers folder or a file: AutoencoderKL (SDXL's own) or AutoencoderTiny (the mini model's).
 
     Raises CheckpointError if it is something else.
     """
-    path = folder / "config.json"
-    kind = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
-    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise CheckpointError(f"{folder} is not SDXL's VAE in diffusers' format: its config.json says {kind}, not AutoencoderKL.")
-    vae = load_model(getattr(import_module("diffusers"), kind), folder, dtype)
-    return vae if kind == "AutoencoderKL" else TinyVAE(vae)
+    vae = sdxl_files.load_vae(path, dtype)
+    return TinyVAE(vae) if type(vae).__name__ == "AutoencoderTiny" else vae
 
 
 class TinyVAE(nn.Module):

@@ -234,7 +234,7 @@ def test_the_command_explains_what_it_cannot_do(shards: Path, tmp_path: Path, ca
     assert "There is no VAE in" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
     assert main(["latents", "--data", str(shards), "--out", str(tmp_path / "x"), "--vae", str(tmp_path)]) == 1
-    assert "is not SDXL's VAE in diffusers' format: its config.json says UNet2DConditionModel" in capsys.readouterr().err
+    assert "its config.json says UNet2DConditionModel, not AutoencoderKL" in capsys.readouterr().err
     shutil.copytree(shards, tmp_path / "cut")
     (tmp_path / "cut" / "b.tar").write_bytes(b"")
     assert command(tmp_path / "cut", tmp_path / "x") == 1
