@@ -9,6 +9,7 @@ attention, of one sample; no weights are needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
@@ -20,12 +21,26 @@ from torch import nn
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from train.pretrain.config import PretrainConfig
 from train.pretrain.model import PretrainModel, freeze
+from train.run.sharding import deal
 
+WORLDS = (8, 64, 128)
 TEACHERS = {"l": "ViT-L-14-quickgelu", "g": "ViT-bigG-14"}
 
 
 def millions(module: nn.Module) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def fullest(parameters: Mapping[str, nn.Parameter]) -> str:
+    """How many millions of the trained weights the fullest rank keeps the optimiser's state of."""
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    shares = []
+    for world in WORLDS:
+        load = [0] * world
+        for name, owner in deal(sizes, world).items():
+            load[owner] += sizes[name]
+        shares.append(f"{max(load) / 1e6:.1f} M of {world} ranks ({max(load) * world / sum(load):.1f} times the mean)")
+    return "; fullest rank's optimiser state: " + ", ".join(shares)
 
 
 def pretraining(branch: str) -> str:
@@ -36,7 +51,9 @@ def pretraining(branch: str) -> str:
     step = pretraining_flops(config)
     with torch.device("meta"):
         model = PretrainModel(FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl").only(branch)))
-        trained = sum(parameter.numel() for parameter in freeze(model.branch).values()) / 1e6
+        own = freeze(model.branch)
+        trained = sum(parameter.numel() for parameter in own.values()) / 1e6
+        owned = fullest({**own, **{f"heads.{name}": parameter for name, parameter in model.heads.named_parameters()}})
         face = flops(lambda: model.branch.face_encoder(torch.zeros(1, 3, 448, 448)))
         text = flops(lambda: model.branch.encode_tokens(torch.zeros(1, 77, model.encoder.config.width)))
         teacher = open_clip.get_model_config(TEACHERS[branch])
@@ -49,6 +66,7 @@ def pretraining(branch: str) -> str:
         f"forward {step.forward / 1e9:.1f} GF, backward {step.backward / 1e9:.1f} GF, "
         f"recomputed with checkpointing {step.recomputed / 1e9:.1f} GF, a two-pass step {step.executed(passes=2) / 1e9:.0f} GF; "
         f"face tower {face / 1e9:.1f} GF, text tower {text / 1e9:.1f} GF, teacher {millions(visual):.0f} M, {vision / 1e9:.0f} GF"
+        + owned
     )
 
 
@@ -61,7 +79,7 @@ def finetuning() -> str:
     return (
         f"SDXL: UNet {millions(unet):.1f} M, forward {step.forward / 1e12:.2f} TF, backward {step.backward / 1e12:.2f} TF, "
         f"recomputed with checkpointing {step.recomputed / 1e12:.2f} TF, a step {step.executed() / 1e12:.2f} TF; "
-        f"VAE encoder {encode / 1e12:.2f} TF"
+        f"VAE encoder {encode / 1e12:.2f} TF" + fullest(dict(unet.named_parameters()))
     )
 
 

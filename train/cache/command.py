@@ -36,7 +36,7 @@ from ..run.config import DTYPES
 from ..run.ranks import Ranks, distributed
 from .features import cache_features
 from .latents import cache_latents
-from .row_store import CacheError
+from .row_store import CacheError, RowStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,14 @@ class LatentConfig:
     out: Path
     """Folder of the cache."""
     vae: Path
-    """VAE in diffusers' format (a folder): SDXL's, or an AutoencoderTiny."""
+    """VAE, in diffusers' format (a folder) or a file such as sdxl_vae.safetensors: SDXL's, or a tiny one."""
     resolution: int = 1024
     """Side in pixels of the square bucket; the others have about its area."""
     bucket_step: int = 64
     """Buckets' sides are multiples of this many pixels."""
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision that the VAE computes in. SDXL's own VAE overflows in fp16."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision that the VAE computes in: by itself bf16 on a GPU, fp32 elsewhere, and what a cache was begun with.
+    SDXL's own VAE overflows in fp16. Latents are stored in 16 bits (float16) either way."""
     batch_size: int = 4
     """Photographs that go through the VAE at once."""
     threads: int = 8
@@ -168,11 +169,8 @@ def run_features(config: FeatureConfig, ranks: Ranks) -> None:
 
 def run_latents(config: LatentConfig, ranks: Ranks) -> None:
     """Fill the cache that `config` describes, this rank's part."""
-    if not (config.vae / "config.json").is_file():
-        raise CacheError(
-            f"There is no VAE in {config.vae}: it has no config.json. Name the `vae` folder of an SDXL in diffusers' format."
-        )
-    dtype = DTYPES[config.dtype]
+    precision = latent_precision(config, ranks.device)
+    dtype = DTYPES[precision]
     vae = load_vae(config.vae, dtype).to(ranks.device)
 
     @torch.no_grad()
@@ -180,7 +178,7 @@ def run_latents(config: LatentConfig, ranks: Ranks) -> None:
         gaussian = vae.encode(pixels.to(ranks.device, dtype)).latent_dist
         return gaussian.mean, gaussian.std
 
-    made_by = {"vae": weights_digest(vae), "scaling_factor": vae.config.scaling_factor, "dtype": config.dtype}
+    made_by = {"vae": weights_digest(vae), "scaling_factor": vae.config.scaling_factor, "dtype": precision}
     with _progress("latents", ranks) as report:
         cache_latents(
             ShardSource(config.data),
@@ -193,6 +191,17 @@ def run_latents(config: LatentConfig, ranks: Ranks) -> None:
             part=(ranks.rank, ranks.world_size),
             progress=report,
         )
+
+
+def latent_precision(config: LatentConfig, device: torch.device) -> str:
+    """`fp32` or `bf16`: what was asked for; else that of the cache that is there, so that it goes on.
+
+    Else the device's.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    begun = RowStore.begun_with(config.out).get("dtype")
+    return begun if begun in DTYPES else "bf16" if device.type == "cuda" else "fp32"
 
 
 @contextmanager

@@ -50,9 +50,9 @@ class RowStore:
         """Make a store, or open the one that is there and go on with it. Several processes may do so at once.
 
         Raises:
-            CacheError: there is one made from something else, or the disk has no room for it.
+            CacheError: there is one made from something else, the disk has no room for it, or `path` is a URL.
         """
-        path = Path(path)
+        path = _on_this_machine(path)
         layout = {name: [list(column.shape), column.dtype] for name, column in columns.items()}
         description = json.loads(json.dumps({**description, "rows": rows, "columns": layout}))
         if (path / DESCRIPTION).exists():
@@ -71,9 +71,10 @@ class RowStore:
         """Open a store of some `kind`, made from the shards of `source`, for reading.
 
         Raises:
-            CacheError: there is none, it is of another kind, of other shards, damaged, or not all of its rows are filled.
+            CacheError: there is none, it is of another kind, of other shards,
+                damaged, a URL, or not all of its rows are filled.
         """
-        path = Path(path)
+        path = _on_this_machine(path)
         description = _read_description(path)
         if description.get("kind") != kind:
             raise CacheError(f"{path} is a cache of {description.get('kind')}, where one of {kind} is expected.")
@@ -90,6 +91,12 @@ class RowStore:
                 "Run the command that makes it again; it goes on where it stopped."
             )
         return store
+
+    @staticmethod
+    def begun_with(path: str | Path) -> dict[str, Any]:
+        """What made the rows of the store at `path`, finished or not; nothing where there is none. Raises CacheError."""
+        path = _on_this_machine(path)
+        return _read_description(path)["made_by"] if (path / DESCRIPTION).is_file() else {}
 
     def adopt(self, other: RowStore, names: Sequence[str], made_by: Mapping[str, Any]) -> None:
         """Take arrays of another finished store of the same samples, without copying them where the disk allows it.
@@ -136,6 +143,17 @@ class RowStore:
             if flush is not None:
                 flush()
         self.done[rows] = True
+
+
+def _on_this_machine(path: str | Path) -> Path:
+    """The folder, refused where it is a URL. (As a Path, `s3://a` has become `s3:/a`.)"""
+    if re.match(r"[A-Za-z][\w+.-]+:/", Path(path).as_posix()) or "::" in str(path):
+        raise CacheError(
+            f"{path} is a URL, and a cache has to be a folder: its arrays are mapped into memory, so that rows are read in any "
+            "order and written in place, which object stores cannot do. Give a folder on a disk or a mounted file system; "
+            "shards may lie on URLs."
+        )
+    return Path(path)
 
 
 def _read_description(path: Path) -> dict[str, Any]:

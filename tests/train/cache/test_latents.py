@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.cache.command import main
+from train.cache.command import LatentConfig, latent_precision, main
 from train.cache.latents import LatentCache, cache_latents
 from train.cache.row_store import CacheError
 from train.data.decode import decode
@@ -149,3 +150,30 @@ def test_places_where_no_latents_are_are_found_before_training(source: ShardSour
         (tmp_path / "l" / "cache.json").write_text(json.dumps({**description, **change}))
         with pytest.raises(CacheError, match="is damaged"):
             LatentCache(tmp_path / "l", source)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/cache", "file:///tmp/cache", "memory://cache"])
+def test_a_cache_on_a_url_is_refused_with_the_reason(source: ShardSource, url: str) -> None:
+    with pytest.raises(CacheError, match="is a URL .* a cache has to be a folder: its arrays are mapped into memory"):
+        cache_latents(source, Path(url), averages, BUCKETS, {"scaling_factor": 0.13})
+    with pytest.raises(CacheError, match="is a URL"):
+        LatentCache(url, source)
+
+
+def test_the_vaes_precision_is_the_devices_unless_a_cache_was_begun(source: ShardSource, tmp_path: Path) -> None:
+    config = LatentConfig(data="", out=tmp_path / "l", vae=tmp_path)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (latent_precision(config, cpu), latent_precision(config, gpu)) == ("fp32", "bf16")
+    cache_latents(source, config.out, averages, BUCKETS, {"scaling_factor": 0.13, "dtype": "fp32"})
+    assert latent_precision(config, gpu) == "fp32"
+    assert latent_precision(replace(config, dtype="bf16"), gpu) == "bf16"
+
+
+def test_the_command_takes_the_shipped_vae_file(shards: Path, source: ShardSource, tmp_path: Path) -> None:
+    vae = Path(__file__).parents[3] / "models" / "vae" / "zz_faceclip_mini_vae.safetensors"
+    options = ["--resolution", "64", "--bucket-step", "16", "--threads", "1"]
+    assert main(["latents", "--data", str(shards), "--out", str(tmp_path / "l"), "--vae", str(vae), *options]) == 0
+    cache = LatentCache(tmp_path / "l", source)
+    assert cache.scaling_factor == 1 and cache.made_by["dtype"] == "fp32"
+    assert cache.read(torch.tensor([0])).mean.shape[1] == 4
+    assert main(["latents", "--data", str(shards), "--out", "s3://bucket/l", "--vae", str(vae), *options]) == 1
