@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGES: dict[str, set[str]] = {"faceclip": set(), "nodes": {"faceclip"}, "train": {"faceclip"}, "demo": {"faceclip", "train"}}
 """The packages, and which others each may import."""
-REAL_TRAINING = {"prepare", "cache", "pretrain", "finetune_sdxl", "evaluate", "study", "run", "data", "frozen"}
+REAL_TRAINING = {"prepare", "cache", "pretrain", "finetune_sdxl", "generate", "evaluate", "study", "run", "data", "frozen"}
 DRAWN_WORLD = {"synthetic", "proof", "mini"}
 LONGEST_FILE = 350
 WIDEST_PROSE = 110

@@ -1,0 +1,1 @@
+"""Make a protocol's pictures: `python -m train.generate TODO.csv ...`."""
