@@ -10,6 +10,7 @@ from .tensor_file import CheckpointError
 
 FACECLIP_LICENCE = "CC BY-NC 4.0"
 FLUX_LICENCE = "FLUX.1 [dev] Non-Commercial License"
+SDXL_LICENCE = "CreativeML Open RAIL++-M"
 INSIGHTFACE_LICENCE = "non-commercial research only"
 # Where each licence can be read before it is accepted.
 LICENCE_PAGES = {
@@ -17,8 +18,12 @@ LICENCE_PAGES = {
     INSIGHTFACE_LICENCE: "https://github.com/deepinsight/insightface#license",
     FLUX_LICENCE: "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
     "MIT": "https://opensource.org/license/mit",
+    SDXL_LICENCE: "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
     "Apache 2.0": "https://www.apache.org/licenses/LICENSE-2.0",
 }
+
+TRAINING_FOLDER = "faceclip_training"
+"""Below ComfyUI's models, yet in none of the folders that its loaders list."""
 
 HUGGING_FACE = "https://huggingface.co"
 
@@ -186,6 +191,39 @@ FILES: tuple[RemoteFile, ...] = (
         size=335_304_388,
         sha256="afc8e28272cd15db3919bacdb6918ce9c1ed22e96cb12c4d5ed0fba823529e38",
     ),
+    # What training starts from; ArcFace's ViT-L is on OneDrive and Baidu alone (docs/training.md).
+    RemoteFile(
+        name="l14_fullcc2.5b.pt",
+        url="https://dl.fbaipublicfiles.com/MMPT/metaclip/l14_fullcc2.5b.pt",
+        folder=TRAINING_FOLDER,
+        licence=FACECLIP_LICENCE,
+        contents="MetaCLIP's ViT-L-14 of 2.5 billion pairs, with quick GELU: FaceCLIP-L's text tower and image teacher",
+        about="1.7 GB",
+    ),
+    RemoteFile(
+        name="open_clip_pytorch_model.bin",
+        url=_on_hugging_face("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "open_clip_pytorch_model.bin"),
+        folder=TRAINING_FOLDER,
+        licence="MIT",
+        contents="LAION's ViT-bigG-14, with plain GELU: FaceCLIP-bigG's text tower and image teacher",
+        about="10.2 GB",
+    ),
+    RemoteFile(
+        name="G14_fullcc2.5b.pt",
+        url="https://dl.fbaipublicfiles.com/MMPT/metaclip/G14_fullcc2.5b.pt",
+        folder=TRAINING_FOLDER,
+        licence=FACECLIP_LICENCE,
+        contents="MetaCLIP's ViT-bigG-14 of 2.5 billion pairs, with quick GELU: an image teacher for FaceCLIP-bigG",
+        about="10.2 GB",
+    ),
+    RemoteFile(
+        name="diffusion_pytorch_model.fp16.safetensors",
+        url=_on_hugging_face("stabilityai/stable-diffusion-xl-base-1.0", "unet/diffusion_pytorch_model.fp16.safetensors"),
+        folder=TRAINING_FOLDER,
+        licence=SDXL_LICENCE,
+        contents="SDXL base's UNet in diffusers' naming, fp16: what finetuning starts from",
+        about="5.14 GB",
+    ),
     _pack(
         "buffalo_l",
         288_621_354,
@@ -206,9 +244,16 @@ FILES: tuple[RemoteFile, ...] = (
 NEEDED = ("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
 GROUPS = {
     "facet5": ("face_t5_encoder.pt", "dit.pt"),
+    "training": (
+        "l14_fullcc2.5b.pt",
+        "open_clip_pytorch_model.bin",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "sdxl_vae.safetensors",
+    ),
     "flux": ("t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"),
 }
-"""Several files by one name: the release's for FLUX, and FLUX's own that go with them."""
+"""Several files by one name: the release's for FLUX, FLUX's own that go
+with them, and what training starts from."""
 
 
 def find(name: str) -> RemoteFile | None:

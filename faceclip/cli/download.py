@@ -34,7 +34,8 @@ def add_download(commands) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"files to fetch (default: {' '.join(hub.NEEDED)}); facet5: FaceT5-FLUX; flux: T5, CLIP-L and VAE; see --list",
+        help=f"files to fetch (default: {' '.join(hub.NEEDED)}); facet5: FaceT5-FLUX; flux: T5, CLIP-L and VAE; "
+        "training: what training starts from; see --list",
     )
     parser.add_argument("--to", type=Path, metavar="PATH", help="ComfyUI, or its models folder (default: the one found)")
     parser.add_argument("--list", action="store_true", help="show all files, their licences and what is there; fetch nothing")

@@ -25,11 +25,12 @@ def test_names_are_unique_and_every_entry_is_complete():
         assert Path(file.url).name == file.name, "the file keeps its name when it is downloaded by hand"
 
 
-def test_urls_are_direct_links_on_hugging_face_or_the_packs_that_the_detector_asks_for():
+def test_urls_are_direct_links_on_hugging_face_the_packs_that_the_detector_asks_for_or_metaclips():
     packs = {PACK_URL.format(pack=pack) for pack in ("buffalo_l", "antelopev2")}
+    metaclip = {f"https://dl.fbaipublicfiles.com/MMPT/metaclip/{name}_fullcc2.5b.pt" for name in ("l14", "G14")}
     urls = {file.url for file in hub.FILES}
-    assert packs < urls
-    for url in urls - packs:
+    assert packs | metaclip < urls
+    for url in urls - packs - metaclip:
         assert HUGGING_FACE.fullmatch(url), url
 
 
@@ -37,7 +38,7 @@ def test_the_workflows_offer_the_same_downloads():
     workflows = Path(__file__).parents[2] / "workflows"
     nodes = [node for path in workflows.glob("*.json") for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]]
     offered = [model for node in nodes for model in node.get("properties", {}).get("models", [])]
-    ours = {*hub.NEEDED, *(name for names in hub.GROUPS.values() for name in names)}
+    ours = {*hub.NEEDED, *(name for group, names in hub.GROUPS.items() if group != "training" for name in names)}
     assert {model["name"] for model in offered} == {*ours, "OpenPoseXL2.safetensors"}  # a ControlNet, not of FaceCLIP's
     for model in offered:
         if model["name"] in ours:
