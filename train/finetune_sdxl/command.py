@@ -15,12 +15,11 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from faceclip import FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError
-from faceclip.sdxl_files import load_unet, require_fit, unet_prediction
+from faceclip.sdxl_files import load_unet, require_fit, unet_config_beside, unet_prediction
 from faceclip.unet_names import Prediction
 
 from ..cache.features import FeatureCache
@@ -60,7 +59,7 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
     if config.unet is None:
         raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
-    unet = load_unet(config.unet, config.unet_config or _config_beside(config.unet), dtype)
+    unet = load_unet(config.unet, config.unet_config or unet_config_beside(config.unet), dtype)
     config = with_prediction(config, unet_prediction(config.unet))
     _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
@@ -109,17 +108,6 @@ def _require_fit(encoder: FaceCLIPEncoder, unet: Any) -> None:
     except CheckpointError as error:
         advice = "SDXL needs both branches: join an encoder of `l` and one of `g` with `python -m train.join`."
         raise CheckpointError(f"{error} {advice}") from None
-
-
-def _config_beside(unet: Path) -> Path:
-    """The configuration in a diffusers folder, or beside a file of one. Raises ConfigError where a file has none."""
-    place = (unet if unet.is_dir() else unet.parent) / "config.json"
-    if not unet.is_dir() and unet.exists() and not place.is_file():
-        raise ConfigError(
-            f"{unet} is a file of weights alone, which does not tell its layers. Give --unet-config, the config.json of its "
-            "model in diffusers' format, or the model's folder as --unet."
-        )
-    return place
 
 
 def _reads(config: FinetuneConfig) -> tuple[Member, ...]:
