@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from pickle import UnpicklingError
@@ -66,12 +66,15 @@ class SavedState:
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, in CPU memory."""
-        if name not in self._kinds:
-            raise ResumeError(f"The checkpoint {self._folder} was written by a run of another kind: it has no {name}.")
-        dtype, size = self._kinds[name]
-        tensor = torch.empty(size, dtype=dtype)
-        self._read({name: tensor})
-        return tensor
+        return self.read([name])[name]
+
+    def read(self, names: Sequence[str]) -> State:
+        """Some tensors, in CPU memory; at once, since the checkpoint's description is read anew each time."""
+        if missing := [name for name in names if name not in self._kinds]:
+            raise ResumeError(f"The checkpoint {self._folder} was written by a run of another kind: it has no {missing[0]}.")
+        found: State = {name: torch.empty(self._kinds[name][1], dtype=self._kinds[name][0]) for name in names}
+        self._read(found)
+        return found
 
     def read_into(self, state: State, whole: str) -> None:
         """Overwrite the tensors of `state`, in place, wherever they are.

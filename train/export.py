@@ -1,0 +1,108 @@
+"""Make a UNet of a checkpoint: `python -m train.export RUN/checkpoints/step-00001000 OUT`.
+
+OUT becomes a folder as a finished run's `unet`: what the step's moving average was, or with `--last` the
+step's weights. A run may go on meanwhile. RUN itself stands for its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faceclip.ops import without_values
+from faceclip.sdxl_files import unet_config_beside
+from faceclip.tensor_file import write_safetensors
+
+from .finetune_sdxl.diffusion import NoiseSchedule
+from .run.checkpointing import ResumeError, SavedState
+from .run.command_line import run_command
+from .run.config import DTYPES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 when finished, 1 for an error that it explains."""
+    return run_command(lambda: _export(argv), OSError)
+
+
+def _export(argv: Sequence[str] | None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m train.export", description="Make a UNet of a checkpoint of finetuning.")
+    parser.add_argument("checkpoint", type=Path, help="a folder RUN/checkpoints/step-..., or RUN for its newest")
+    parser.add_argument("out", type=Path, help="folder to write: config.json and diffusion_pytorch_model.safetensors")
+    parser.add_argument("--last", action="store_true", help="the step's weights as they are, not their moving average")
+    parser.add_argument("--unet-config", type=Path, help="the UNet's config.json, where the run's own files have moved")
+    options = parser.parse_args(argv)
+    export_unet(newest(options.checkpoint), options.out, last=options.last, unet_config=options.unet_config)
+
+
+def export_unet(checkpoint: Path, out: Path, *, last: bool = False, unet_config: Path | None = None) -> None:
+    """Write a diffusers folder of a checkpoint's UNet, in the run's precision; on one process, in CPU memory.
+
+    last: the step's weights, where the run keeps a moving average, too. unet_config: where not the run's own.
+    Raises ResumeError for a folder that is no checkpoint of finetuning, or of another UNet.
+    """
+    notes = _notes(checkpoint)
+    config = notes["config"]
+    model = import_module("diffusers").UNet2DConditionModel
+    shape = _shape(config, unet_config)
+    with without_values():
+        unet = model.from_config(shape if isinstance(shape, dict) else model.load_config(shape))
+    saved = SavedState(checkpoint)
+    kind = "ema" if config.get("ema", 0) and not last else "unet"
+    expected = unet.state_dict()
+    found = saved.read([f"{kind}.{name}" for name in expected])
+    tensors = {}
+    for name, empty in expected.items():
+        tensor = found[f"{kind}.{name}"]
+        if tensor.shape != empty.shape:
+            raise ResumeError(
+                f"{name} is {list(tensor.shape)} in {checkpoint}, and {list(empty.shape)} by the UNet's configuration {shape}. "
+                "Give the run's own with --unet-config."
+            )
+        tensors[name] = tensor.to(DTYPES[config["dtype"]])
+    schedule = NoiseSchedule.sdxl(config["prediction"], config.get("min_snr", 0.0), config["zero_terminal_snr"])
+    unet.save_config(out)
+    metadata = {"format": "pt", "steps": str(notes["step"]), **schedule.metadata}
+    write_safetensors(out / "diffusion_pytorch_model.safetensors", tensors, metadata)
+    what = "moving average" if kind == "ema" else "weights"
+    print(f"{out}: the {what} after step {notes['step']:,}, {sum(map(torch.Tensor.numel, tensors.values())) / 1e6:,.1f} M values")
+
+
+def newest(path: Path) -> Path:
+    """The checkpoint that a path stands for: itself, or the newest of a run. Raises ResumeError."""
+    if (path / "run.json").is_file():
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    steps = sorted(found for found in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", found.name))
+    if not steps:
+        raise ResumeError(f"There is no checkpoint at {path}: name a run's folder, or RUN/checkpoints/step-00001000.")
+    return steps[-1]
+
+
+def _notes(checkpoint: Path) -> dict[str, Any]:
+    try:
+        notes = json.loads((checkpoint / "run.json").read_bytes())
+        if {"dtype", "prediction", "zero_terminal_snr"} <= notes["config"].keys() and int(notes["step"]) >= 0:
+            return notes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResumeError(f"The checkpoint {checkpoint} is damaged: its run.json cannot be read ({error}).") from error
+    raise ResumeError(f"{checkpoint} is a checkpoint of another kind of run: only those of train.finetune_sdxl hold a UNet.")
+
+
+def _shape(config: dict[str, Any], given: Path | None) -> Any:
+    """The configuration of the run's UNet: the one given, the run's, that of the UNet it began with, or SDXL base's."""
+    if given or config.get("unet_config"):
+        return given or config["unet_config"]
+    start = Path(config.get("unet", ""))
+    return str(start) if start.is_dir() else unet_config_beside(start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
