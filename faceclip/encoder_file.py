@@ -23,6 +23,7 @@ Job = tuple[str | Path, Mapping[str, Entry], Mapping[str, str]]
 
 _OWN = "face_clip_"  # how the name of each tensor of an encoder begins
 TOWER, SAME_TOWER = "face_clip_g.face_encoder.", "face_clip_l.face_encoder."
+_LOOKED_AT_ONCE = 1 << 22  # values: copies of the largest tensor would be a GB
 
 
 def open_encoder_file(path: str | Path) -> TensorFile:
@@ -60,7 +61,8 @@ def convert_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor
     if dtype.itemsize <= 2 and dtype != torch.bfloat16:
-        largest = tensor.float().nan_to_num(0, 0, 0).abs().max().item() if tensor.numel() else 0
+        parts = tensor.flatten().split(_LOOKED_AT_ONCE) if tensor.numel() else ()
+        largest = max((part.float().nan_to_num(0, 0, 0).abs().max().item() for part in parts), default=0)
         if largest > torch.finfo(dtype).max:
             bits = 8 * dtype.itemsize
             raise CheckpointError(f"{name} has values beyond fp{bits}'s range (up to {largest:.3g}). Choose bf16 or fp32.")
