@@ -176,9 +176,8 @@ class FaceCLIPEncoder(IdentityEncoder):
         identity, ...)` and `encode(negative_prompts)`.
 
         The negative prompts see no face. The two need not have equally many rows, nor equally many chunks.
-        Each row is what `encode` gives alone. In fp32 on a CPU it is so bit for bit wherever that was tried; a GPU
-        may round a batch of another size differently, by 1e-5 of the norm at most. Raises ValueError as `encode`
-        does.
+        Each row is what `encode` gives alone, but that a batch of another size may round differently, by 1e-5 of
+        the norm in fp32. Raises ValueError as `encode` does.
         """
         positive = self._request(prompts, identity, strength, long_prompts)
         negative = self._request(negative_prompts, None, 1.0, long_prompts)
