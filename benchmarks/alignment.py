@@ -12,6 +12,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def paste(crop: np.ndarray, scale: float, degrees: float, centre: tuple[float, f
     layer = small.transform(PICTURE, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
     cover = Image.new("L", (side, side), 255)
     cover = cover.transform(PICTURE, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
-    picture = _background()
+    picture = _background().copy()
     picture.paste(layer, mask=cover)
 
     linear = rotation * side / CROP_SIZE
@@ -85,6 +86,7 @@ def paste(crop: np.ndarray, scale: float, degrees: float, centre: tuple[float, f
     return np.asarray(picture), np.column_stack([linear, shift])
 
 
+@cache
 def _background() -> Image.Image:
     y, x = np.mgrid[: PICTURE[1], : PICTURE[0]]
     return Image.fromarray(np.stack([90 + x // 25, 110 + y // 25, np.full_like(x, 120)], axis=-1).astype(np.uint8))

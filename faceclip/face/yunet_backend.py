@@ -14,16 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from .align import TEMPLATES, warp
+from .align import TEMPLATES
 from .photo import resize_to
 from .protocol import Face, Pause
 from .yunet_networks import ONET_SIDE, STRIDES, load_networks
 
-# Long sides, in pixels, at which the picture is looked at, and by how many quarters it is turned: the usual look; one for faces
-# that fill the frame (the network knows faces up to some 300 px), lie on their side or stand on their head; one for small faces.
-LOOKS = ((640, (0,)), (320, (0, 1, 2, 3)), (1280, (0,)))
+# Long sides, in pixels, at which the picture is looked at, how much smaller pictures are enlarged at most, and by how many
+# quarters they are turned: the usual look; one for faces that fill the frame (the network knows faces up to some 300 px), lie on
+# their side or stand on their head; one for small faces. 608: with 640, square pictures need so much memory at once that the
+# system takes it back after each layer, which doubles the time.
+LOOKS = ((608, 1.25, (0,)), (320, 2.0, (0, 1, 2, 3)), (1280, 2.0, (0,)))
 # Pictures, and closer looks, that go through a network together: more take memory and are no faster.
 PICTURES_AT_ONCE, VIEWS_AT_ONCE = 16, 32
 # What the first look is to be of a find, for a closer one to be worth its time.
@@ -33,7 +36,7 @@ SAME_FACE = 0.4  # intersection over union of two boxes
 VIEW, VIEW_FACE = 160, 96
 OFF_CENTRE = VIEW / 5
 # A face this surely upright need not be tried in other turns; another turn must be surer than upright by so much.
-SURELY_UPRIGHT, UPRIGHT_BONUS = 0.86, 0.03
+SURELY_UPRIGHT, UPRIGHT_BONUS = 0.9, 0.03
 # YuNet's score plus a share of O-Net's: where true and false finds part, and how steeply confidence rises there. Chosen by
 # `benchmarks/detection.py --choose`: pictures without a face reach 1.02, however turned or mirrored.
 ONET_SHARE, SCORE_AT_HALF, SCORE_SLOPE = 0.3, 1.03, 20.0
@@ -45,8 +48,10 @@ _ONET = _ARCFACE + _ONET_OFFSET
 # The square that O-Net reads, in the same 448 px: the box that it was trained on.
 _SQUARE_CENTRE, _SQUARE_SIDE = 216.0 + 253.5j, 435.0
 # Frames whose points are averaged: factor of the square's side, and degrees.
-_FRAMES = ((0.95, -6.0), (0.95, 6.0), (1.05, -3.0), (1.05, 3.0))
+_FRAMES = ((0.95, -4.5), (1.05, 4.5))
 _MIRRORED = [1, 0, 2, 4, 3]
+# A head that O-Net sees turned by so much more (radians) than YuNet's points have it is read again.
+TIPPED = math.radians(10)
 
 
 class YuNetDetector:
@@ -76,32 +81,24 @@ class YuNetDetector:
     @torch.inference_mode()
     def look(self, images: Sequence[np.ndarray], number: int) -> list[list[Face]]:
         """Return the faces of each image at look `number`: pictures that come out equal in size share their batches."""
-        size, turns = LOOKS[number]
+        size, enlarged, turns = LOOKS[number]
+        shrunk = [resize_to(image, min(size, round(enlarged * max(image.shape[:2])))) for image in images]
         finds: list[_Find] = []
-        for places, batch, scales in self._shrunk(images, size):
+        for places, batch in _batches([small for small, _ in shrunk]):
             height, width = batch.shape[1:3]
             for turn in turns:
-                for place, scale, (boxes, _, scores) in zip(places, scales, self._find(batch.rot90(turn, (1, 2))), strict=True):
+                for place, (boxes, _, scores) in zip(places, self._find(batch.rot90(turn, (1, 2))), strict=True):
                     corners = _turned_back(boxes.reshape(-1, 2, 2) @ (1, 1j), turn, width, height)
-                    corners = (corners + 0.5 + 0.5j) / scale - (0.5 + 0.5j)
+                    corners = (corners + 0.5 + 0.5j) / shrunk[place][1] - (0.5 + 0.5j)
                     finds += [_Find(place, corner, score) for corner, score in zip(corners, scores, strict=True)]
         finds = [finds[i] for i in _once_each(finds)]
         faces: list[list[Face]] = [[] for _ in images]
         for start in range(0, len(finds), VIEWS_AT_ONCE):
-            for place, face in self._closer(images, finds[start : start + VIEWS_AT_ONCE]):
+            some = finds[start : start + VIEWS_AT_ONCE]
+            views = np.stack([find.view(images[find.place], *shrunk[find.place]) for find in some])
+            for place, face in self._closer(some, torch.from_numpy(views)):
                 faces[place].append(face)
         return [_each_once(found) for found in faces]
-
-    def _shrunk(self, images: Sequence[np.ndarray], size: int) -> Iterator[tuple[list[int], Tensor, list[float]]]:
-        """Yield batches uint8 [B, h, w, 3] of pictures of one size, with their places and scales."""
-        shrunk = [resize_to(image, min(size, 2 * max(image.shape[:2]))) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, (small, _) in enumerate(shrunk):
-            groups.setdefault(small.shape, []).append(place)
-        for group in groups.values():
-            for start in range(0, len(group), PICTURES_AT_ONCE):
-                places = group[start : start + PICTURES_AT_ONCE]
-                yield places, torch.from_numpy(np.stack([shrunk[i][0] for i in places])), [shrunk[i][1] for i in places]
 
     def _find(self, pictures: Tensor) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """uint8 [B, h, w, 3] RGB -> per picture boxes [n, 4], points [n, 5] (complex: x + iy) and scores [n] of 0 to 1."""
@@ -114,7 +111,8 @@ class YuNetDetector:
             place, y, x_ = torch.nonzero(scores >= WORTH_A_LOOK, as_tuple=True)
             cell = torch.stack([x_, y], 1)
             values = maps[place, 2:, y, x_]
-            centre, half = (cell + values[:, :2]) * stride, values[:, 2:4].exp() * (stride / 2)
+            centre = (cell + values[:, :2]) * stride
+            half = (values[:, 2:4].exp() * (stride / 2)).clamp(max=max(height, width))
             points = (values[:, 4:].unflatten(1, (5, 2)) + cell[:, None]) * stride
             one = [place[:, None].float(), scores[place, y, x_][:, None], centre - half, centre + half, points.flatten(1)]
             found.append(torch.cat(one, 1))
@@ -126,9 +124,8 @@ class YuNetDetector:
             result.append((rows[:, 2:6], rows[:, 6::2] + 1j * rows[:, 7::2], rows[:, 1]))
         return result
 
-    def _closer(self, images: Sequence[np.ndarray], finds: Sequence[_Find]) -> Iterator[tuple[int, Face]]:
-        """Look at each find again, and yield those that are faces with their pictures' places."""
-        views = torch.from_numpy(np.stack([find.view(images[find.place]) for find in finds]))
+    def _closer(self, finds: Sequence[_Find], views: Tensor) -> Iterator[tuple[int, Face]]:
+        """Look at each find again, in `views` uint8 [n, VIEW, VIEW, 3]; yield faces with their pictures' places."""
         best: list[_Sight | None] = [None] * len(finds)
         for turns in ((0,), (1, 2, 3)):
             open_ = [i for i, sight in enumerate(best) if sight is None or sight.score < SURELY_UPRIGHT]
@@ -160,7 +157,12 @@ class YuNetDetector:
         # A face in a view is twice as large as O-Net reads it: averaged here once, it can be sampled plainly.
         half = F.avg_pool2d(views.to(self._device).permute(0, 3, 1, 2).float(), 2)
         first, sure_at_first = self._read(half, start, _ARCFACE, ((1.0, 0.0),))
-        frames, sure = self._read(half, first.mean(1), _ONET, _FRAMES)
+        points = first.mean(1)
+        tipped = np.abs(np.angle(_fit(points, _ONET)[0] / _fit(start, _ARCFACE)[0])) > TIPPED
+        if tipped.any():  # its first points are only halfway there
+            again, _ = self._read(half[tipped], points[tipped], _ONET, ((1.0, 0.0),))
+            points[tipped] = again.mean(1)
+        frames, sure = self._read(half, points, _ONET, _FRAMES)
         points = frames.mean(1)
         scale = _fit(points, _ONET)[0]
         spread = np.abs(frames - points[:, None]).mean((1, 2)) * np.abs(scale)
@@ -211,10 +213,18 @@ class _Find:
     def _shift(self) -> complex:
         return complex((VIEW - 1) / 2 * (1 + 1j) - self._scale * self.corners.mean())
 
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [VIEW, VIEW, 3]: the find's surroundings."""
-        matrix = np.array([[self._scale, 0, self._shift.real], [0, self._scale, self._shift.imag]])
-        return (warp(image, matrix, VIEW) * 255 + 0.5).astype(np.uint8)
+    def view(self, image: np.ndarray, shrunk: np.ndarray, scale: float) -> np.ndarray:
+        """uint8 [VIEW, VIEW, 3]: the find's surroundings, from the shrunk picture if the face is large enough there."""
+        image, scale = (shrunk, scale) if scale >= self._scale else (image, 1.0)
+        # Counted from the corner of the first pixel.
+        middle, half = scale * (self.corners.mean() + 0.5 + 0.5j), scale * VIEW / self._scale / 2
+        left, top, right, bottom = middle.real - half, middle.imag - half, middle.real + half, middle.imag + half
+        x, y = math.floor(left), math.floor(top)
+        around = np.zeros((math.ceil(bottom) - y, math.ceil(right) - x, 3), np.uint8)  # black where the picture ends
+        inside = image[max(0, y) : max(0, y + around.shape[0]), max(0, x) : max(0, x + around.shape[1])]
+        around[max(0, -y) :, max(0, -x) :][: inside.shape[0], : inside.shape[1]] = inside
+        box = (left - x, top - y, right - x, bottom - y)
+        return np.asarray(Image.fromarray(around).resize((VIEW, VIEW), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
 
     def to_photo(self, points: np.ndarray) -> np.ndarray:
         """Points of the view in the picture's pixels; complex, x + iy."""
@@ -230,6 +240,17 @@ class _Sight:
     rank: float
     points: np.ndarray
     corners: np.ndarray
+
+
+def _batches(pictures: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield batches uint8 [B, h, w, 3] of pictures of one size, with their places."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, picture in enumerate(pictures):
+        groups.setdefault(picture.shape, []).append(place)
+    for group in groups.values():
+        for start in range(0, len(group), PICTURES_AT_ONCE):
+            places = group[start : start + PICTURES_AT_ONCE]
+            yield places, torch.from_numpy(np.stack([pictures[i] for i in places]))
 
 
 def _better(best: _Sight | None, turn: int, boxes: np.ndarray, points: np.ndarray, scores: np.ndarray) -> _Sight | None:

@@ -225,7 +225,7 @@ def test_crops_that_came_aligned_stay_and_other_photos_of_their_size_do_not(astr
 
 def test_without_a_face_it_says_what_was_tried(as_batch):
     blank = np.zeros((300, 400, 3), np.uint8)
-    with pytest.raises(NoFaceError, match=r"yunet looked at 640 px, at 320 px in four turns, and at 1280 px\. Use a larger"):
+    with pytest.raises(NoFaceError, match=r"yunet looked at 608 px, at 320 px in four turns, and at 1280 px\. Use a larger"):
         faces_from_images(as_batch(blank), load_detector("yunet"))
 
 
