@@ -82,6 +82,7 @@ def editor(browser: Browser, server: ComfyServer, client: ComfyClient, photo: st
     context = browser.new_context(viewport={"width": 2200, "height": 1300})
     context.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
     page = context.new_page()
+    page.set_default_timeout(120_000)  # two cores may run a server, a browser and other tests
     page.goto(server.address)
     page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=60_000)
     expect(page.locator(".p-blockui-mask")).to_have_count(0, timeout=30_000)  # the veil over a page that still loads
