@@ -18,10 +18,13 @@ from faceclip.flux.names import in_core, own_sources, part_of
 from ...golden import GOLDEN, golden_faces, golden_shapes, stand_in_weights
 
 FP32, BF16 = 5e-6, 2e-2
-T5_FP32 = 1e-2
-"""Of the full-size T5 with stand-in weights. Its unscaled attention logits make fp32's rounding grow with every
-block, as trained weights do not: after 24 blocks two orders of the same sums are 5e-4 apart, and the
-reference's own is 6e-4 from fp64."""
+T5_FP32 = 2e-3
+"""Of the full-size T5 with stand-in weights, and of what is made of its output.
+
+Its unscaled attention logits make fp32's rounding grow with every block, as trained weights do not. After 24
+blocks two orders of the same sums are 4.6e-4 apart, and the reference's numbers 5.8e-4 from fp64: four times
+the one is allowed here.
+"""
 
 
 def relative_error(result, reference) -> float:
@@ -51,6 +54,7 @@ def t5_hidden(size: str, ids: Tensor) -> Tensor:
         dropout_rate=0.0,
         attn_implementation="eager",
     )
+    config.dense_act_fn = "gelu_pytorch_tanh"  # the reference's: torch's own, where T5's usual one rounds four times
     name = "tiny" if size == "tiny" else "full"
     x = core_weights(name, "t5xxl", "embed_tokens.")["shared.weight"][ids]
     bias = None
@@ -61,7 +65,7 @@ def t5_hidden(size: str, ids: Tensor) -> Tensor:
         block.load_state_dict({key.removeprefix(f"encoder.block.{i}."): t for key, t in weights.items()}, assign=True)
         if i == 0:
             bias = block.layer[0].SelfAttention.compute_bias(ids.shape[1], ids.shape[1])
-        x = block(x, position_bias=bias)[0]
+        x = torch.cat([block(row, position_bias=bias)[0] for row in x.split(1)])  # as the reference: one by one
     norm = T5LayerNorm(shape.width, eps=1e-6)
     norm.weight.copy_(core_weights(name, "t5xxl", "t5_encoder.final_layer_norm.")["encoder.final_layer_norm.weight"])
     return norm(x)
@@ -118,10 +122,12 @@ def compare(embeddings: Tensor, reference: dict[str, Tensor]) -> dict[str, float
 
 @pytest.mark.full_size
 def test_full_size_facet5_matches_the_reference():
-    """Below 8 GB of memory and some fifteen minutes: `pytest --full-size
+    """Below 12 GB of memory and some fifteen minutes: `pytest --full-size
     tests/faceclip/flux/test_parity_full.py -s`.
 
     What goes into FaceT5 here is a T5's output that has drifted (see T5_FP32), and the embeddings drift with it.
+    What FaceT5 itself adds to that is shown beside fp64; that it computes what the reference does, by the tiny
+    size.
     """
     reference = load_file(GOLDEN / "full.safetensors")
     exist = json.loads((GOLDEN / "inputs.json").read_text())["full"]["face_exists"]
@@ -135,7 +141,11 @@ def test_full_size_facet5_matches_the_reference():
     identity = encoder.encode_faces(golden_faces(exist))
     classes = torch.nn.functional.normalize(identity.class_token[:, 0], dim=-1)
     errors["class token"] = relative_error(classes, reference["class_token_normalised"])
-    errors |= compare(encoder.encode(hidden, identity), reference)
+    embeddings = encoder.encode(hidden, identity)
+    errors |= compare(embeddings, reference)
+    encoder = encoder.to(torch.float64)
+    encoder.compute_dtype = torch.float64
+    errors["FaceT5's own part, beside fp64"] = relative_error(embeddings, encoder.encode(hidden, identity))
     print("fp32", {name: f"{error:.2g}" for name, error in errors.items()})
     encoder = encoder.to(torch.bfloat16)
     encoder.compute_dtype = torch.bfloat16
