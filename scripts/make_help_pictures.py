@@ -64,6 +64,7 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
     faces = graph.add("FaceCLIPDetectFaces", Place(350, 0, 320, 260), image=image["IMAGE"])
     detector = graph.add("FaceCLIPFaceDetectorLoader", Place(0, 3600, 300, 110))
     chosen = graph.add("FaceCLIPDetectFaces", Place(350, 3600, 320, 260), image=image["IMAGE"], detector=detector["detector"])
+    graph.add("PreviewImage", Place(720, 3600, 260, 290), images=chosen["preview"])  # has it run
     encoder = graph.add("FaceCLIPEncoderLoader", Place(310, 340, 360, 90), encoder_name="faceclip_mini_encoder.safetensors")
     unet = graph.add("FaceCLIPUNetLoader", Place(0, 2000, 360, 90), unet_name="faceclip_mini_unet.safetensors")
     vae = graph.add("VAELoader", Place(0, 2140, 360, 60), vae_name="zz_faceclip_mini_vae.safetensors")

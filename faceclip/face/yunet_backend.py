@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .align import TEMPLATES
 from .photo import resize_to
+from .plane import box_of, fit, once, turned_back
 from .protocol import Face, Pause
 from .yunet_networks import ONET_SIDE, STRIDES, load_networks
 
@@ -31,15 +32,20 @@ LOOKS = ((608, 1.25, (0,)), (320, 2.0, (0, 1, 2, 3)), (1280, 2.0, (0,)))
 PICTURES_AT_ONCE, VIEWS_AT_ONCE = 16, 32
 # What the first look is to be of a find, for a closer one to be worth its time.
 WORTH_A_LOOK = 0.4
-SAME_FACE = 0.4  # intersection over union of two boxes
 # The closer look: the side of its square, and of the face in it.
 VIEW, VIEW_FACE = 160, 96
 OFF_CENTRE = VIEW / 5
 # A face this surely upright need not be tried in other turns; another turn must be surer than upright by so much.
 SURELY_UPRIGHT, UPRIGHT_BONUS = 0.9, 0.03
+# A sight less sure than this is looked at in the mirror, too: patterns lose more by it than faces. What is not seen there at all
+# counts as so much.
+SURELY_A_FACE, UNSEEN = 0.86, 0.3
 # YuNet's score plus a share of O-Net's: where true and false finds part, and how steeply confidence rises there. Chosen by
-# `benchmarks/detection.py --choose`: pictures without a face reach 1.02, however turned or mirrored.
-ONET_SHARE, SCORE_AT_HALF, SCORE_SLOPE = 0.3, 1.03, 20.0
+# `benchmarks/detection.py --choose`: there, pictures without a face reach 0.932, however turned or mirrored, and faces start
+# at 1.007, but for nine that are blurred, covered or turned and fall below all that.
+ONET_SHARE, SCORE_AT_HALF, SCORE_SLOPE = 0.2, 0.945, 20.0
+# Pixels of the photo. Below that, textures look like faces; no likeness could be had of one.
+SMALLEST_FACE = 18.0
 
 _ARCFACE = TEMPLATES["arcface"] @ (1, 1j)
 # Where O-Net's points fall on aligned crops, less the template: means over published ones, px of 448 (`benchmarks/alignment.py`).
@@ -88,10 +94,10 @@ class YuNetDetector:
             height, width = batch.shape[1:3]
             for turn in turns:
                 for place, (boxes, _, scores) in zip(places, self._find(batch.rot90(turn, (1, 2))), strict=True):
-                    corners = _turned_back(boxes.reshape(-1, 2, 2) @ (1, 1j), turn, width, height)
+                    corners = turned_back(boxes.reshape(-1, 2, 2) @ (1, 1j), turn, width, height)
                     corners = (corners + 0.5 + 0.5j) / shrunk[place][1] - (0.5 + 0.5j)
                     finds += [_Find(place, corner, score) for corner, score in zip(corners, scores, strict=True)]
-        finds = [finds[i] for i in _once_each(finds)]
+        finds = [finds[i] for i in _once_each(finds) if finds[i].size >= SMALLEST_FACE]
         faces: list[list[Face]] = [[] for _ in images]
         for start in range(0, len(finds), VIEWS_AT_ONCE):
             some = finds[start : start + VIEWS_AT_ONCE]
@@ -120,7 +126,7 @@ class YuNetDetector:
         result = []
         for place in range(len(pictures)):
             rows = table[table[:, 0] == place]
-            rows = rows[_once(rows[:, 2:6], rows[:, 1])]
+            rows = rows[once(rows[:, 2:6], rows[:, 1])]
             result.append((rows[:, 2:6], rows[:, 6::2] + 1j * rows[:, 7::2], rows[:, 1]))
         return result
 
@@ -139,14 +145,26 @@ class YuNetDetector:
         if not kept:
             return
         rows = [i for i, _ in kept]
+        scores = self._seen_twice(kept, views)
         points, sure, spread = self._place_points(views[rows], np.stack([sight.points for _, sight in kept]))
-        for (i, sight), landmarks, face, apart in zip(kept, points, sure, spread, strict=True):
-            score = max(finds[i].score, sight.score) + ONET_SHARE * face
+        for (i, sight), mirrored, landmarks, face, apart in zip(kept, scores, points, sure, spread, strict=True):
+            score = (max(finds[i].score, sight.score) + mirrored) / 2 + ONET_SHARE * face
             confidence = 1 / (1 + math.exp(-SCORE_SLOPE * (score - SCORE_AT_HALF)))
             at = finds[i].to_photo(landmarks)
-            box = _box_of(finds[i].to_photo(sight.corners))
+            box = box_of(finds[i].to_photo(sight.corners))
             five = np.stack([np.real(at), np.imag(at)], 1).astype(np.float32)
             yield finds[i].place, Face(box, five, "arcface", confidence, float(apart))
+
+    def _seen_twice(self, kept: Sequence[tuple[int, _Sight]], views: Tensor) -> list[float]:
+        """What the mirror images of the less sure sights score; the sure ones' own scores."""
+        scores = [sight.score for _, sight in kept]
+        unsure = [row for row, score in enumerate(scores) if score < SURELY_A_FACE]
+        if unsure:
+            turned = [torch.rot90(views[kept[row][0]], kept[row][1].turn, (0, 1)).flip(1) for row in unsure]
+            for row, seen in zip(unsure, self._find(torch.stack(turned)), strict=True):
+                again = _better(None, 0, *seen)
+                scores[row] = UNSEEN if again is None else again.score
+        return scores
 
     def _place_points(self, views: Tensor, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What O-Net makes of `views` uint8 [n, VIEW, VIEW, 3] whose points are about `start` [n, 5].
@@ -158,13 +176,14 @@ class YuNetDetector:
         half = F.avg_pool2d(views.to(self._device).permute(0, 3, 1, 2).float(), 2)
         first, sure_at_first = self._read(half, start, _ARCFACE, ((1.0, 0.0),))
         points = first.mean(1)
-        tipped = np.abs(np.angle(_fit(points, _ONET)[0] / _fit(start, _ARCFACE)[0])) > TIPPED
-        if tipped.any():  # its first points are only halfway there
+        further = np.angle(fit(points, _ONET)[0] / fit(start, _ARCFACE)[0])
+        tipped = np.flatnonzero(np.abs(further) > TIPPED).tolist()
+        if tipped:  # their first points are only halfway there
             again, _ = self._read(half[tipped], points[tipped], _ONET, ((1.0, 0.0),))
             points[tipped] = again.mean(1)
         frames, sure = self._read(half, points, _ONET, _FRAMES)
         points = frames.mean(1)
-        scale = _fit(points, _ONET)[0]
+        scale = fit(points, _ONET)[0]
         spread = np.abs(frames - points[:, None]).mean((1, 2)) * np.abs(scale)
         return points - _ONET_OFFSET / scale[:, None], (sure_at_first + sure) / 2, spread
 
@@ -175,7 +194,7 @@ class YuNetDetector:
 
         Returns its points [n, 2 frames, 5], and how surely it sees a face [n], the mean over frames.
         """
-        scale, shift = _fit(points, template)
+        scale, shift = fit(points, template)
         # Square pixel = a * view pixel + b, for every face and frame.
         turn = np.array([np.exp(1j * np.radians(degrees)) / factor for factor, degrees in frames]) * (ONET_SIDE / _SQUARE_SIDE)
         a = scale[:, None] * turn
@@ -202,12 +221,17 @@ class _Find:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """x0, y0, x1, y1."""
-        return _box_of(self.corners)
+        return box_of(self.corners)
+
+    @property
+    def size(self) -> float:
+        """Longer side of the box, in pixels of the picture."""
+        x0, y0, x1, y1 = self.box
+        return max(x1 - x0, y1 - y0)
 
     @property
     def _scale(self) -> float:
-        x0, y0, x1, y1 = self.box
-        return VIEW_FACE / max(x1 - x0, y1 - y0, 1.0)
+        return VIEW_FACE / max(self.size, 1.0)
 
     @property
     def _shift(self) -> complex:
@@ -233,9 +257,10 @@ class _Find:
 
 @dataclass(frozen=True, eq=False)
 class _Sight:
-    """The best of what the closer looks saw: how surely a face, its points,
-    and corners of its box, in the view's pixels."""
+    """The best of what the closer looks saw: by how many quarters turned, how surely a face, its points, and
+    corners of its box, in the view's pixels."""
 
+    turn: int
     score: float
     rank: float
     points: np.ndarray
@@ -259,30 +284,8 @@ def _better(best: _Sight | None, turn: int, boxes: np.ndarray, points: np.ndarra
         rank = score + UPRIGHT_BONUS * (turn == 0)
         if np.abs((box[:2] + box[2:]) / 2 - (VIEW - 1) / 2).max() < OFF_CENTRE and (best is None or rank > best.rank):
             corners = box.reshape(2, 2) @ (1, 1j)
-            best = _Sight(float(score), float(rank), *(_turned_back(z, turn, VIEW, VIEW) for z in (five, corners)))
+            best = _Sight(turn, float(score), float(rank), *(turned_back(z, turn, VIEW, VIEW) for z in (five, corners)))
     return best
-
-
-def _turned_back(points: np.ndarray, quarters: int, width: int, height: int) -> np.ndarray:
-    """Points of a picture that `rot90` has turned, where they were when it was `width` x `height`; complex, x + iy."""
-    middle = complex(width - 1, height - 1) / 2
-    turned_middle = complex(height - 1, width - 1) / 2 if quarters % 2 else middle
-    return (points - turned_middle) * 1j**quarters + middle
-
-
-def _box_of(corners: np.ndarray) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 around points (complex, x + iy)."""
-    x, y = np.real(corners), np.imag(corners)
-    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
-
-
-def _fit(points: np.ndarray, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factors a [n] and shifts b [n], complex, that take `points` [n, 5]
-    nearest to `template` [5]: a z + b, least squares."""
-    middle = points.mean(1, keepdims=True)
-    away, wanted = points - middle, template - template.mean()
-    a = (away.conj() * wanted).sum(1) / np.maximum((np.abs(away) ** 2).sum(1), 1e-9)
-    return a, template.mean() - a * middle[:, 0]
 
 
 def _sample(half: Tensor, a: np.ndarray, b: np.ndarray) -> Tensor:
@@ -299,19 +302,6 @@ def _sample(half: Tensor, a: np.ndarray, b: np.ndarray) -> Tensor:
     return F.grid_sample(views, where.flatten(0, 1), "bicubic", align_corners=False).clamp(0, 255)
 
 
-def _once(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Indices of boxes [n, 4], surest first, without those that mostly cover a surer one."""
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    order, kept = np.argsort(-scores, kind="stable"), []
-    while len(order):
-        first, rest = order[0], order[1:]
-        kept.append(int(first))
-        common = np.minimum(boxes[first, 2:], boxes[rest, 2:]) - np.maximum(boxes[first, :2], boxes[rest, :2])
-        common = np.clip(common, 0, None).prod(1)
-        order = rest[common <= SAME_FACE * (area[first] + area[rest] - common)]
-    return kept
-
-
 def _once_each(finds: Sequence[_Find]) -> list[int]:
     """Indices of finds, each place of each picture once: several turns of a picture may show the same face."""
     boxes = np.array([find.box for find in finds]).reshape(-1, 4)
@@ -319,11 +309,11 @@ def _once_each(finds: Sequence[_Find]) -> list[int]:
     kept: list[int] = []
     for place in np.unique(places):
         own = np.flatnonzero(places == place)
-        kept += own[_once(boxes[own], scores[own])].tolist()
+        kept += own[once(boxes[own], scores[own])].tolist()
     return kept
 
 
 def _each_once(faces: list[Face]) -> list[Face]:
     """Each face once: two finds may lead to the same face."""
     boxes = np.array([face.box for face in faces]).reshape(-1, 4)
-    return [faces[i] for i in _once(boxes, np.array([face.confidence for face in faces]))]
+    return [faces[i] for i in once(boxes, np.array([face.confidence for face in faces]))]

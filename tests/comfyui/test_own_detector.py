@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from demo.client import ComfyClient, GraphError
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
+from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo, with_previews
 from demo.link import ROOT, link_pack
 from demo.server import ComfyServer
 
@@ -47,7 +47,7 @@ def test_the_mini_workflow_runs_without_dlib_and_insightface(bare: ComfyClient, 
     graph = to_prompt(read_workflow(ROOT / "workflows" / "faceclip_mini_demo.json"), bare.get("/object_info"))
     crops = []
     for name in (photo, turned):
-        prompt = with_photo(graph, name)
+        prompt = with_previews(with_photo(graph, name))
         run, shown = bare.run(prompt), shown_pictures(prompt)
         assert len(bare.pictures(run, shown["result"])) == 1
         (crop,) = bare.pictures(run, shown["aligned"])
