@@ -18,6 +18,7 @@ from torch import Tensor
 from . import hub
 from .identity import Identity
 from .model.encoder import Conditioning, FaceCLIPEncoder
+from .prompt import NEGATIVE_PROMPT
 from .sdxl_files import (
     SDXL_BASE,
     base_folder,
@@ -33,14 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 INSTALL_COMMAND = "pip install diffusers transformers accelerate"
-
-# Ours, not the release's; of the kind that it negates: faults of the picture, of faces and of hands, and nudity. 75 tokens at
-# most, to stay uncut.
-NEGATIVE_PROMPT = (
-    "nsfw, nudity, low quality, lowres, pixelated, compression artifacts, out of focus, overexposed, abstract, "
-    "distorted face, asymmetrical eyes, cross-eyed, malformed pupils, waxy skin, bad proportions, extra limbs, "
-    "extra fingers, fused fingers, malformed hands, duplicate, caption, logo, signature, watermark"
-)
 
 _VAE_STEP = 8  # SDXL's latents are an eighth of the picture
 

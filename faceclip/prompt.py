@@ -23,6 +23,13 @@ IDENTITY_TOKEN = 1014  # "id"
 IDENTITY_SEARCH = 7  # only here is it replaced: a later "id" in the user's prompt stays a word
 START, END, CONTEXT = 49406, 49407, 77
 EMPHASIS = 1.1
+# Ours, not the release's; of the kind that it negates: faults of the picture, of faces and of hands, and nudity. 75 tokens at
+# most, to stay uncut.
+NEGATIVE_PROMPT = (
+    "nsfw, nudity, low quality, lowres, pixelated, compression artifacts, out of focus, overexposed, abstract, "
+    "distorted face, asymmetrical eyes, cross-eyed, malformed pupils, waxy skin, bad proportions, extra limbs, "
+    "extra fingers, fused fingers, malformed hands, duplicate, caption, logo, signature, watermark"
+)
 _LARGEST_WEIGHT = torch.finfo(torch.float32).max
 _EMBEDDING = r"(?:^|(?<=[ \n]))embedding:([^\s,]*)"
 

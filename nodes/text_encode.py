@@ -8,8 +8,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..faceclip import Conditioning, Identity
-from ..faceclip.pipeline import NEGATIVE_PROMPT
-from ..faceclip.prompt import LongPrompts, TokenizedPrompt
+from ..faceclip.prompt import NEGATIVE_PROMPT, LongPrompts, TokenizedPrompt
 from ..faceclip.schedule import LARGEST, strength_parts
 from .compat import newer
 from .encoder_model import EncoderModel

@@ -38,8 +38,8 @@ from ..face import (
 from ..face.similarity import Judge
 from ..identity import Identity
 from ..model.encoder import FaceCLIPEncoder
-from ..pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline, PipelineUnavailableError, default_dtype
-from ..prompt import LongPrompts
+from ..pipeline import FaceCLIPPipeline, PipelineUnavailableError, default_dtype
+from ..prompt import NEGATIVE_PROMPT, LongPrompts
 from ..sdxl_files import SDXL_BASE
 from ..tensor_file import CheckpointError, write_safetensors
 from .download import add_download

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .. import hub
 from ..identity import Identity
-from ..pipeline import INSTALL_COMMAND, NEGATIVE_PROMPT, PipelineUnavailableError, best_device, default_dtype, generators
+from ..pipeline import INSTALL_COMMAND, PipelineUnavailableError, best_device, default_dtype, generators
+from ..prompt import NEGATIVE_PROMPT
 from .encoder import FaceT5Encoder
 from .model_files import FLUX_BASE, base_folder, load_transformer, require_fit
 from .prompt import T5Prompt, read_prompt

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
-from faceclip.pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline, PipelineUnavailableError
-from faceclip.prompt import tokenize
+from faceclip.pipeline import FaceCLIPPipeline, PipelineUnavailableError
+from faceclip.prompt import NEGATIVE_PROMPT, tokenize
 from faceclip.tensor_file import CheckpointError, write_safetensors
 
 SMALL = {"width": 64, "height": 96, "steps": 3}

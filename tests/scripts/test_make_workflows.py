@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faceclip.pipeline import NEGATIVE_PROMPT
+from faceclip.prompt import NEGATIVE_PROMPT
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (

@@ -27,7 +27,8 @@ from faceclip.face import (
     load_photo,
 )
 from faceclip.face.detect import Backend
-from faceclip.pipeline import NEGATIVE_PROMPT, FaceCLIPPipeline
+from faceclip.pipeline import FaceCLIPPipeline
+from faceclip.prompt import NEGATIVE_PROMPT
 from faceclip.sdxl_files import SDXL_BASE
 
 from ..evaluate.protocol import EvaluationProtocol, ProtocolError, Row, load_protocol

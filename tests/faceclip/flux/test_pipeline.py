@@ -227,6 +227,6 @@ def test_the_command_line_makes_a_picture_with_flux(files, golden, tmp_path, cap
 
 
 def test_the_negative_prompt_is_faceclips_and_more():
-    from faceclip.pipeline import NEGATIVE_PROMPT
+    from faceclip.prompt import NEGATIVE_PROMPT
 
     assert FLUX_NEGATIVE_PROMPT.endswith(NEGATIVE_PROMPT) and "3d render" in FLUX_NEGATIVE_PROMPT
