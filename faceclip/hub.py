@@ -244,13 +244,13 @@ FILES: tuple[RemoteFile, ...] = (
 NEEDED = ("face_clip_encoder.pt", "unet.pt", "sdxl_vae.safetensors")
 GROUPS = {
     "facet5": ("face_t5_encoder.pt", "dit.pt"),
+    "flux": ("t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"),
     "training": (
         "l14_fullcc2.5b.pt",
         "open_clip_pytorch_model.bin",
         "diffusion_pytorch_model.fp16.safetensors",
         "sdxl_vae.safetensors",
     ),
-    "flux": ("t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"),
 }
 """Several files by one name: the release's for FLUX, FLUX's own that go
 with them, and what training starts from."""

@@ -63,12 +63,12 @@ def test_the_command_line_works_without_torchs_compiler(tiny_file: str, line: li
 
 
 def test_networks_made_without_values_have_none_and_others_are_drawn() -> None:
-    from torch import nn
+    from torch.nn import Linear
 
     from faceclip.ops import without_values
 
     with without_values():
-        nothing = nn.Linear(8, 8)
+        nothing = Linear(8, 8)
         encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("tiny"))
     assert nothing.weight.is_meta and all(p.is_meta for p in encoder.parameters())
     drawn = FaceCLIPEncoder(FaceCLIPConfig.preset("tiny"))

@@ -26,4 +26,4 @@ def test_the_list_knows_the_groups(tmp_path, capsys):
     assert "text_encoders/t5xxl_fp16.safetensors, 9.79 GB, Apache 2.0" in shown
     assert "vae/ae.safetensors, 335.3 MB" in shown
     assert main(["download", "nothing", "--list", "--to", str(tmp_path / "models")]) == 2
-    assert "There are: facet5, flux, face_clip_encoder.pt" in capsys.readouterr().err
+    assert "There are: facet5, flux, training, face_clip_encoder.pt" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch.nn import Linear
 
 from faceclip import FaceCLIPEncoder
 from faceclip.model.int8 import Int8Linear
@@ -21,7 +21,7 @@ def away(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_is_its_rounded_weights_times_its_rounded_input(bias: bool) -> None:
     torch.manual_seed(0)
-    layer, x = nn.Linear(64, 48, bias=bias), torch.randn(2, 5, 64)
+    layer, x = Linear(64, 48, bias=bias), torch.randn(2, 5, 64)
     with torch.no_grad():
         layer.weight[3] = 0  # has a scale, too
         x[0, 1, 7] = 200.0  # of one token; the others keep their precision
@@ -54,7 +54,7 @@ def test_mini_in_int8_is_near_fp32_and_sees_the_same_person() -> None:
         assert 1e-4 < away(found.embeddings, expected.embeddings) < 0.04
         assert away(found.pooled, expected.pooled) < 0.04
     layers = [layer for branch in small.branches.values() for layer in (*branch.transformer.modules(), *branch.fuser.modules())]
-    assert not any(isinstance(layer, nn.Linear) for layer in layers)
+    assert not any(isinstance(layer, Linear) for layer in layers)
     assert sum(isinstance(layer, Int8Linear) for layer in layers) > 100
 
 
