@@ -110,4 +110,5 @@ def test_the_pack_adds_no_name_that_could_shadow_a_real_model(pack: dict, comfy:
 
     folders = {name for name, (paths, _) in folder_paths.folder_names_and_paths.items() if any(str(MODELS) in p for p in paths)}
     assert folders == {"faceclip", "vae"}
-    assert all(path.name.startswith("faceclip_mini_") for name in folders for path in (MODELS / name).rglob("*.safetensors"))
+    names = {path.name for name in folders for path in (MODELS / name).rglob("*.safetensors")}
+    assert names == {"faceclip_mini_encoder.safetensors", "faceclip_mini_unet.safetensors", "zz_faceclip_mini_vae.safetensors"}
