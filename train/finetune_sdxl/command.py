@@ -2,9 +2,12 @@
 
 By `python -m train.finetune_sdxl`, or under torchrun or `accelerate launch`.
 
-    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE --out
-    RUN torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ... accelerate launch --multi_gpu
-    --num_processes 8 -m train.finetune_sdxl ...   (--multi_gpu on machines without a GPU, too)
+    python -m train.finetune_sdxl --config sdxl_1024 --data SHARDS --encoder ENCODER --unet UNET --vae VAE \\
+        --out RUN
+    torchrun --standalone --nproc-per-node 8 -m train.finetune_sdxl ...
+    accelerate launch --multi_gpu --num_processes 8 -m train.finetune_sdxl ...
+
+On machines without a GPU accelerate wants --multi_gpu, too.
 
 The same command goes on with an interrupted run. RUN/unet is the finished UNet in diffusers' format.
 """

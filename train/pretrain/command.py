@@ -3,8 +3,10 @@
 By `python -m train.pretrain`, `torchrun ... -m train.pretrain`, or `accelerate launch -m train.pretrain`.
 
     python -m train.pretrain --config faceclip_l --data SHARDS --init-clip CLIP --init-face ARCFACE --out RUN
-    torchrun --standalone --nproc-per-node 8 -m train.pretrain ... accelerate launch --multi_gpu --num_processes 8
-    -m train.pretrain ...   (--multi_gpu on machines without a GPU, too)
+    torchrun --standalone --nproc-per-node 8 -m train.pretrain ...
+    accelerate launch --multi_gpu --num_processes 8 -m train.pretrain ...
+
+On machines without a GPU accelerate wants --multi_gpu, too.
 
 The same command goes on with an interrupted run.
 RUN/encoder.safetensors is the finished encoder of one branch.
