@@ -53,7 +53,9 @@ def test_a_raw_error_would_be_seen(fuzz: ModuleType, monkeypatch: pytest.MonkeyP
         if path.read_bytes() != b"0123456789abcdef0123":
             raise IndexError("pop from an empty list")
 
-    made = fuzz.Kind(lambda folder: Path(folder, "x").write_bytes(b"0123456789abcdef0123") and folder / "x", read, (ValueError,))
+    from fuzz_files import Kind
+
+    made = Kind(lambda folder: Path(folder, "x").write_bytes(b"0123456789abcdef0123") and folder / "x", read, (ValueError,))
     monkeypatch.setattr(fuzz, "kinds", lambda: {"x": made})
     found = fuzz.try_kind("x", 5, 0, tmp_path)
     assert found.raw and "IndexError: pop from an empty list" in found.raw[0] and list(tmp_path.iterdir())

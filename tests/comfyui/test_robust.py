@@ -22,6 +22,11 @@ pytestmark = pytest.mark.server
 
 DEMO = ROOT / "workflows" / "faceclip_mini_demo.json"
 SAVE = ROOT / "workflows" / "faceclip_sdxl_save_identity.json"
+MINI = {
+    "encoder_name": "faceclip_mini_encoder.safetensors",
+    "unet_name": "faceclip_mini_unet.safetensors",
+    "vae_name": "zz_faceclip_mini_vae.safetensors",
+}
 
 
 def demo(client: ComfyClient, photo: str, **sampler: int) -> Prompt:
@@ -98,7 +103,7 @@ def test_identities_saved_by_two_servers_at_the_same_time_are_two_files_that_bot
         name = asked.upload_photo(f"{person}.jpg", (ROOT / "models" / "people" / f"{person}.jpg").read_bytes())
         prompt = with_photo(to_prompt(read_workflow(SAVE), asked.get("/object_info")), name)
         loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPLoader")
-        loader["inputs"]["encoder_name"] = "faceclip_mini_encoder.safetensors"
+        loader["inputs"].update(MINI)  # all three are read, whatever the graph then uses
         keep = next(key for key, node in prompt.items() if node["class_type"] == "FaceCLIPSaveIdentity")
         prompt[keep]["inputs"]["name"] = "both"
         wanted, todo = set(), [keep]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from train.data.batches import warn_of_few
 from train.run.checkpointing import Checkpoints, CheckpointWriteError, ResumeError
@@ -107,13 +108,14 @@ def test_a_damaged_checkpoint_is_told_in_one_line_with_what_to_do(damage: str, c
 def test_a_checkpoint_that_cannot_be_written_is_told_in_one_line(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(part: Path, state: dict) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write", fail)
+    monkeypatch.setattr(FileSystemWriter, "write_data", fail)  # in the thread that writes while training goes on
     with pytest.raises(CheckpointWriteError, match="No space left on device.*step 3 is intact. Free some space") as told:
         checkpoints.save(4, {"model.w": torch.zeros(3)}, {"config": {}})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and checkpoints.steps() == [2, 3]
+    assert not list(checkpoints.folder.glob("*.part"))
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
