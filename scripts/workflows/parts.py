@@ -161,8 +161,20 @@ def sample_from(
     denoise: float = 1.0,
 ) -> Node:
     """Sampler and decoder below what is in a column; returns the decoder, whose IMAGE is the picture."""
-    unet, vae = models
-    sampler = column.add(
+    sampler = run_sampler(column, models[0], prompts, latent, settings, denoise)
+    return column.add("VAEDecode", 60, samples=sampler["LATENT"], vae=models[1]["VAE"])
+
+
+def run_sampler(
+    column: Column,
+    unet: Node | Socket,
+    prompts: tuple[Socket, Socket],
+    latent: Socket,
+    settings: Settings,
+    denoise: float = 1.0,
+) -> Node:
+    """A sampler below what is in a column; its LATENT is the result."""
+    return column.add(
         "KSampler",
         270,
         model=unet["model"] if isinstance(unet, Node) else unet,
@@ -176,7 +188,6 @@ def sample_from(
         scheduler=settings.scheduler,
         denoise=denoise,
     )
-    return column.add("VAEDecode", 60, samples=sampler["LATENT"], vae=vae["VAE"])
 
 
 def read_photo(graph: Graph, title: str = "1. Your photo", example: int | None = None) -> tuple[Node, Node]:

@@ -6,7 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from .format import Graph, Place
-from .parts import GREEN, OFFICIAL, PROMPTS, PURPLE, Column, explain, one_person, sample, sample_from, save, write_prompt
+from .parts import (
+    GREEN,
+    OFFICIAL,
+    PROMPTS,
+    PURPLE,
+    Column,
+    explain,
+    one_person,
+    run_sampler,
+    sample,
+    sample_from,
+    save,
+    write_prompt,
+)
 
 FEW_STEPS_LORA = "my_few_steps.safetensors"
 _UNTRIED = "**Untried with the released weights**: it was tried with the mini model only."
@@ -59,8 +72,7 @@ def hires(graph: Graph) -> None:
     sockets = prompts["conditioning"], prompts["negative"]
     first = Column(graph, 1820, gap=90)
     latent = first.add("EmptyLatentImage", 120, width=OFFICIAL.width, height=OFFICIAL.height)
-    sample_from(first, (unet, vae), sockets, latent["LATENT"], OFFICIAL)
-    sampled = first.nodes[1]["LATENT"]
+    sampled = run_sampler(first, unet, sockets, latent["LATENT"], OFFICIAL)["LATENT"]
     first.group("4. First pass", PURPLE)
     second = Column(graph, 2220, gap=90)
     larger = second.add("LatentUpscaleBy", 90, samples=sampled, upscale_method="bislerp", scale_by=1.5)

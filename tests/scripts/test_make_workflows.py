@@ -64,6 +64,12 @@ def test_links_agree_in_all_three_places(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_a_node_makes_is_used(name: str) -> None:
+    makers = [node for node in _workflow(name)["nodes"] if node["outputs"]]
+    assert [node["type"] for node in makers if not any(output["links"] for output in node["outputs"])] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_two_nodes_overlap_and_groups_hold_whole_nodes(name: str) -> None:
     workflow = _workflow(name)
     boxes = [
