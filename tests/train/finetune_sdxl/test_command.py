@@ -267,7 +267,7 @@ def test_a_row_without_its_conditions_is_exactly_the_unconditional_one(arguments
     rows = kept.batch(0)["rows"]
     embeddings, _ = kept.conditions(rows)
     assert rows.faces is not None
-    expected = encoder.encode(rows.caption, encoder.encode_faces(rows.faces)).embeddings
+    expected = encoder.encode(rows.caption, encoder.encode_faces(rows.faces.float() / 255)).embeddings
     torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
 
 
