@@ -30,6 +30,7 @@ from ..proof.workshop import Workshop
 from ..run.command_line import PRESETS
 
 UNET_CONFIG = PRESETS / "mini_unet.json"
+JUDGE = "judge.safetensors"
 METADATA = {
     "trained": "true",
     "preset": "mini",
@@ -63,7 +64,7 @@ def write_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict
     # What it predicts comes along: Load FaceCLIP UNet sets ComfyUI's sampling by it.
     write_safetensors(paths[1], _halved(unet), {**open_tensor_file(unet).metadata, **METADATA})
     to_comfyui(load_vae(autoencoder, torch.float32).vae, paths[2], metadata=METADATA)
-    paths.append(work / "judge.safetensors")
+    paths.append(work / JUDGE)
     write_safetensors(paths[-1], _halved(shop.teacher("judge")), {**METADATA, "format": "judge"})
     return {path.name: path.stat().st_size / 2**20 for path in paths}
 
@@ -130,7 +131,7 @@ def summary_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "right_person_first": measured["person"]["first"],
         "clip_t_of_real": measured["clip_t_of_real"],
         "seconds_per_picture": measured["seconds_per_picture"],
-        "mebibytes": sum(size for name, size in found["export"].items() if name.startswith("faceclip_")),
+        "mebibytes": sum(size for name, size in found["export"].items() if name != JUDGE),
     }
 
 
