@@ -130,8 +130,8 @@ def sample_in_comfyui(work: Path, pack: dict[str, type], monkeypatch: pytest.Mon
         (encoder,) = node("FaceCLIPEncoderLoader", encoder_name="trained_encoder.safetensors", dtype="fp32")
         (identity,) = node("FaceCLIPEncodeIdentity", encoder=encoder, faces=faces)
         sized = {"encoder": encoder, "width": 128, "height": 128}
-        (positive,) = node("FaceCLIPTextEncode", prompt="an astronaut", identity=identity, **sized)
-        (negative,) = node("FaceCLIPTextEncode", prompt="blurry", identity=None, **sized)
+        prompts = {"prompt": "an astronaut", "negative_prompt": "blurry"}
+        positive, negative = node("FaceCLIPTextEncode", identity=identity, **prompts, **sized)
         (model,) = node("FaceCLIPUNetLoader", unet_name="trained_unet.safetensors")
         core = importlib.import_module("nodes")
         latent = {"samples": torch.zeros(1, 4, 16, 16)}
