@@ -33,19 +33,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--choose", action="store_true", help="how many faces the pack's own detector finds by confidence")
     parser.add_argument("--repeat", type=int, default=1, help="times are the best of so many")
-    parser.add_argument("--every", type=int, default=1, help="take every so manieth picture only: dlib takes its time")
+    parser.add_argument("--kind", nargs="+", help="such pictures only: photo, turned, blurred, ...")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        help="take every so manieth picture only, and what its turned ones were made of: dlib is slow",
+    )
     parser.add_argument("--sheet", type=Path, help="a PNG of the first backend's crops, and of what it got wrong")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     which: SetName = "choose" if options.choose else "report"
-    chosen = pictures(which)[:: options.every]
+    every = pictures(which)
+    chosen = [picture for picture in every if not options.kind or picture.kind in options.kind][:: options.every]
+    sources = {picture.source for picture in chosen if picture.turned} - {picture.name for picture in chosen}
+    chosen += [picture for picture in every if picture.name in sources]
     kinds = ", ".join(f"{sum(p.kind == kind for p in chosen)} {kind}" for kind in dict.fromkeys(p.kind for p in chosen))
     print(f"{len(chosen)} pictures ({kinds}) with {sum(len(p.faces) for p in chosen)} faces.")
     if options.choose:
         return choose(load_detector("yunet"), chosen)
-    print(
-        "| detector | found | false | CPU ms median / p90 / max | " + " / ".join(map(str, TURNS)) + " degrees: median (worst) |"
-    )
+    turns = " / ".join(map(str, TURNS))
+    print(f"| detector | found | false | CPU ms with faces: median / p90 / max | without | {turns} degrees: median (worst) |")
     print("|---|---|---|---|---|---|")
     for backend in options.backend:
         try:
@@ -100,7 +108,11 @@ def row(name: str, chosen: Sequence[Picture], looks: Sequence[tuple[list[Face], 
             errors[picture.turned].append((off + 180) % 360 - 180)
     made = {turn: sum(p.turned == turn for p in chosen) for turn in TURNS}
     turned = " / ".join(
-        f"{np.median(off):+.0f} ({max(off, key=abs):+.0f}; {len(off)} of {made[turn]})" if (off := errors[turn]) else "not found"
+        f"{np.median(off):+.0f} ({max(off, key=abs):+.0f}; {len(off)} of {made[turn]})"
+        if (off := errors[turn])
+        else "not found"
+        if made[turn]
+        else "no pictures"
         for turn in TURNS
     )
     missed = defaultdict(int)
@@ -109,10 +121,9 @@ def row(name: str, chosen: Sequence[Picture], looks: Sequence[tuple[list[Face], 
     where = ", ".join(f"{count} {kind}" for kind, count in missed.items() if count)
     times = []
     for some in (True, False):
-        milliseconds = [1000 * seconds for p, (_, seconds) in zip(chosen, looks, strict=True) if bool(p.faces) == some] or [
-            np.nan
-        ]
-        times.append(" / ".join(f"{np.percentile(milliseconds, share):.0f}" for share in (50, 90, 100)))
+        milliseconds = [1000 * seconds for p, (_, seconds) in zip(chosen, looks, strict=True) if bool(p.faces) == some]
+        shares = (f"{np.percentile(milliseconds, share):.0f}" for share in (50, 90, 100)) if milliseconds else ("no pictures",)
+        times.append(" / ".join(shares))
     false = sum(len(wrong) for _, wrong in results)
     return f"| {name} | {found} of {total}{f' (missed: {where})' if where else ''} | {false} | {' | '.join(times)} | {turned} |"
 

@@ -42,9 +42,9 @@ def main() -> None:
         ):
             counts[picture.kind] += 1
             warned[picture.kind].update(text.split(":")[0] for text in found.warnings)
-    print("| pictures | small | blurred | turned | covered |\n|---|---|---|---|---|")
+    print("| pictures | small | blurred | turned | covered | cut off |\n|---|---|---|---|---|---|")
     for kind, total in counts.items():
-        shares = " | ".join(f"{warned[kind][name]} of {total}" for name in ("small", "blurred", "turned", "covered"))
+        shares = " | ".join(f"{warned[kind][name]} of {total}" for name in ("small", "blurred", "turned", "covered", "cut off"))
         print(f"| {kind} | {shares} |")
     print("\n| head turned by | found | measured, degrees | warned of |\n|---|---|---|---|")
     for degrees in DEGREES:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..faceclip.face.similarity import Judge, SimilarityScores, label_ranking, load_judge, rank_images
 from .compat import newer
-from .faces import watched_detector
+from .faces import detector_device, watched_detector
 from .folders import insightface_folders
 from .status import STAYS
 
@@ -62,7 +62,7 @@ class FaceCLIPFaceSimilarity(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update_absolute(done)
 
-        network = load_judge(judge, roots=insightface_folders())
+        network = load_judge(judge, roots=insightface_folders(), device=detector_device())
         network.detector = watched_detector(network.detector)
         found = rank_images(network, images, reference, seen)
         ranking = list(found.ranking)

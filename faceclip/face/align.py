@@ -29,6 +29,10 @@ TEMPLATES: dict[LandmarkKind, np.ndarray] = {
 }
 """Landmarks [5, 2] (x, y) on a crop of CROP_SIZE pixels, by kind."""
 
+# Points all over an oval from forehead to chin and from cheek to cheek, on a crop of CROP_SIZE pixels.
+_GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 32), np.linspace(-1, 1, 32)), -1).reshape(-1, 2)
+_OVAL = _GRID[np.linalg.norm(_GRID, axis=1) <= 1] * (120, 165) + (223, 262)
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedFace:
@@ -38,6 +42,8 @@ class AlignedFace:
     """[size, size, 3] float32 in [0, 1], RGB; black where the photo ends."""
     matrix: np.ndarray
     """[2, 3] float64: photo pixel (x, y, 1) -> crop pixel."""
+    shown: float = 1.0
+    """Share of the face, an oval on the template, that lies within the photo; 0 to 1."""
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -68,7 +74,13 @@ def align_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> AlignedF
     """
     template = TEMPLATES[face.landmark_kind] * (size / CROP_SIZE)
     matrix = similarity_transform(face.landmarks, template)
-    return AlignedFace(warp(image, matrix, size), matrix)
+    return AlignedFace(warp(image, matrix, size), matrix, _shown(image, matrix, size))
+
+
+def _shown(image: np.ndarray, matrix: np.ndarray, size: int) -> float:
+    there = (_OVAL * (size / CROP_SIZE) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    inside = (there >= -0.5) & (there <= np.array([image.shape[1], image.shape[0]]) - 0.5)
+    return float(inside.all(1).mean())
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:

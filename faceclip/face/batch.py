@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .align import CROP_SIZE, TEMPLATES, align_face
-from .detect import MIN_CONFIDENCE, Order, detect_in_batch
+from .detect import MIN_CONFIDENCE, SMALLEST_IMAGE, Order, detect_in_batch
 from .photo import to_rgb8
 from .preview import draw_faces
 from .protocol import Face, FaceDetector, FaceError, NoFaceError
@@ -261,6 +261,8 @@ def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceC
     shown = "; ".join(told[:8]) + (f"; and {len(told) - 8} more" if len(told) > 8 else "")
     if any(views[index].found for index in missing):
         advice = "Face numbers start at 0 and are shown in the preview: lower the index."
+    elif all(min(views[index].size) < SMALLEST_IMAGE for index in missing):
+        advice = f"So small a picture shows no face: use a photo of at least {SMALLEST_IMAGE} pixels a side, better of 500."
     else:
         advice = (
             f"The detector {detector.name} {detector.tried}. Use a larger, sharper photo that shows the face from the front, "

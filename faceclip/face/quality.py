@@ -23,6 +23,8 @@ NOSE_DEPTH = {"arcface": 0.50, "dlib": 0.40}
 # How far several readings of a face's points lie apart, in px of a crop of 448: 2 to 7 for a face that is there to see, 8 to 20
 # with a bar over the eyes or a mask over the mouth, with goggles, or in the dark.
 COVERED_ABOVE = 8.5
+# Share of the face's oval that lies within the photo.
+CUT_BELOW = 0.9
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ def assess(aligned: AlignedFace, face: Face) -> FaceQuality:
         )
     if sharpness < BLURRED_BELOW:
         warnings.append("blurred: fine features are lost; use a sharper photo")
+    cut = aligned.shown < CUT_BELOW
+    if cut:
+        warnings.append(
+            f"cut off: the photo ends within the face and lacks {1 - aligned.shown:.0%} of it; use one that shows all"
+        )
     if abs(yaw) > TURNED_ABOVE[face.landmark_kind]:
         warnings.append(f"turned: the head looks about {abs(yaw):.0f} degrees aside; use a photo from the front")
-    elif sharpness >= BLURRED_BELOW and face.spread is not None and face.spread > COVERED_ABOVE:
+    elif not cut and sharpness >= BLURRED_BELOW and face.spread is not None and face.spread > COVERED_ABOVE:
         warnings.append("covered: something hides a part of the face, or the light does; use a photo that shows all of it")
     roll = -math.degrees(math.atan2(aligned.matrix[1, 0], aligned.matrix[0, 0]))
     return FaceQuality(face.size, sharpness, yaw, tuple(warnings), roll)

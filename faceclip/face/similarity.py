@@ -50,11 +50,11 @@ class DlibJudge:
     # dlib calls two faces one person up to a distance of 0.6 between vectors whose length is about 1.5.
     same_person_above = 0.92
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self._dlib = import_dlib()
         self._network = self._dlib.face_recognition_model_v1(model_file("dlib_face_recognition_resnet_model_v1.dat"))
         self._points = FivePoints()
-        self.detector: FaceDetector = YuNetDetector()
+        self.detector: FaceDetector = YuNetDetector(device)
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
         """Return the unit vector float32 [128] of `face` in `image` (uint8 [H, W, 3] RGB)."""
@@ -94,9 +94,13 @@ class InsightFaceJudge:
 
 
 def load_judge(
-    judge: Judge = "auto", pack: str = "buffalo_l", provider: Provider = "auto", roots: Sequence[Path] = ()
+    judge: Judge = "auto",
+    pack: str = "buffalo_l",
+    provider: Provider = "auto",
+    roots: Sequence[Path] = (),
+    device: torch.device | str = "cpu",
 ) -> FaceJudge:
-    """Load a judge by name; the other arguments are those of `load_detector` and matter to InsightFace only.
+    """Load a judge by name; the other arguments are those of `load_detector`.
 
     `auto` takes the ArcFace network of the user's InsightFace pack where it starts, else dlib.
 
@@ -107,7 +111,7 @@ def load_judge(
     if judge not in get_args(Judge):
         raise FaceError(f"There is no judge called '{judge}'. Choose one of: {', '.join(get_args(Judge))}.")
     if judge == "dlib":
-        return DlibJudge()
+        return DlibJudge(device)
     try:
         return InsightFaceJudge(pack, provider, roots)
     except DetectorUnavailableError as error:
@@ -118,7 +122,7 @@ def load_judge(
                 f"No judge of likeness is ready. Run `{INSTALL_COMMAND}` in ComfyUI's Python, then restart. "
                 f"Or set up InsightFace: {error}"
             ) from error
-        return DlibJudge()
+        return DlibJudge(device)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from faceclip.face import Face, align_face, assess
+from faceclip.face import Face, align_face, assess, load_detector
 from faceclip.face.align import TEMPLATES
 
 
@@ -75,7 +75,7 @@ def test_eyes_in_one_place_mean_a_profile(portrait):
 
 @pytest.mark.parametrize("part", ["eyes", "mouth"])
 def test_a_covered_face_is_called_covered(portrait, part):
-    from faceclip.face import detect_faces, load_detector
+    from faceclip.face import detect_faces
 
     covered = portrait.copy()
     top, bottom = (360, 410) if part == "eyes" else (460, 700)
@@ -84,3 +84,21 @@ def test_a_covered_face_is_called_covered(portrait, part):
     assert [text.split(":")[0] for text in _quality(covered, face).warnings] == ["covered"]
     (bare,) = detect_faces(load_detector("yunet"), portrait)
     assert _quality(portrait, bare).warnings == () and abs(_quality(portrait, bare).yaw) < 10
+
+
+@pytest.mark.parametrize(
+    ("kept", "missing"),
+    [((200, 0, 840, 840), 0), ((350, 0, 840, 840), 19), ((0, 330, 840, 840), 19), ((0, 0, 840, 560), 0)],
+    ids=["beside it", "left cheek", "forehead", "chin whole"],
+)
+def test_a_face_that_the_photos_edge_cuts_is_called_cut_off(portrait, kept, missing):
+    (face,) = load_detector("yunet").detect(portrait)
+    x0, y0, x1, y1 = kept
+    part = portrait[y0:y1, x0:x1]
+    moved = Face(face.box, face.landmarks - np.float32((x0, y0)), face.landmark_kind, 1.0, face.spread)
+    warnings = _quality(part, moved).warnings
+    assert [text.split(":")[0] for text in warnings] == ["cut off"] * (missing > 0)
+    if missing:
+        told = int(warnings[0].split("lacks ")[1].split("%")[0])
+        assert abs(told - missing) <= 2
+    assert align_face(portrait, face).shown == 1.0
