@@ -28,10 +28,10 @@ from skimage import data
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for the demo's server and client; last, since ComfyUI has a `nodes`
 
-from flops import SDXL  # noqa: E402
 
 from demo.client import ComfyClient, GraphError, Prompt  # noqa: E402
 from demo.scratch import scratch_server  # noqa: E402
+from faceclip.sdxl_files import UNET_CONFIG  # noqa: E402
 
 FACES = 8
 LARGE = (4000, 3000)
@@ -86,7 +86,7 @@ def save_unet(path: Path) -> None:
 
     path.parent.mkdir(exist_ok=True)
     with torch.device("meta"):
-        empty = UNet2DConditionModel(**SDXL).state_dict()
+        empty = UNet2DConditionModel(**UNET_CONFIG).state_dict()
     torch.save({name: torch.zeros(tensor.shape, dtype=torch.bfloat16) for name, tensor in empty.items()}, path)
 
 

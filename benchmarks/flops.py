@@ -15,30 +15,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
+from faceclip.vae_file import SDXL_SCALE
 from train.pretrain.config import PretrainConfig
 from train.pretrain.model import PretrainModel, blocks_of, freeze
 from train.run.blocks import checkpoint_activations
 
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-"""SDXL base's UNet, as arguments of diffusers' UNet2DConditionModel."""
 SDXL_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
-    "scaling_factor": 0.13025,
+    "scaling_factor": SDXL_SCALE,
 }
 """SDXL's VAE, as arguments of diffusers' AutoencoderKL."""
 

@@ -32,18 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 FORMATS = {"pt": "torch's zip (.pt)", "old": "torch's old format (.pt)", "safetensors": "safetensors"}
 KEPT = {"unet": ("fp16", "fp8_e4m3fn", "default"), "encoder": ("default", "fp16", "fp32")}
 TITLE = {"unet": "UNet, 5.1 GB in fp16", "encoder": "encoder, 3.15 GB in bf16"}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> str:
@@ -151,9 +139,11 @@ def _memory(what: str) -> int:
 def _unet_shapes(small: bool) -> dict[str, tuple[tuple[int, ...], bool]]:
     from diffusers import UNet2DConditionModel
 
+    from faceclip.sdxl_files import UNET_CONFIG
+
     sizes = {"block_out_channels": (32, 64, 64), "attention_head_dim": (1, 1, 1), "cross_attention_dim": 80} if small else {}
     with torch.device("meta"):
-        network = UNet2DConditionModel(**{**SDXL, **sizes})
+        network = UNet2DConditionModel(**{**UNET_CONFIG, **sizes})
     return {name: (tuple(tensor.shape), True) for name, tensor in network.state_dict().items()}
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from flops import SDXL, SDXL_VAE, flops, pretraining_flops, unet_flops
+from flops import SDXL_VAE, flops, pretraining_flops, unet_flops
 from torch import nn
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
+from faceclip.sdxl_files import UNET_CONFIG
 from train.pretrain.config import PretrainConfig
 from train.pretrain.model import PretrainModel, freeze
 from train.run.sharding import deal
@@ -73,7 +74,7 @@ def pretraining(branch: str) -> str:
 def finetuning() -> str:
     """One line about SDXL at 1024 x 1024."""
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**SDXL), AutoencoderKL(**SDXL_VAE)
+        unet, vae = UNet2DConditionModel(**UNET_CONFIG), AutoencoderKL(**SDXL_VAE)
         encode = flops(lambda: vae.encoder(torch.zeros(1, 3, 1024, 1024)))
     step = unet_flops(unet, (1024, 1024), checkpointing=True)
     return (

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from flops import SDXL, SDXL_VAE, flops, unet_flops
+from flops import SDXL_VAE, flops, unet_flops
 from torch import Tensor
 from torch.amp import autocast_mode
 from training_common import Step, Timing, machine, matmul_peak, megabytes, ratios, spread, table, take_turns
 from training_mfu import peak_note
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder, Identity
+from faceclip.sdxl_files import UNET_CONFIG
+from faceclip.vae_file import SDXL_SCALE
 from train.finetune_sdxl.conditions import JointConditions
 from train.finetune_sdxl.config import FinetuneConfig
 from train.finetune_sdxl.rows import Draws, Rows
@@ -29,7 +31,6 @@ from train.run.config import DTYPES
 from train.run.loop import train_step
 from train.run.ranks import Ranks
 
-SCALING = 0.13025
 PIXELS = {"mini": 128, "sdxl": 1024}
 MINI_VAE = {**SDXL_VAE, "block_out_channels": (32, 32, 64, 64), "layers_per_block": 1}
 
@@ -124,7 +125,7 @@ class Inputs:
 
 def new_unet(size: str) -> Any:
     """The shipped mini UNet's shape, or SDXL's; random weights."""
-    return UNet2DConditionModel(**(SDXL if size == "sdxl" else json.loads((PRESETS / "mini_unet.json").read_text())))
+    return UNet2DConditionModel(**(UNET_CONFIG if size == "sdxl" else json.loads((PRESETS / "mini_unet.json").read_text())))
 
 
 def our_step(inputs: Inputs) -> Step:
@@ -158,7 +159,7 @@ class MemoryLatents:
     def encode(self, pictures: Tensor, draws: list[Draws]) -> Tensor:
         mean, std = pictures.unbind(1)
         noise = torch.cat([torch.randn(1, *mean.shape[1:], generator=draw.generator()) for draw in draws])
-        return (mean + std * noise) * SCALING
+        return (mean + std * noise) * SDXL_SCALE
 
 
 def _rows(inputs: Inputs, config: FinetuneConfig, step: int) -> Rows:
@@ -222,10 +223,10 @@ class PlainLoop:
         identity = self.identity or self.encoder.encode_faces(inputs.faces.to(inputs.device))
         condition = self.encoder.encode(inputs.caption, identity)
         if self.vae is None:
-            latents = (self.mean + self.std * torch.randn_like(self.std)) * SCALING
+            latents = (self.mean + self.std * torch.randn_like(self.std)) * SDXL_SCALE
         else:
             pictures = inputs.pictures.to(inputs.device, inputs.dtype) / 127.5 - 1
-            latents = self.vae.encode(pictures).latent_dist.sample().float() * SCALING
+            latents = self.vae.encode(pictures).latent_dist.sample().float() * SDXL_SCALE
         return latents, condition.embeddings.float(), condition.pooled.float()
 
 

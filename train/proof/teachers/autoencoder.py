@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import Conv2d
 
 from faceclip.checkpoint import write_safetensors
+from faceclip.vae_file import SDXL_SCALE
 
 from ..fitting import Schedule, fit, forget, state_of
 from .pictures import Pictures, shuffled
 
-SDXL_LATENT_SCALE = 0.13025  # ComfyUI hands an autoencoder latents divided by SDXL's factor
 CROP = 64  # px; of larger pictures it sees parts, which costs less and teaches as much
 CONTRAST = 4.0  # from colours, 0 to 1 with a deviation near 1/4, to latents of variance 1
 LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look past it
@@ -162,7 +162,8 @@ def narrowed(wide: Any, width: int | tuple[int, ...]) -> Any:
 
 def to_comfyui(vae: Any, out: Path, dtype: torch.dtype = torch.bfloat16, metadata: dict[str, str] | None = None) -> None:
     """Write a diffusers AutoencoderTiny, of 64 channels or fewer, as ComfyUI's Load VAE reads it."""
-    tensors: dict[str, Tensor] = {"vae_scale": torch.tensor(SDXL_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
+    # ComfyUI hands an autoencoder latents divided by SDXL's factor
+    tensors: dict[str, Tensor] = {"vae_scale": torch.tensor(SDXL_SCALE), "vae_shift": torch.tensor(0.0)}
     for name, tensor in widen(vae).state_dict().items():
         side, _, place, rest = name.split(".", 3)
         # ComfyUI's decoder begins with the clamp that diffusers applies outside of its layers.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from train.proof.fitting import Schedule
 from train.proof.teachers.autoencoder import (
     CROP,
-    SDXL_LATENT_SCALE,
+    SDXL_SCALE,
     WIDTHS,
     face_part,
     narrowed,
@@ -61,7 +61,7 @@ def test_the_file_for_comfyui_has_taesds_shapes_whatever_the_width(tmp_path: Pat
     tensors = load_file(tmp_path / "vae.safetensors")
     assert tensors["taesd_encoder.0.weight"].shape == (64, 3, 3, 3)
     assert tensors["taesd_decoder.1.weight"].shape == (64, 4, 3, 3)
-    assert tensors["vae_scale"] == torch.tensor(SDXL_LATENT_SCALE)
+    assert tensors["vae_scale"] == torch.tensor(SDXL_SCALE)
 
 
 def test_parts_of_large_pictures_are_seen_halves_of_them_and_small_ones_whole() -> None:
