@@ -10,8 +10,9 @@ from torch import Tensor
 from ..faceclip.hub import size_text
 from .compat import newer, require_choice
 from .encoder_model import FACECLIP_DTYPES, EncoderModel, FaceReader
-from .files import ENCODER, listed
+from .files import ENCODER
 from .folders import MODELS, find_file, is_there
+from .inputs import file_input, kept_input
 from .status import STAYS, words_if_any
 from .types import EncoderType, FaceT5Type, IdentityType
 
@@ -22,26 +23,18 @@ _LARGE_FILE = 1_000_000_000  # bytes
 class FaceCLIPEncoderLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = listed(ENCODER)
         return io.Schema(
             node_id="FaceCLIPEncoderLoader",
             display_name="Load FaceCLIP Encoder",
             category="FaceCLIP/loaders",
             description="Load FaceCLIP's encoder, which reads a face and a prompt together. It takes the place of SDXL's CLIP.",
             inputs=[
-                io.Combo.Input(
-                    "encoder_name",
-                    options=files.names,
-                    default=files.default,
-                    tooltip="face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
-                ),
-                io.Combo.Input(
+                file_input("encoder_name", ENCODER),
+                kept_input(
                     "dtype",
-                    options=list(FACECLIP_DTYPES),
-                    default="default",
-                    tooltip="How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI "
+                    FACECLIP_DTYPES,
+                    "How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI "
                     "keeps text encoders. int8, on a CPU only: faster and smaller, less exact.",
-                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[EncoderType.Output(display_name="encoder", tooltip="For Encode Identity and FaceCLIP Text Encode.")],

@@ -12,11 +12,12 @@ from ..faceclip import FaceT5Encoder, Identity
 from ..faceclip.hub import size_text
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
-from .files import FACET5, listed
+from .files import FACET5
 from .flux_clip import encode_prompt, read_prompt
 from .folders import MODELS, find_file, is_there
+from .inputs import file_input, identity_input, kept_input, prompt_input, strength_input
 from .status import STAYS, show_status, words_if_any
-from .types import FaceT5Type, IdentityType
+from .types import FaceT5Type
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 class FaceCLIPT5Loader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = listed(FACET5)
         return io.Schema(
             node_id="FaceCLIPT5Loader",
             display_name="Load FaceT5",
@@ -32,19 +32,12 @@ class FaceCLIPT5Loader(io.ComfyNode):
             description="Load the FaceT5 encoder, which puts a face into what FLUX's T5 reads. T5 and CLIP-L themselves are the "
             "core's.",
             inputs=[
-                io.Combo.Input(
-                    "facet5_name",
-                    options=files.names,
-                    default=files.default,
-                    tooltip="face_t5_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
-                ),
-                io.Combo.Input(
+                file_input("facet5_name", FACET5),
+                kept_input(
                     "dtype",
-                    options=list(ENCODER_DTYPES),
-                    default="default",
-                    tooltip="How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI "
-                    "keeps text encoders.",
-                    **newer(io.Combo.Input, advanced=True),
+                    ENCODER_DTYPES,
+                    "How the weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as ComfyUI keeps "
+                    "text encoders.",
                 ),
             ],
             outputs=[FaceT5Type.Output(display_name="facet5", tooltip="For Encode Identity and FaceT5 Text Encode.")],
@@ -75,27 +68,9 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="FLUX's t5xxl and clip_l, from DualCLIPLoader with type flux."),
                 FaceT5Type.Input("facet5", tooltip="From Load FaceT5."),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="What the picture shows. The face comes from the identity: write what the person does and wears. "
-                    "(word:1.2) gives weight. T5 reads 511 tokens; the console says what is left out of a longer prompt.",
-                ),
-                IdentityType.Input(
-                    "identity",
-                    optional=True,
-                    tooltip="From Encode Identity or Load Identity. Several people give a batch, one row each. "
-                    "Leave it open for text alone.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.5,
-                    step=0.05,
-                    tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
-                ),
+                prompt_input(" T5 reads 511 tokens; the console says what is left out of a longer prompt."),
+                identity_input(),
+                strength_input(),
                 io.Float.Input(
                     "guidance",
                     default=1.0,

@@ -19,21 +19,44 @@ class Kind:
     """One kind of file.
 
     released: its name in the release. mine: whether a file's name is that of such a file of FaceCLIP's.
+    tooltip: which files it may be, and where they lie.
     """
 
     folders: Sequence[str]
     released: str
     mine: Callable[[str], bool]
+    tooltip: str
 
 
 def _encoder(name: str) -> bool:
     return "encoder" in name and "t5" not in name
 
 
-ENCODER = Kind([MODELS], "face_clip_encoder.pt", _encoder)
-UNET = Kind(UNET_FOLDERS, "unet.pt", lambda name: name.startswith("unet") or ("faceclip" in name and "unet" in name))
-VAE = Kind([VAES], "sdxl_vae.safetensors", lambda name: "sdxl" in name)
-FACET5 = Kind([MODELS], "face_t5_encoder.pt", lambda name: "t5" in name)
+ENCODER = Kind(
+    [MODELS],
+    "face_clip_encoder.pt",
+    _encoder,
+    "face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
+)
+UNET = Kind(
+    UNET_FOLDERS,
+    "unet.pt",
+    lambda name: name.startswith("unet") or ("faceclip" in name and "unet" in name),
+    "FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, models/diffusion_models or "
+    "models/checkpoints.",
+)
+VAE = Kind(
+    [VAES],
+    "sdxl_vae.safetensors",
+    lambda name: "sdxl" in name,
+    "sdxl_vae.safetensors, or another VAE for SDXL, in models/vae.",
+)
+FACET5 = Kind(
+    [MODELS],
+    "face_t5_encoder.pt",
+    lambda name: "t5" in name,
+    "face_t5_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
+)
 
 
 @dataclass(frozen=True)

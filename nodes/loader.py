@@ -9,9 +9,10 @@ from comfy_api.latest import io
 from .compat import newer, require_choice
 from .encode import conversion_hint
 from .encoder_model import FACECLIP_DTYPES, EncoderModel
-from .files import ENCODER, UNET, VAE, listed
+from .files import ENCODER, UNET, VAE
 from .fit import require_fit
 from .folders import MODELS, UNET_FOLDERS, VAES, find_file, is_there
+from .inputs import file_input, kept_input
 from .status import STAYS, words_if_any
 from .types import EncoderType
 from .unet_file import WEIGHT_DTYPES, load_unet
@@ -20,47 +21,26 @@ from .unet_file import WEIGHT_DTYPES, load_unet
 class FaceCLIPLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        encoders, unets, vaes = listed(ENCODER), listed(UNET), listed(VAE)
         return io.Schema(
             node_id="FaceCLIPLoader",
             display_name="Load FaceCLIP",
             category="FaceCLIP/loaders",
             description="FaceCLIP by one node: the encoder, the SDXL UNet that was trained with it, and SDXL's VAE.",
             inputs=[
-                io.Combo.Input(
-                    "encoder_name",
-                    options=encoders.names,
-                    default=encoders.default,
-                    tooltip="face_clip_encoder.pt, or what `faceclip convert` made of it, in models/faceclip.",
-                ),
-                io.Combo.Input(
-                    "unet_name",
-                    options=unets.names,
-                    default=unets.default,
-                    tooltip="FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, "
-                    "models/diffusion_models or models/checkpoints.",
-                ),
-                io.Combo.Input(
-                    "vae_name",
-                    options=vaes.names,
-                    default=vaes.default,
-                    tooltip="sdxl_vae.safetensors, or another VAE for SDXL, in models/vae.",
-                ),
-                io.Combo.Input(
+                file_input("encoder_name", ENCODER),
+                file_input("unet_name", UNET),
+                file_input("vae_name", VAE),
+                kept_input(
                     "dtype",
-                    options=list(FACECLIP_DTYPES),
-                    default="default",
-                    tooltip="How the encoder's weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept "
-                    "as ComfyUI keeps text encoders. int8, on a CPU only: faster and smaller, less exact.",
-                    **newer(io.Combo.Input, advanced=True),
+                    FACECLIP_DTYPES,
+                    "How the encoder's weights are kept; it computes in fp32. default: bf16 stays bf16, others are kept as "
+                    "ComfyUI keeps text encoders. int8, on a CPU only: faster and smaller, less exact.",
                 ),
-                io.Combo.Input(
+                kept_input(
                     "weight_dtype",
-                    options=list(WEIGHT_DTYPES),
-                    default="default",
-                    tooltip="How the UNet's weights are kept in memory. default: what suits this computer. "
+                    WEIGHT_DTYPES,
+                    "How the UNet's weights are kept in memory. default: what suits this computer. "
                     "fp8 halves the memory of fp16 at some loss of detail.",
-                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[

@@ -5,13 +5,14 @@ For what a node says and refuses, never for what it gives: ComfyUI keeps that wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
 
 _ENDS = {"positive", "negative"}
+_Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,14 @@ class Neighbours:
     def is_negative(self, slot: int) -> bool:
         """Whether all that an output leads to is a negative prompt: of a sampler, or of a node on the way to one."""
         ends: set[str] = set()
-        waiting: list[tuple[str, int | None]] = [(self._id, slot)]
-        seen: set[str] = set()
-        while waiting:
-            source = waiting.pop()
-            for node, inputs in self._nodes():
-                fed = {name for name, value in inputs.items() if _comes_from(value, *source)}
-                ends |= fed & _ENDS
-                if fed and not fed & _ENDS and node not in seen:
-                    seen.add(node)
-                    waiting.append((node, None))
+        for fed, _ in self._below(slot, lambda fed, _: bool(fed & _ENDS)):
+            ends |= fed & _ENDS
         return ends == {"negative"}
 
     def latents(self, slot: int) -> list[Latent]:
         """The empty latents of the samplers that an output leads to, where their size is a number."""
         found = []
-        for _, inputs in self._below(slot):
+        for _, inputs in self._below(slot, _is_sampler):
             source = self._inputs(inputs.get("latent_image"))
             size = [number for name in ("width", "height", "batch_size") if isinstance(number := source.get(name), int)]
             if len(size) == 3:
@@ -67,33 +60,41 @@ class Neighbours:
     def unets(self, slot: int) -> list[str]:
         """Names of the UNet files of the samplers that an output leads to, through nodes that change a model."""
         found = []
-        for _, inputs in self._below(slot):
+        for _, inputs in self._below(slot, _is_sampler):
             source, seen = self._inputs(inputs.get("model")), 0
             while "model" in source and "unet_name" not in source and seen < 100:
                 source, seen = self._inputs(source["model"]), seen + 1
             found += [source["unet_name"]] if isinstance(source.get("unet_name"), str) else []
         return list(dict.fromkeys(found))
 
-    def _below(self, slot: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """The nodes that an output leads to, directly or through others, with their inputs; none beyond a sampler."""
+    def _below(self, slot: int, is_last: Callable[[set[str], _Inputs], bool]) -> Iterator[tuple[set[str], _Inputs]]:
+        """What an output leads to, directly or through other nodes: for each link, the inputs that it feeds, and all.
+
+        is_last: of the same two, whether the way ends there.
+        """
         waiting: list[tuple[str, int | None]] = [(self._id, slot)]
         seen: set[str] = set()
         while waiting:
             source = waiting.pop()
             for node, inputs in self._nodes():
-                if node not in seen and any(_comes_from(value, *source) for value in inputs.values()):
+                fed = {name for name, value in inputs.items() if _comes_from(value, *source)}
+                if fed:
+                    yield fed, inputs
+                if fed and node not in seen and not is_last(fed, inputs):
                     seen.add(node)
-                    yield node, inputs
-                    if "latent_image" not in inputs:
-                        waiting.append((node, None))
+                    waiting.append((node, None))
 
-    def _nodes(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def _nodes(self) -> list[tuple[str, _Inputs]]:
         if self._graph is None or not self._graph.has_node(self._id):
             return []
         return [(node, self._graph.get_node(node)["inputs"]) for node in sorted(self._graph.all_node_ids())]
 
-    def _inputs(self, link: Any) -> Mapping[str, Any]:
+    def _inputs(self, link: Any) -> _Inputs:
         return self._graph.get_node(link[0])["inputs"] if _is_link(link) and self._graph.has_node(link[0]) else {}
+
+
+def _is_sampler(fed: set[str], inputs: _Inputs) -> bool:
+    return "latent_image" in inputs
 
 
 def _is_link(value: Any) -> bool:

@@ -9,13 +9,14 @@ from comfy_api.latest import io
 
 from ..faceclip import Conditioning, Identity
 from ..faceclip.prompt import NEGATIVE_PROMPT, LongPrompts, TokenizedPrompt
-from ..faceclip.schedule import LARGEST, strength_parts
+from ..faceclip.schedule import strength_parts
 from .compat import newer
 from .encoder_model import EncoderModel
 from .fit import require_fit_of_file
+from .inputs import identity_input, prompt_input, strength_input
 from .neighbours import Neighbours
 from .status import STAYS, show_status, words_if_any
-from .types import EncoderType, IdentityType
+from .types import EncoderType
 
 _MAX_RESOLUTION = 16384
 _SDXL = 2048  # width of its conditioning
@@ -32,26 +33,9 @@ class FaceCLIPTextEncode(io.ComfyNode):
             description="A prompt, and whose face it is about, to SDXL conditioning; the negative prompt sees no face.",
             inputs=[
                 EncoderType.Input("encoder", tooltip="From Load FaceCLIP or Load FaceCLIP Encoder."),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="What the picture shows. The face comes from the identity: write what the person does and wears. "
-                    "(word:1.2) gives weight.",
-                ),
-                IdentityType.Input(
-                    "identity",
-                    optional=True,
-                    tooltip="From Encode Identity. Several people give a batch, one row each. Leave it open for text alone.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=LARGEST,
-                    step=0.05,
-                    tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
-                ),
+                prompt_input(),
+                identity_input(),
+                strength_input(),
                 io.Int.Input(
                     "width",
                     default=0,

@@ -5,35 +5,27 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .compat import newer, require_choice
-from .files import UNET, listed
+from .files import UNET
 from .folders import UNET_FOLDERS, find_file, is_there
+from .inputs import file_input, kept_input
 from .unet_file import WEIGHT_DTYPES, load_unet
 
 
 class FaceCLIPUNetLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = listed(UNET)
         return io.Schema(
             node_id="FaceCLIPUNetLoader",
             display_name="Load FaceCLIP UNet",
             category="FaceCLIP/loaders",
             description="Load the SDXL UNet that FaceCLIP was trained with. LoRA, ControlNet and samplers work as with SDXL.",
             inputs=[
-                io.Combo.Input(
-                    "unet_name",
-                    options=files.names,
-                    default=files.default,
-                    tooltip="FaceCLIP's unet.pt, a safetensors of it, or an SDXL checkpoint, in models/faceclip, "
-                    "models/diffusion_models or models/checkpoints.",
-                ),
-                io.Combo.Input(
+                file_input("unet_name", UNET),
+                kept_input(
                     "weight_dtype",
-                    options=list(WEIGHT_DTYPES),
-                    default="default",
-                    tooltip="How the weights are kept in memory. default: what suits this computer. "
+                    WEIGHT_DTYPES,
+                    "How the weights are kept in memory. default: what suits this computer. "
                     "fp8 halves the memory of fp16 at some loss of detail.",
-                    **newer(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The diffusion model, for a sampler or a LoRA loader.")],
