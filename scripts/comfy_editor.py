@@ -48,8 +48,9 @@ def editor(address: str, width: int, height: int) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        page.set_default_timeout(300_000)  # milliseconds; something else may keep the machine busy
         page.goto(address)
-        page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null", timeout=120_000)
-        page.wait_for_function("() => !document.querySelector('.p-blockui-mask')", timeout=60_000)
+        page.wait_for_function("() => window.app?.graph && document.querySelector('#graph-canvas') !== null")
+        page.wait_for_function("() => !document.querySelector('.p-blockui-mask')")
         yield page
         browser.close()

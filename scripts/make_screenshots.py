@@ -139,7 +139,7 @@ def rank(page: Any, photos: list[str]) -> Image.Image:
 
 def missing_models(page: Any, photos: list[str]) -> Image.Image:
     page.evaluate("(graph) => { window.app.loadGraphData(graph) }", workflow("faceclip_sdxl_basic"))
-    page.get_by_role("dialog").wait_for(timeout=30_000)
+    page.get_by_role("dialog").wait_for()
     page.wait_for_timeout(2_000)
     picture = shot(page)
     page.keyboard.press("Escape")
