@@ -9,7 +9,7 @@ import io
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -18,23 +18,24 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from .deep_grey import deep_grey, strips
 from .photo_bytes import PNG, png_pixels, what_it_is
 from .protocol import FaceError
 
 PAPER = 255  # what shows through a transparent picture: white, as in a browser
 
 # Pixels only: nothing that is a program (EPS and PDF start Ghostscript) or drawn by one (WMF), nothing that only names a file.
+# No texture of a game that holds a JPEG of any size (BLP).
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "MPO", "TIFF", "AVIF", "HEIF", "GIF", "BMP", "DIB", "JPEG2000", "JXL", "PPM", "PSD", "TGA"),
-    *("QOI", "ICO", "ICNS", "CUR", "DDS", "PCX", "DCX", "SGI", "SUN", "IM", "MSP", "XBM", "XPM", "SPIDER", "BLP"),
+    *("QOI", "ICO", "ICNS", "CUR", "DDS", "PCX", "DCX", "SGI", "SUN", "IM", "MSP", "XBM", "XPM", "SPIDER"),
 )
 LARGEST = 1 << 30  # bytes of memory that reading one picture may take
 
 _ORIENTATION = 0x0112
-_STRIP = 1 << 22  # pixels converted at a time
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # bytes a pixel in Pillow; others have 4
 _BUFFERS = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 16, "JXL": 12}  # bytes a pixel within the decoder
-_WHOLE_NUMBERS = (2**8, 2**12, 2**16, 2**24, 2**32)  # the ranges that grey of more than 8 bits is written in
+_TILE = (322, 323)  # tags of a TIFF: width and height of the tiles that it is decoded in
 _FILMS = ("GIF", "WEBP", "PNG", "AVIF")
 
 Convert = Callable[[Image.Image], Image.Image]
@@ -168,6 +169,8 @@ def _require_room(picture: Image.Image, name: str) -> None:
     if picture.format in ("JPEG", "MPO") and picture.info.get("progressive"):
         decoder = 2 * len(picture.getbands())
     needed = width * height * (kept + max(3, decoder))
+    if picture.format == "TIFF":  # a tile is decoded whole, however little of it shows
+        needed = max(needed, math.prod(int(picture.tag_v2.get(tag, 0)) for tag in _TILE) * 8)  # type: ignore[attr-defined]
     if needed > LARGEST:
         raise FaceError(
             f"The image {name} is too large to open safely: {width} x {height} pixels take {needed / 2**30:.1f} GiB of memory, "
@@ -207,25 +210,15 @@ def _upright(picture: Image.Image, orientation: int, convert: Convert) -> np.nda
         7: upright[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright, -1),
     }[orientation]
-    for top, strip in _strips(picture):
+    for top, strip in strips(picture):
         turned[top : top + strip.height] = np.asarray(convert(strip))
     return upright
-
-
-def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    width, height = picture.size
-    rows = max(1, _STRIP // max(1, width))
-    if rows >= height:
-        yield 0, picture
-        return
-    for top in range(0, height, rows):
-        yield top, picture.crop((0, top, width, min(height, top + rows)))
 
 
 def _converter(picture: Image.Image, name: str) -> Convert:
     """How parts of this picture become RGB of 8 bits."""
     if picture.mode.startswith(("I", "F")):
-        return _deep_grey(picture, name)
+        return deep_grey(picture, name)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return _on_paper
     return lambda part: part.convert("RGB")
@@ -235,32 +228,6 @@ def _on_paper(part: Image.Image) -> Image.Image:
     layer = part.convert("RGBA")
     paper = Image.new("RGBA", layer.size, (PAPER, PAPER, PAPER, 255))
     return Image.alpha_composite(paper, layer).convert("RGB")
-
-
-def _deep_grey(picture: Image.Image, name: str) -> Convert:
-    """Grey of more than 8 bits, by its range: Pillow's own conversion clips everything above 255 to white."""
-    most = 0.0
-    for _, part in _strips(picture):
-        values = np.asarray(part)
-        if not np.isfinite(values).all():
-            raise FaceError(f"The image {name} holds values that are not finite numbers. Save it again from where it was made.")
-        most = max(most, float(values.max(initial=0)))
-    if picture.mode != "F":
-        top = next((end for end in _WHOLE_NUMBERS if most < end), 2**64) - 1
-    elif most <= 1.5:  # a little above 1 is what sharpening leaves
-        top = 1
-    elif most < 16:
-        raise FaceError(
-            f"The image {name} holds grey up to {most:.3g}, neither of the ranges 0 to 1 and 0 to 255. Save it as PNG or JPEG."
-        )
-    else:
-        top = 255 if most < 300 else 65535
-
-    def convert(part: Image.Image) -> Image.Image:
-        grey = np.asarray(part).astype(np.float32 if top <= 65535 else np.float64) * (255 / top)
-        return Image.fromarray(np.clip(grey.round(), 0, 255).astype(np.uint8)).convert("RGB")
-
-    return convert
 
 
 def _mended(file: BinaryIO, name: str) -> io.BytesIO | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faceclip.face import FaceError, load_photo, photo
+from faceclip.face import FaceError, deep_grey, load_photo, photo
 from faceclip.face.photo import read_photo, to_rgb, to_rgb8
 
 
@@ -106,9 +106,22 @@ def test_grey_of_any_range_keeps_its_brightness(kind, top, dtype):
 
 
 def test_floats_of_no_known_range_and_no_numbers_are_refused():
-    for values, told in ((5.0, "grey up to 5, neither"), (np.nan, "not finite numbers"), (np.inf, "not finite numbers")):
+    for values, told in ((5.0, "grey from 0 to 5, in none"), (np.nan, "not finite numbers"), (np.inf, "not finite numbers")):
         with pytest.raises(FaceError, match=told):
             pixels(encoded(np.full((8, 8), values, np.float32), "TIFF"))
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(-1, 1, np.float32), (-0.5, 0.5, np.float32), (-9, -1, np.int32)])
+def test_grey_of_which_half_would_be_black_is_refused(low, high, dtype):
+    with pytest.raises(FaceError, match=f"grey from {low} to"):
+        pixels(encoded(np.linspace(low, high, 64).reshape(8, 8).astype(dtype), "TIFF"))
+
+
+def test_an_x_ray_whose_white_is_0_is_no_negative():
+    shades = np.linspace(0, 1, 64).reshape(8, 8)
+    black_is_0, white_is_0 = (struct.pack("<HHIHH", 0x106, 3, 1, kind, 0) for kind in (1, 0))
+    data = encoded(((1 - shades) * 65535).astype(np.uint16), "TIFF")
+    assert np.abs(pixels(data.replace(black_is_0, white_is_0))[..., 0] - shades * 255).max() <= 1
 
 
 @pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", b"%PDF-1.7\n"])
@@ -160,6 +173,21 @@ def test_memory_is_bounded_before_anything_is_decoded(astronaut, monkeypatch):
             pixels(content)
 
 
+def test_a_small_picture_in_a_huge_tile_is_refused_before_it_is_decoded():
+    data = encoded(np.zeros((64, 64, 3), np.uint8), "TIFF")
+    strip = struct.pack("<HHII", 0x116, 4, 1, 64), struct.pack("<HHIHH", 0x116, 3, 1, 64, 0)
+    place = max(data.find(entry) for entry in strip)
+    width, height = (struct.pack("<HHII", tag, 4, 1, 30_000) for tag in (0x142, 0x143))
+    # Tags may stand in any order: rows per strip, and the one after it, become the tile's sides.
+    with pytest.raises(FaceError, match=r"too large to open safely: 64 x 64 pixels take 6\.7 GiB"):
+        pixels(data[:place] + width + height + data[place + 24 :])
+
+
+def test_a_game_s_texture_with_any_jpeg_in_it_is_no_photo():
+    with pytest.raises(FaceError, match="not an image that Pillow can read"):
+        pixels(b"BLP1" + bytes(200))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_strips_end_where_a_whole_picture_does(orientation, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (37, 23, 3), dtype=np.uint8)
@@ -167,7 +195,7 @@ def test_strips_end_where_a_whole_picture_does(orientation, monkeypatch):
     tag[0x112] = orientation
     data = encoded(noise, "PNG", exif=tag)
     whole = pixels(data)
-    monkeypatch.setattr(photo, "_STRIP", 100)
+    monkeypatch.setattr(deep_grey, "_STRIP", 100)
     assert np.array_equal(pixels(data), whole)
 
 
