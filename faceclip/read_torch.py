@@ -144,6 +144,11 @@ def _entry(path: Path, archive: _Archive | None, tensor: Tensor | Place) -> Entr
         raise CheckpointError(
             f"{path} is damaged: a tensor of shape {list(shape)} does not lie within its part {name}. Download it again."
         )
+    size = archive.members[name].file_size
+    if prod(shape) * dtype.itemsize > size + _LARGEST_EXPANSION:  # one value may stand for many
+        raise CheckpointError(
+            f"{path} holds a tensor of shape {list(shape)} in {size:,} bytes: no weights do. Download it again."
+        )
     if archive.is_plain(name) and _in_order(shape, tensor.stride):
         return archive.content.entry(archive.places[name] + tensor.start * dtype.itemsize, dtype, shape)
     return Entry(dtype, shape, lambda: _read_strided(archive, tensor))

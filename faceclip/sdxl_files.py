@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .diffusers_config import built_by, read_config
 from .model.encoder import FaceCLIPEncoder
 from .ops import without_values
 from .tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file, require_exact
@@ -80,8 +80,9 @@ def fill(
 
     Raises CheckpointError, naming `what` it is and giving `advice`, where the tensors do not fit.
     """
-    with without_values():
-        filled = model.from_config(dict(config) if isinstance(config, Mapping) else model.load_config(config))
+    described = read_config(config)
+    with built_by(config), without_values():
+        filled = model.from_config(described)
     expected = {name: tuple(tensor.shape) for name, tensor in filled.state_dict().items()}
     require_exact(path, {name: entry.shape for name, entry in entries.items()}, expected, what, advice)
     filled.load_state_dict({name: entry.read().to(dtype) for name, entry in entries.items()}, assign=True)
@@ -112,7 +113,9 @@ def load_scheduler(base: Path | None, prediction: Prediction | None) -> Any:
     scheduler = import_module("diffusers").EulerDiscreteScheduler
     if base is None:
         return scheduler(**{**SCHEDULER_CONFIG, **changes})
-    return scheduler.from_pretrained(base, subfolder="scheduler", **changes)
+    read_config(base / "scheduler" / "scheduler_config.json")
+    with built_by(base / "scheduler"):
+        return scheduler.from_pretrained(base, subfolder="scheduler", **changes)
 
 
 def load_vae(path: str | Path, dtype: torch.dtype) -> Any:
@@ -124,7 +127,7 @@ def load_vae(path: str | Path, dtype: torch.dtype) -> Any:
     if path.is_file():
         return load_vae_file(path, dtype)
     config = path / "config.json"
-    kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    kind = read_config(config).get("_class_name") if config.is_file() else None
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         found = f"its config.json says {kind}, not AutoencoderKL" if config.is_file() else "it has no config.json"
         raise CheckpointError(
@@ -176,9 +179,10 @@ def load_model(model: Any, folder: Path, dtype: torch.dtype) -> Any:
     for path in weights:
         open_tensor_file(path)  # names a damaged file and the remedy, before diffusers trips over it
     only_fp16 = all(".fp16" in path.name for path in weights)
-    return model.from_pretrained(
-        folder, torch_dtype=dtype, variant="fp16" if only_fp16 else None, use_safetensors=True, local_files_only=True
-    )
+    read_config(folder)
+    variant = "fp16" if only_fp16 else None
+    with built_by(folder):
+        return model.from_pretrained(folder, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
 
 
 def base_folder(base: str | Path) -> Path:

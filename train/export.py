@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from faceclip.diffusers_config import built_by, read_config
 from faceclip.ops import without_values
 from faceclip.sdxl_files import unet_config_beside
 from faceclip.tensor_file import write_safetensors
@@ -52,8 +53,9 @@ def export_unet(checkpoint: Path, out: Path, *, last: bool = False, unet_config:
     config = notes["config"]
     model = import_module("diffusers").UNet2DConditionModel
     shape = _shape(config, unet_config)
-    with without_values():
-        unet = model.from_config(shape if isinstance(shape, dict) else model.load_config(shape))
+    described = read_config(shape)
+    with built_by(shape), without_values():
+        unet = model.from_config(described)
     saved = SavedState(checkpoint)
     kind = "ema" if config.get("ema", 0) and not last else "unet"
     expected = unet.state_dict()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import hub
+from ..diffusers_config import built_by
 from ..identity import Identity
 from ..pipeline import INSTALL_COMMAND, PipelineUnavailableError, best_device, default_dtype, generators
 from ..prompt import NEGATIVE_PROMPT
@@ -94,12 +95,9 @@ class FaceT5Pipeline:
         dtype = dtype or default_dtype(device)
         hub.require_files(encoder, transformer)
         folder = base_folder(base)
-        flux = diffusers.FluxPipeline.from_pretrained(
-            folder,
-            transformer=load_transformer(transformer, folder / "transformer" / "config.json", dtype),
-            torch_dtype=dtype,
-            local_files_only=True,
-        )
+        network = load_transformer(transformer, folder / "transformer" / "config.json", dtype)
+        with built_by(folder):
+            flux = diffusers.FluxPipeline.from_pretrained(folder, transformer=network, torch_dtype=dtype, local_files_only=True)
         # Loaded on the CPU, it would compute as fits the CPU; it is to compute on `device`.
         loaded = FaceT5Encoder.from_file(encoder, "cpu", dtype, None if device.type == "cpu" else dtype)
         return FaceT5Pipeline(loaded, flux, device, offload)

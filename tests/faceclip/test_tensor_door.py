@@ -183,6 +183,12 @@ def write_parts(folder, ending: str = "safetensors") -> dict[str, torch.Tensor]:
     return tensors
 
 
+def test_one_value_does_not_stand_for_a_memory_full_of_them(tmp_path):
+    torch.save({"a": torch.ones(1).expand(10**11), "b": torch.ones(1).expand(8)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"holds a tensor of shape \[100000000000\] in 4 bytes: no weights do"):
+        open_tensor_file(tmp_path / "w.pt")
+
+
 def test_what_trainers_keep_beside_weights_is_passed_over(tmp_path):
     import collections
 
