@@ -303,6 +303,8 @@ def find_shards(paths: Iterable[str | Path]) -> list[str]:
     found: list[str] = []
     for path in map(str, paths):
         names = set(list_files(path))
+        if "*" in path and path.endswith(".tar"):  # the indexes tell of shards that are not there any more
+            names |= set(list_files(path + INDEX_SUFFIX))
         tars = sorted(name for name in names if name.endswith(".tar"))
         for name in sorted(names):
             shard = name.removesuffix(INDEX_SUFFIX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -54,7 +54,7 @@ def _explained(path: str) -> Iterator[None]:
 
 def list_files(path: str) -> list[str]:
     """The files that a path stands for, sorted: itself, those directly in a
-    folder, or those that match a pattern with `*`."""
+    folder but hidden ones, or those that match a pattern with `*`."""
     fs, inner = _open_fs(path)
     with _explained(path):
         if "*" in inner:
@@ -62,9 +62,13 @@ def list_files(path: str) -> list[str]:
         elif not _is_folder(fs, inner):
             names = [] if size_of(path) is None else [inner]
         else:
-            names = [entry["name"] for entry in fs.ls(inner, detail=True) if entry["type"] == "file"]
+            names = [entry["name"] for entry in fs.ls(inner, detail=True) if entry["type"] == "file" and _is_shown(entry)]
     plain = sorted(str(name) for name in names)
     return plain if is_local(path) else [fs.unstrip_protocol(name) for name in plain]
+
+
+def _is_shown(entry: Mapping[str, Any]) -> bool:
+    return not str(entry["name"]).rpartition("/")[2].startswith(".")  # `._shard.tar` is what a Mac leaves beside one
 
 
 def _is_folder(fs: Any, inner: str) -> bool:

@@ -9,6 +9,7 @@ import unicodedata
 from typing import Any
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_MOST_VALUES = 1_000_000  # of a YAML file
 
 
 def decode_text(data: bytes, errors: str = "strict") -> str:
@@ -26,6 +27,28 @@ def parse_json(data: bytes) -> Any:
         return json.loads(decode_text(data))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def parse_yaml(data: bytes) -> Any:
+    """YAML in any of these encodings.
+
+    Raises ValueError for what is none, and for what would unfold without end.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(decode_text(data))
+    except (yaml.YAMLError, RecursionError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    waiting, count = [found], 0
+    while waiting:  # its names for parts may stand for each other: a few lines are billions of values
+        value, count = waiting.pop(), count + 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"it unfolds to more than {_MOST_VALUES:,} values")
+        waiting += (
+            [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+        )
+    return found
 
 
 def name_of(value: Any) -> str | None:

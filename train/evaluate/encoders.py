@@ -27,6 +27,8 @@ from faceclip.metrics import (
 )
 
 from ..data.decode import clip_crop
+from ..data.folders import is_hidden
+from ..data.texts import decode_text
 from ..frozen.teacher import ImageTeacher, load_teacher
 from ..pretrain.model import PretrainModel, black_face_texts
 from ..run.ranks import Ranks
@@ -158,7 +160,8 @@ def _embed(teacher: ImageTeacher, paths: Sequence[Path]) -> Iterator[Tensor]:
 def _folders(root: Path, what: str) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise ProtocolError(f"There is no folder at {root}.")
-    found = {folder.name: list_pictures(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    found = {folder.name: list_pictures(folder) for folder in folders}
     empty = [name for name, paths in found.items() if not paths]
     if len(found) < 2 or empty:
         raise ProtocolError(
@@ -176,7 +179,11 @@ def _class_names(source: str, folders: list[str]) -> list[str]:
 
         names = list(open_clip.IMAGENET_CLASSNAMES)
     else:
-        names = [line.strip() for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = decode_text(Path(source).read_bytes()).split("\n")
+        except (OSError, ValueError) as error:
+            raise ProtocolError(f"The names of classes cannot be read from {source} ({error}). Give a text in UTF-8.") from error
+        names = [line.strip() for line in lines if line.strip()]
     if len(names) != len(folders):
         raise ProtocolError(f"{source} names {len(names)} classes, the folders are {len(folders)}.")
     return names

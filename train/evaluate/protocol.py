@@ -8,10 +8,15 @@ the same prompts and faces. `python -m train.evaluate list` writes them as a CSV
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..data.folders import existing, is_hidden, pictures_below
+from ..data.tables import TableError, read_table
+from ..data.texts import name_of, parse_yaml
 
 BUILT_IN = Path(__file__).parent / "protocols"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -58,8 +63,8 @@ def load_protocol(protocol: str, faces: Path | None = None) -> EvaluationProtoco
     """Read a protocol.
 
     Args:
-        protocol: `internal_v1_like`, `unsplash50`, or the path of a .yaml like theirs or of a .csv with the columns
-            image, reference, prompt and, where there are, identity and seed.
+        protocol: `internal_v1_like`, `unsplash50`, or the path of a .yaml like theirs or of a .csv or .tsv with the
+            columns image, reference, prompt and, where there are, identity and seed.
         faces: for a .yaml the people: NAME.jpg, or folders NAME whose first picture is taken. For a .csv the folder
             that its references are below; by default the CSV's own.
 
@@ -70,10 +75,11 @@ def load_protocol(protocol: str, faces: Path | None = None) -> EvaluationProtoco
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.yaml")))
         raise ProtocolError(f"There is no protocol {protocol!r}. Choose one of {known}, or name a .yaml or .csv file.")
-    if path.suffix == ".csv":
+    ending = path.suffix.lower()
+    if ending in (".csv", ".tsv"):
         return EvaluationProtocol(path.stem, _csv_rows(path, faces))
-    if path.suffix not in (".yaml", ".yml"):
-        raise ProtocolError(f"{path} is not a protocol: it has to be a .yaml or a .csv file.")
+    if ending not in (".yaml", ".yml"):
+        raise ProtocolError(f"{path} is not a protocol: it has to be a .yaml, a .csv or a .tsv file.")
     return _from_yaml(path, faces)
 
 
@@ -109,10 +115,10 @@ def find_images(protocol: EvaluationProtocol, folder: Path) -> list[Path | None]
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """All pictures below `folder`, sorted. Raises ProtocolError if it does not exist."""
+    """All pictures below `folder`, sorted, but hidden and deleted ones. Raises ProtocolError if it is not there."""
     if not folder.is_dir():
         raise ProtocolError(f"There is no folder of pictures at {folder}.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    return sorted(folder / name for name in pictures_below(folder) if Path(name).suffix.lower() in PICTURES)
 
 
 def other_photos(protocol: EvaluationProtocol, folder: Path) -> dict[str, list[Path]]:
@@ -144,14 +150,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _from_yaml(path: Path, faces: Path | None) -> EvaluationProtocol:
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        people, seeds = int(content["people"]), [int(seed) for seed in content["seeds"]]
-        prompts = [str(text) for theme in content["prompts"].values() for text in theme]
-        name = str(content["name"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        content = parse_yaml(path.read_bytes())
+        people, seeds = _whole(content["people"]), [_whole(seed) for seed in content["seeds"]]
+        themes, name = list(content["prompts"].values()), str(content["name"])
+        if not all(isinstance(theme, list) and all(isinstance(text, str | int | float) for text in theme) for theme in themes):
+            raise ValueError("the prompts of a theme are not a list of texts")
+        prompts = [str(text) for theme in themes for text in theme]
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ProtocolError(
             f"{path} is not a protocol ({error}). It needs name, people (a number), seeds (a list) and prompts (lists by theme)."
         ) from error
@@ -174,11 +180,19 @@ def _from_yaml(path: Path, faces: Path | None) -> EvaluationProtocol:
     return EvaluationProtocol(name, tuple(rows))
 
 
+def _whole(value: Any) -> int:
+    """A number of a YAML file or a table, where 1, "1" and 1.0 are one. Raises ValueError."""
+    text = name_of(value) or ""
+    if not re.fullmatch(r"-?[0-9]{1,20}", text):
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number")
+    return int(text)
+
+
 def _people_in(faces: Path) -> dict[str, Path]:
     if not faces.is_dir():
         raise ProtocolError(f"There is no folder of faces at {faces}.")
     people: dict[str, Path] = {}
-    for entry in sorted(faces.iterdir()):
+    for entry in sorted(entry for entry in faces.iterdir() if not is_hidden(entry.name)):
         pictures = list_pictures(entry) if entry.is_dir() else [entry] if entry.suffix.lower() in PICTURES else []
         name = entry.name if entry.is_dir() else entry.stem
         if pictures and name in people:
@@ -190,12 +204,10 @@ def _people_in(faces: Path) -> dict[str, Path]:
 
 def _csv_rows(path: Path, faces: Path | None) -> tuple[Row, ...]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            records = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ProtocolError(f"{path} is not a CSV file in UTF-8 ({error}). Save it again as CSV.") from error
+        names, rows_read = read_table(str(path))
+    except TableError as error:
+        raise ProtocolError(str(error)) from error
+    records = [dict(zip(names, row, strict=False)) for row in rows_read]
     absent = [name for name in NEEDED if name not in names]
     if absent:
         raise ProtocolError(
@@ -205,7 +217,7 @@ def _csv_rows(path: Path, faces: Path | None) -> tuple[Row, ...]:
     if not records:
         raise ProtocolError(f"{path} has no row below its header.")
     root = faces or path.parent
-    rows = tuple(_csv_row(path, line, record, root) for line, record in enumerate(records, 2))
+    rows = tuple(_csv_row(path, line, record, root) for line, record in enumerate(records, 1))
     lost = list(dict.fromkeys(str(row.reference) for row in rows if row.reference and not row.reference.is_file()))
     if lost:
         raise ProtocolError(f"{path} names references that are not there: {listed(lost)}. They are looked for below {root}.")
@@ -216,13 +228,14 @@ def _csv_rows(path: Path, faces: Path | None) -> tuple[Row, ...]:
     return rows
 
 
-def _csv_row(path: Path, line: int, record: Mapping[str, Any], root: Path) -> Row:
-    values = {name: (value or "").strip() for name, value in record.items() if isinstance(name, str)}
+def _csv_row(path: Path, number: int, record: Mapping[str, str], root: Path) -> Row:
+    values = {**dict.fromkeys(COLUMNS, ""), **{name: value.strip() for name, value in record.items()}}
     if not values["image"]:
-        raise ProtocolError(f"{path}, line {line}: the image's file name is empty.")
-    seed = values.get("seed", "")
-    if seed and not seed.lstrip("-").isdecimal():
-        raise ProtocolError(f"{path}, line {line}: the seed is {seed!r}; it has to be a whole number or empty.")
-    reference = root / values["reference"] if values["reference"] else None
-    identity = (values.get("identity") or values["reference"]) if reference else ""
-    return Row(values["image"].replace("\\", "/"), identity, reference, values["prompt"], int(seed) if seed else None)
+        raise ProtocolError(f"{path}, row {number}: the image's file name is empty.")
+    try:
+        seed = _whole(values["seed"]) if values["seed"] else None
+    except ValueError as error:
+        raise ProtocolError(f"{path}, row {number}: the seed {error}. It has to be one, or empty.") from error
+    reference = Path(existing(str(root), values["reference"])) if values["reference"] else None
+    identity = (name_of(values["identity"]) or values["reference"]) if reference else ""
+    return Row(values["image"].replace("\\", "/"), identity, reference, values["prompt"], seed)

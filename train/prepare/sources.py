@@ -6,17 +6,15 @@ A unit becomes at most one shard. It is small to send to a worker and reads its 
 from __future__ import annotations
 
 import logging
-import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..data.shards import ShardSource
+from ..data.folders import PICTURES, Beside, existing, pictures_below
+from ..data.shards import ShardError, ShardSource, find_shards
 from ..data.storage import is_local, join, list_files
 from ..data.texts import decode_text, name_of, parse_json
-from .folders import PICTURES, Beside, pictures_below
 from .tables import Columns, Row, SourceError, open_parquet, parquet_rows, read_csv
 
 logger = logging.getLogger(__name__)
@@ -174,7 +172,7 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
     if suffix in (".csv", ".tsv"):
         rows = read_csv(source, columns, need_captions)
         return [RowsUnit(_folder_of(source), n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
-    tars: list[Unit] = [TarUnit(name) for name in list_files(source) if name.endswith(".tar")]
+    tars: list[Unit] = [TarUnit(name) for name in _tars(source)]
     if is_local(source) and Path(source).is_dir():
         return _folder_units(Path(source), shard_size, tars)
     if tars:
@@ -184,6 +182,15 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
         f"{source} is not a source of photographs: found {found}. Give a folder with pictures and .txt captions, "
         "a .csv, .tsv or .parquet of paths and captions, or webdataset .tar files (one, a folder, or a pattern)."
     )
+
+
+def _tars(source: str) -> list[str]:
+    if not any(name.endswith(".tar") for name in list_files(source)):
+        return []
+    try:
+        return find_shards([source])
+    except ShardError as error:  # one is missing whose index is there
+        raise SourceError(str(error)) from error
 
 
 def _folder_units(root: Path, shard_size: int, tars: list[Unit]) -> list[Unit]:
@@ -212,13 +219,10 @@ def _folder_of(path: str) -> str:
 
 
 def _beside(folder: str, photo: str) -> str:
-    """Where a table's photograph lies; of a local one in the spelling of names that is there."""
-    path = photo if not is_local(photo) or Path(photo).is_absolute() else join(folder, photo)
-    if not is_local(path) or os.path.lexists(path):
-        return path
-    plain = path.removesuffix(photo) + photo.replace("\\", "/")  # a table from Windows
-    spelled = [unicodedata.normalize(form, name) for name in (path, plain) for form in ("NFC", "NFD")]
-    return next((name for name in (plain, *spelled) if os.path.lexists(name)), path)
+    """Where a table's photograph lies."""
+    if not is_local(photo):
+        return photo
+    return existing(folder, photo) if is_local(folder) or Path(photo).is_absolute() else join(folder, photo)
 
 
 def _said(described: Any, name: str) -> str | None:

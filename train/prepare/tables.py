@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.storage import open_seekable, read_bytes, size_of
-from ..data.texts import decode_text, name_of
+from ..data.storage import open_seekable, size_of
+from ..data.tables import TableError, read_table
+from ..data.texts import name_of
 
 Row = tuple[str | bytes | None, str | None, str | None, str | None]
 """What a table says of a photograph: path, URL or the file's bytes, caption, person, class."""
@@ -41,59 +40,14 @@ def names(columns: Columns) -> tuple[str, str, str, str]:
 def read_csv(path: str, columns: Columns, need_captions: bool) -> list[Row]:
     """The rows of a .csv or .tsv. Raises SourceError."""
     try:
-        text = decode_text(read_bytes(path), errors="surrogateescape")  # a row that is no UTF-8 is told with the rows
-    except FileNotFoundError as error:
-        raise SourceError(f"There is no file {path}.") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"The table {path} is cut short, or no text ({error}). Save it as UTF-8.") from error
-    records = _tab_separated(path, text) if path.lower().endswith(".tsv") else _comma_separated(path, text, ",")
-    heading, *others = [record for record in records if record] or [[]]
+        heading, records = read_table(path, errors="surrogateescape")  # a row that is no UTF-8 is told with the rows
+    except TableError as error:
+        raise SourceError(str(error)) from error
     require_columns(path, heading, columns, need_captions)
-    rows = [_row(dict(zip(heading, record, strict=False)), columns) for record in others]
+    rows = [_row(dict(zip(heading, record, strict=False)), columns) for record in records]
     if not rows:
         raise SourceError(f"The table {path} has no row below its heading.")
     return rows
-
-
-def _comma_separated(path: str, text: str, delimiter: str) -> list[list[str]]:
-    # Lines as the format has them: U+2028, form feeds and the like, which web text holds, end none.
-    try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-    except csv.Error as strict:
-        try:
-            if "unexpected end" in str(strict):
-                raise
-            return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        except csv.Error as error:
-            raise SourceError(
-                f'The table {path} cannot be read ({error}): most likely a quotation mark (") opens in a row and never closes. '
-                "Write a quotation mark within a quoted cell twice."
-            ) from error
-
-
-def _tab_separated(path: str, text: str) -> list[list[str]]:
-    """Most tools quote nothing here, and a caption may begin with a quotation mark.
-
-    Some quote cells with line breaks in them.
-    """
-    lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
-    lines = [line for line in lines if line]
-    tabs = lines[0].count("\t") if lines else 0
-    if any(line.count("\t") != tabs for line in lines) and any(
-        cell.startswith('"') for line in lines for cell in line.split("\t")
-    ):
-        try:
-            return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
-        except csv.Error:  # not so quoted, then
-            pass
-    return [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
-
-
-def _unquoted(cell: str) -> str:
-    inner = cell[1:-1]
-    if len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', ""):
-        return inner.replace('""', '"')
-    return cell
 
 
 def open_parquet(path: str, columns: Columns, need_captions: bool) -> tuple[int, Columns]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union
 
 from faceclip.cli.options import print_anything
 
-from ..data.texts import decode_text
+from ..data.texts import parse_yaml
 from .config import ConfigError, RunConfig
 
 PRESETS = Path(__file__).parents[1] / "configs"
@@ -61,15 +61,13 @@ def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
 
     Raises ConfigError.
     """
-    import yaml
-
     path = PRESETS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
         raise ConfigError(f"There is no configuration {name!r}. Give the path of a YAML file, or one of the presets: {known}.")
     try:
-        content = yaml.safe_load(decode_text(path.read_bytes())) or {}
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        content = parse_yaml(path.read_bytes()) or {}
+    except (ValueError, OSError) as error:
         told = " ".join(str(error).split())
         advice = " Within double quotes a backslash is special: write paths without quotes." if "escape" in told else ""
         raise ConfigError(f"{path} is not YAML that can be read ({told}).{advice}") from error

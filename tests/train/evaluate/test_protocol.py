@@ -11,7 +11,7 @@ from PIL import Image
 
 from faceclip.prompt import tokenize
 from train.evaluate.command import main
-from train.evaluate.protocol import BUILT_IN, ProtocolError, find_images, load_protocol, write_csv
+from train.evaluate.protocol import BUILT_IN, ProtocolError, find_images, list_pictures, load_protocol, write_csv
 
 
 def photo(path: Path, size: int = 16) -> Path:
@@ -97,8 +97,11 @@ def test_a_csv_may_leave_cells_empty_and_columns_beside(tmp_path: Path) -> None:
         ("image,reference,prompt\n", "no row below its header"),
         ("image,reference,prompt\na.png,nobody.jpg,x\n", "references that are not there: .*nobody.jpg"),
         ("image,reference,prompt\na.png,,x\na.png,,y\n", "several rows for one image: a.png"),
-        ("image,reference,prompt\n,,x\n", "line 2: the image's file name is empty"),
-        ("image,reference,prompt,seed\na.png,,x,one\n", "line 2: the seed is 'one'"),
+        ("image,reference,prompt\n,,x\n", "row 1: the image's file name is empty"),
+        ("image,reference,prompt,seed\na.png,,x,one\n", "row 1: the seed 'one' is not a whole number"),
+        ("image,reference,prompt,seed\na.png,,x,--3\n", "row 1: the seed '--3' is not a whole number"),
+        ("image,reference,prompt\na.png,,a man, on a beach\n", "3 columns, and a row of 4 cells, which begins with 'a.png'"),
+        ('image,reference,prompt\na.png,,"why\nb.png,,x\n', "line 3.*quotation mark.*never closes"),
     ],
 )
 def test_a_csv_that_cannot_be_used_says_why(text: str, message: str, tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_csv_that_cannot_be_used_says_why(text: str, message: str, tmp_path: P
 
 def test_a_csv_in_another_encoding_is_explained(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_bytes("image,reference,prompt\na.png,,caf\u00e9\n".encode("cp1252"))
-    with pytest.raises(ProtocolError, match="is not a CSV file in UTF-8"):
+    with pytest.raises(ProtocolError, match="is cut short, or no text .*Save it as UTF-8"):
         load_protocol(str(tmp_path / "p.csv"))
 
 
@@ -124,7 +127,7 @@ def test_protocols_and_people_that_do_not_fit_are_named(fifteen: Path, tmp_path:
     photo(fifteen / "p00.png")
     with pytest.raises(ProtocolError, match="two entries for p00"):
         load_protocol("internal_v1_like", fifteen)
-    with pytest.raises(ProtocolError, match="has to be a .yaml or a .csv"):
+    with pytest.raises(ProtocolError, match="has to be a .yaml, a .csv or a .tsv"):
         load_protocol(str(photo(tmp_path / "x.png")))
     with pytest.raises(ProtocolError, match="is not a protocol .*'seeds'"):
         load_protocol(table(tmp_path / "p.yaml", "name: x\npeople: 1\n"), fifteen)
@@ -148,3 +151,39 @@ def test_images_are_found_in_any_format_and_missing_ones_are_none(tmp_path: Path
 def test_a_list_needs_a_csvs_name(fifteen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--protocol", "internal_v1_like", "--faces", str(fifteen), "--out", "x.txt"]) == 1
     assert "x.txt is not the name of a .csv file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ending", "encoding"), [("csv", "utf-16"), ("CSV", "utf-8-sig"), ("tsv", "utf-8")])
+def test_a_table_may_come_from_another_system(ending: str, encoding: str, tmp_path: Path) -> None:
+    photo(tmp_path / "refs" / "ann.jpg")
+    text = "image,reference,prompt,seed\nx.png,refs\\ann.jpg,a red\u2028hat,7.0\n"
+    (tmp_path / f"p.{ending}").write_bytes(text.replace(",", "\t" if ending == "tsv" else ",").encode(encoding))
+    (row,) = load_protocol(str(tmp_path / f"p.{ending}")).rows
+    assert (row.prompt, row.seed, row.reference) == ("a red\u2028hat", 7, tmp_path / "refs" / "ann.jpg")
+
+
+PROTOCOL = "name: x\npeople: 1\nseeds: [1]\nprompts:\n  hats: [a hat]\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: x", "name: " + "[" * 100_000, "is not a protocol"),
+        ("people: 1", "people: .inf", "'inf' is not a whole number"),
+        ("seeds: [1]", "seeds: [1.5]", "'1.5' is not a whole number"),
+        ("[a hat]", "a hat", "not a list of texts"),
+        ("[a hat]", "[[a, hat]]", "not a list of texts"),
+    ],
+)
+def test_a_yaml_that_cannot_be_used_says_why(old: str, new: str, message: str, fifteen: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        load_protocol(table(tmp_path / "p.yaml", PROTOCOL.replace(old, new)), fifteen)
+
+
+def test_hidden_and_deleted_pictures_are_nobody(tmp_path: Path) -> None:
+    for name in ("ann.jpg", "._ann.jpg", "__MACOSX/ann.jpg", ".ipynb_checkpoints/ben.jpg", "zoe/a.jpg", "zoe/._a.jpg"):
+        photo(tmp_path / "faces" / name)
+    path = table(tmp_path / "p.yaml", PROTOCOL.replace("people: 1", "people: 2"))
+    people = load_protocol(path, tmp_path / "faces").people
+    assert people == {"ann": [tmp_path / "faces" / "ann.jpg"], "zoe": [tmp_path / "faces" / "zoe" / "a.jpg"]}
+    assert list_pictures(tmp_path / "faces") == [tmp_path / "faces" / name for name in ("ann.jpg", "zoe/a.jpg")]

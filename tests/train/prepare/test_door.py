@@ -77,6 +77,34 @@ def test_a_quotation_mark_that_never_closes_is_told(tmp_path):
             records(write(tmp_path / "t.csv", 'path,caption\na.jpg,"oops\n' + rows))
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '0.jpg,"he said "yes" to us"\n1.jpg,"why is the sky blue\n2.jpg,plain\n3.jpg,last\n',
+        '1.jpg,"why is the sky blue\n2.jpg,plain\n3.jpg,"last\n4.jpg,more\n',
+    ],
+)
+def test_no_row_is_lost_in_another_that_is_quoted_wrongly(tmp_path, rows):
+    with pytest.raises(SourceError, match=r"t\.csv cannot be read .*line \d.*quotation mark"):
+        captions(write(tmp_path / "t.csv", "path,caption\n" + rows))
+
+
+def test_a_mark_within_a_quoted_cell_is_kept_where_no_row_can_be_lost(tmp_path):
+    table = write(tmp_path / "t.csv", 'path,caption\n0.jpg,"a man, "Bo" to all"\n1.jpg,"a hat"\n')
+    assert captions(table)[1] == "a hat"
+
+
+def test_a_comma_that_cuts_a_caption_is_told(tmp_path):
+    with pytest.raises(SourceError, match=r"has 2 columns, and a row of 3 cells, which begins with '1\.jpg'"):
+        captions(write(tmp_path / "t.csv", "path,caption\n0.jpg,a hat,\n1.jpg,a man, on a beach\n"))
+
+
+def test_a_folder_that_is_called_like_a_table_is_told(tmp_path):
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(SourceError, match=r"t\.csv cannot be opened"):
+        records(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_marks_at_the_start_of_texts(tmp_path, encoding):
     photo = picture(tmp_path / "d/a.jpg")
@@ -232,6 +260,18 @@ def test_a_missing_shard_whose_index_stayed_is_told(tmp_path):
     (tmp_path / "1.tar").unlink()
     with pytest.raises(ShardError, match=r"1\.tar\.index has no shard 1\.tar beside it"):
         find_shards([tmp_path])
+    with pytest.raises(ShardError, match=r"1\.tar\.index has no shard 1\.tar beside it"):
+        find_shards([f"{tmp_path}/*.tar"])
+    with pytest.raises(SourceError, match=r"1\.tar\.index has no shard 1\.tar beside it"):
+        records(tmp_path)
+
+
+def test_what_a_mac_leaves_beside_shards_is_none(tmp_path):
+    photo = picture(tmp_path / "a.jpg").read_bytes()
+    write_shard(tmp_path / "s" / "0.tar", [Sample("a", photo, None, "c", {})])
+    write(tmp_path / "s" / "._0.tar", b"\0\5\x16\7" + bytes(4092))
+    assert find_shards([tmp_path / "s"]) == [str(tmp_path / "s" / "0.tar")]
+    assert len(records(tmp_path / "s")) == 1
 
 
 @pytest.mark.parametrize("change", [(512, 1 << 40), (-5, 100), (1 << 62, 1)])

@@ -148,6 +148,11 @@ def test_a_batch_larger_than_the_data_is_told(caplog: pytest.LogCaptureFixture) 
     assert "batch of 16 rows is larger than the data, 12 samples" in caplog.text
 
 
+BILLIONS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -158,6 +163,7 @@ def test_a_batch_larger_than_the_data_is_told(caplog: pytest.LogCaptureFixture) 
         (b"lr: 1\n---\nlr: 2", "expected a single document"),
         (b'out: "C:\\data\\run"', "write paths without quotes"),
         (b"a: " + b"[" * 100_000, "not YAML that can be read"),
+        (BILLIONS.encode(), "unfolds to more than 1,000,000 values"),
     ],
 )
 def test_a_configuration_that_is_no_yaml_is_told(text: bytes, told: str, tmp_path: Path) -> None:

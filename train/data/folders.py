@@ -1,12 +1,13 @@
-"""Pictures in a folder: which files are pictures, and which files belong to one."""
+"""Pictures in a folder: which files are pictures, which belong to one, and how their names are spelled there."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..data.texts import folded
+from .texts import folded
 
 # Also kinds that may turn out to be unreadable here, so that the report names them.
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
@@ -24,6 +25,25 @@ def pictures_below(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in _files(root) if path.suffix.lower() in PICTURES)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of what people put there: hidden, deleted, or a system's own."""
+    return name.startswith(".") or name.lower() in _NOT_THEIRS
+
+
+def existing(folder: str, name: str) -> str:
+    """The path of `name` in a folder of this machine, in the spelling that is there.
+
+    Tables come from Windows, with backslashes, and from macOS, with accents in parts. Where nothing is there
+    under any spelling, the path as it is written.
+    """
+    path = os.path.join(folder, name)  # noqa: PTH118  # as it is written, not as a Path would tidy it
+    if os.path.lexists(path):
+        return path
+    plain = os.path.join(folder, name.replace("\\", "/"))  # noqa: PTH118
+    spelled = [unicodedata.normalize(form, name) for name in (path, plain) for form in ("NFC", "NFD")]
+    return next((name for name in (plain, *spelled) if os.path.lexists(name)), path)
+
+
 def _files(root: Path) -> Iterator[Path]:
     seen: set[str] = set()
     waiting, links = [root], []
@@ -33,7 +53,7 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name.lower() in _NOT_THEIRS:
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else waiting).append(Path(entry.path))
