@@ -30,6 +30,11 @@ NEGATIVE_PROMPT = (
     "distorted face, asymmetrical eyes, cross-eyed, malformed pupils, waxy skin, bad proportions, extra limbs, "
     "extra fingers, fused fingers, malformed hands, duplicate, caption, logo, signature, watermark"
 )
+# For FLUX; ours, too, and of the kind that the release negates: also pictures that look drawn or rendered, and what hides a face.
+FLUX_NEGATIVE_PROMPT = (
+    "painting, digital art, 3d render, cgi, cartoon, anime, video game, stylised, glossy plastic skin, face mask, "
+    f"looking away, spectacles, sunglasses, {NEGATIVE_PROMPT}"
+)
 _LARGEST_WEIGHT = torch.finfo(torch.float32).max
 _EMBEDDING = r"(?:^|(?<=[ \n]))embedding:([^\s,]*)"
 

@@ -112,6 +112,13 @@ class FaceReader(Generic[Kind]):
             parts = [self._encoder.encode_faces(part) for part in parts]
         return Identity.cat(parts).to(comfy.model_management.intermediate_device(), torch.float32)
 
+    @contextmanager
+    def at_work(self, passes: int = 1) -> Iterator[None]:
+        """With the weights on the device, the progress bar moving, and an eye on the Cancel button."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        with watched(self._encoder.joint_layers, passes):
+            yield
+
 
 class EncoderModel(FaceReader[FaceCLIPEncoder]):
     """FaceCLIP's encoder."""
@@ -127,7 +134,7 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         self, prompt: str, identity: Identity | None, strength: float = 1.0, long_prompts: LongPrompts = "cut"
     ) -> Conditioning:
         """One prompt, with each person of `identity` -> conditioning of as many rows (one without). Raises ValueError."""
-        with self._at_work():
+        with self.at_work():
             found = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
         return _handed_on(found)
 
@@ -145,22 +152,15 @@ class EncoderModel(FaceReader[FaceCLIPEncoder]):
         makes of it.
         """
         if self.patcher.load_device.type == "cpu":
-            with self._at_work(passes=2):
+            with self.at_work(passes=2):
                 positive = self._encoder.encode([prompt], identity, strength=strength, long_prompts=long_prompts)
                 negative = self._encoder.encode([negative_prompt], long_prompts=long_prompts)
             return _handed_on(positive), _handed_on(negative)
-        with self._at_work():
+        with self.at_work():
             found = self._encoder.encode_with_negative(
                 [prompt], [negative_prompt], identity, strength=strength, long_prompts=long_prompts
             )
         return _handed_on(found[0]), _handed_on(found[1])
-
-    @contextmanager
-    def _at_work(self, passes: int = 1) -> Iterator[None]:
-        """With the weights on the device, the progress bar moving, and an eye on the Cancel button."""
-        comfy.model_management.load_models_gpu([self.patcher])
-        with watched(self._encoder.joint_layers, passes):
-            yield
 
 
 class FaceT5Model(FaceReader[FaceT5Encoder]):
@@ -171,11 +171,9 @@ class FaceT5Model(FaceReader[FaceT5Encoder]):
     def encode(self, hidden: Tensor, identity: Identity | None, strength: float = 1.0) -> Tensor:
         """T5's hidden states of one prompt [1, 512, 4096], with each person of `identity` -> embeddings, a row each.
 
-        Raises ValueError.
+        `at_work`. Raises ValueError.
         """
-        comfy.model_management.load_models_gpu([self.patcher])
-        with watched(self._encoder.joint_layers):
-            result = self._encoder.encode(hidden, identity, strength=strength)
+        result = self._encoder.encode(hidden, identity, strength=strength)
         return result.to(comfy.model_management.intermediate_device(), torch.float32)
 
 

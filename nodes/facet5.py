@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.sd
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..faceclip import FaceT5Encoder, Identity
 from ..faceclip.hub import size_text
+from ..faceclip.prompt import FLUX_NEGATIVE_PROMPT
 from .compat import newer, require_choice
 from .encoder_model import ENCODER_DTYPES, FaceT5Model
 from .files import FACET5
-from .flux_clip import encode_prompt, read_prompt
+from .fit import width_of_file
+from .flux_clip import FluxPrompt, encode_prompt, read_prompt
 from .folders import MODELS, find_file, is_there
-from .inputs import file_input, identity_input, kept_input, prompt_input, strength_input
+from .inputs import file_input, identity_input, kept_input, negative_input, prompt_input, strength_input
+from .neighbours import Neighbours
 from .status import STAYS, show_status, words_if_any
 from .types import FaceT5Type
 
@@ -64,7 +70,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
             node_id="FaceCLIPT5TextEncode",
             display_name="FaceT5 Text Encode",
             category="FaceCLIP",
-            description="A prompt, and whose face it is about, to FLUX conditioning. Negative prompt: leave identity open.",
+            description="A prompt, and whose face it is about, to FLUX conditioning; the negative prompt sees no face.",
             inputs=[
                 io.Clip.Input("clip", tooltip="FLUX's t5xxl and clip_l, from DualCLIPLoader with type flux."),
                 FaceT5Type.Input("facet5", tooltip="From Load FaceT5."),
@@ -80,8 +86,17 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
                     tooltip="FLUX's embedded guidance. FaceT5 wants 1, for the positive and the negative prompt alike, "
                     "and the sampler's cfg at 3.5.",
                 ),
+                negative_input(FLUX_NEGATIVE_PROMPT),
             ],
-            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="For a sampler, like that of FLUX's own CLIP.")],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning", display_name="conditioning", tooltip="For a sampler's positive, like that of FLUX's own CLIP."
+                ),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", tooltip="The negative prompt, for a sampler's negative."
+                ),
+            ],
+            hidden=[io.Hidden.dynprompt],
             **STAYS,
             **newer(io.Schema, search_aliases=["facet5 prompt", "flux face prompt", "clip text encode flux"]),
         )
@@ -95,22 +110,60 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         strength: float,
         guidance: float,
         identity: Identity | None = None,
+        negative_prompt: str | None = None,
     ) -> io.NodeOutput:
-        read = read_prompt(clip, prompt)
+        for name in Neighbours.of(cls).unets(0):
+            require_flux(name)
+        read, without = read_prompt(clip, prompt), read_prompt(clip, negative_prompt or "")
         show_status(read.status)
-        if read.cut:
-            logger.warning("The prompt is too long (%d tokens); this was cut off: %r", read.count, read.cut)
-        parts = encode_prompt(clip, read)
-        embeddings = [facet5.encode(hidden, identity, strength) for hidden, _ in parts]
-        if read.weighted:
-            empty = [facet5.encode(hidden, identity, strength) for hidden, _ in encode_prompt(clip, read_prompt(clip, ""))]
+        for which, text in (("prompt", read), ("negative prompt", without)):
+            if text.cut:
+                logger.warning("The %s is too long (%d tokens); this was cut off: %r", which, text.count, text.cut)
+        # T5 first, and then FaceT5 for both: a card that holds one of them at a time loads each once.
+        hidden, hidden_without = _Hidden.of(clip, read), _Hidden.of(clip, without)
+        with facet5.at_work(hidden.passes + hidden_without.passes):
+            positive = hidden.conditioning(facet5, identity, strength, guidance)
+            negative = hidden_without.conditioning(facet5, None, 1.0, guidance)
+        said = [read.status if read.cut else "", f"Negative prompt: {without.status}" if without.cut else ""]
+        return io.NodeOutput(positive, negative, ui=words_if_any(*said))
+
+
+def require_flux(name: str) -> None:
+    """Raise ValueError for the file of an SDXL UNet behind FLUX's conditioning, before the sampler meets it."""
+    if width_of_file(name):
+        raise ValueError(
+            f"FaceT5's conditioning is for FLUX, and the sampler's model {name} is an SDXL UNet. Load dit.pt with the core node "
+            "Load Diffusion Model, or for SDXL use FaceCLIP Text Encode."
+        )
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """What T5 makes of a prompt, and of the empty one where words are weighted: hidden states, the core's options."""
+
+    prompt: FluxPrompt
+    parts: list[tuple[Tensor, dict[str, Any]]]
+    empty: list[tuple[Tensor, dict[str, Any]]]
+
+    @staticmethod
+    def of(clip: comfy.sd.CLIP, prompt: FluxPrompt) -> _Hidden:
+        return _Hidden(prompt, encode_prompt(clip, prompt), encode_prompt(clip, read_prompt(clip, "")) if prompt.weighted else [])
+
+    @property
+    def passes(self) -> int:
+        return len(self.parts) + len(self.empty)
+
+    def conditioning(self, facet5: FaceT5Model, identity: Identity | None, strength: float, guidance: float) -> list[Any]:
+        embeddings = [facet5.encode(hidden, identity, strength) for hidden, _ in self.parts]
+        if self.empty:
+            empty = [facet5.encode(hidden, identity, strength) for hidden, _ in self.empty]
             pairs = zip(empty, embeddings, strict=True)
-            embeddings = [FaceT5Encoder.emphasise(full, none, read.weights) for none, full in pairs]
-        conditioning = []
-        for rows, (_, options) in zip(embeddings, parts, strict=True):
+            embeddings = [FaceT5Encoder.emphasise(full, none, self.prompt.weights) for none, full in pairs]
+        found = []
+        for rows, (_, options) in zip(embeddings, self.parts, strict=True):
             pooled = options["pooled_output"].expand(len(rows), -1)
-            conditioning.append([rows, {**options, "pooled_output": pooled, "guidance": guidance}])
-        return io.NodeOutput(conditioning, ui=words_if_any(read.status if read.cut else ""))
+            found.append([rows, {**options, "pooled_output": pooled, "guidance": guidance}])
+        return found
 
 
 def conversion_hint(path: Path, values: int) -> str:

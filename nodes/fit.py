@@ -26,13 +26,20 @@ def require_fit_of_file(encoder: EncoderModel, unet_name: str) -> None:
 
     A file that is not there, or tells no width, is left to that node.
     """
+    if width := width_of_file(unet_name):
+        require_fit(encoder, width, unet_name)
+
+
+def width_of_file(unet_name: str) -> int | None:
+    """Width of the conditioning that a UNet file wants: 2048 for SDXL.
+
+    None for a file that is not there, or has no such UNet in it, as those of FLUX.
+    """
     try:
         path = find_file(unet_name, UNET_FOLDERS)
-        width = _width(path, path.stat().st_mtime_ns)
+        return _width(path, path.stat().st_mtime_ns)
     except (FileNotFoundError, CheckpointError):
-        return
-    if width:
-        require_fit(encoder, width, unet_name)
+        return None
 
 
 @lru_cache(maxsize=16)

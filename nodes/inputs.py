@@ -1,4 +1,4 @@
-"""Inputs that several nodes have: files, how weights are kept, the prompt, whose face, and how much of it."""
+"""Inputs that several nodes have: files, how weights are kept, prompts, whose face, and how much of it."""
 
 from __future__ import annotations
 
@@ -52,4 +52,16 @@ def strength_input() -> io.Float.Input:
         max=LARGEST,
         step=0.05,
         tooltip="How much of the identity. 1 is the model as trained, 0 is exactly the prompt without a face.",
+    )
+
+
+def negative_input(default: str) -> io.String.Input:
+    """The negative prompt; graphs from before there was one lack it."""
+    return io.String.Input(
+        "negative_prompt",
+        default=default,
+        multiline=True,
+        dynamic_prompts=True,
+        optional=True,
+        tooltip="What the picture should not show, for the output negative. It sees no face.",
     )

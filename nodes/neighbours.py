@@ -58,13 +58,16 @@ class Neighbours:
         return list(dict.fromkeys(found))
 
     def unets(self, slot: int) -> list[str]:
-        """Names of the UNet files of the samplers that an output leads to, through nodes that change a model."""
+        """Names of the model files of the samplers that an output leads to, through nodes that change a model.
+
+        UNets, transformers, and whole checkpoints.
+        """
         found = []
         for _, inputs in self._below(slot, _is_sampler):
             source, seen = self._inputs(inputs.get("model")), 0
             while "model" in source and "unet_name" not in source and seen < 100:
                 source, seen = self._inputs(source["model"]), seen + 1
-            found += [source["unet_name"]] if isinstance(source.get("unet_name"), str) else []
+            found += [name for key in ("unet_name", "ckpt_name") if isinstance(name := source.get(key), str)]
         return list(dict.fromkeys(found))
 
     def _below(self, slot: int, is_last: Callable[[set[str], _Inputs], bool]) -> Iterator[tuple[set[str], _Inputs]]:

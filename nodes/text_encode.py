@@ -13,7 +13,7 @@ from ..faceclip.schedule import strength_parts
 from .compat import newer
 from .encoder_model import EncoderModel
 from .fit import require_fit_of_file
-from .inputs import identity_input, prompt_input, strength_input
+from .inputs import identity_input, negative_input, prompt_input, strength_input
 from .neighbours import Neighbours
 from .status import STAYS, show_status, words_if_any
 from .types import EncoderType
@@ -62,14 +62,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     "chunk: encode it in pieces, the identity in each.",
                     **newer(io.Combo.Input, advanced=True),
                 ),
-                io.String.Input(
-                    "negative_prompt",
-                    default=NEGATIVE_PROMPT,
-                    multiline=True,
-                    dynamic_prompts=True,
-                    optional=True,
-                    tooltip="What the picture should not show, for the output negative. It sees no face.",
-                ),
+                negative_input(NEGATIVE_PROMPT),
                 io.Float.Input(
                     "start_percent",
                     default=0.0,

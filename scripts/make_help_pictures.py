@@ -167,24 +167,17 @@ def _flux(graph: Graph, identity: Node) -> dict[str, list[Node]]:
     )
     facet5 = graph.add("FaceCLIPT5Loader", Place(0, 3190, 340, 90), facet5_name="face_t5_encoder.pt")
     words: dict[str, Any] = {"clip": clip["CLIP"], "facet5": facet5["facet5"]}
-    positive = graph.add(
+    prompts = graph.add(
         "FaceCLIPT5TextEncode",
-        Place(420, 3000, 380, 210),
-        title="Prompt, with the face",
+        Place(420, 3000, 380, 320),
         prompt=PROMPT,
+        negative_prompt="blurry, low quality",
         identity=identity["identity"],
         **words,
     )
-    negative = graph.add(
-        "FaceCLIPT5TextEncode",
-        Place(420, 3280, 380, 210),
-        title="Negative prompt, no face",
-        prompt="blurry, low quality",
-        **words,
-    )
     return {
-        "FaceCLIPT5Loader": [clip, facet5, positive],
-        "FaceCLIPT5TextEncode": [clip, facet5, positive, negative],
+        "FaceCLIPT5Loader": [clip, facet5, prompts],
+        "FaceCLIPT5TextEncode": [clip, facet5, prompts],
     }
 
 

@@ -211,7 +211,8 @@ def _generate(options: argparse.Namespace) -> None:
     crop = _face_crop(options)
     where: dict[str, Any] = {"device": options.device, "dtype": _dtype(options), "offload": options.offload}
     if options.family == "flux":
-        from ..flux.pipeline import FLUX_BASE, FLUX_NEGATIVE_PROMPT, FaceT5Pipeline
+        from ..flux.pipeline import FLUX_BASE, FaceT5Pipeline
+        from ..prompt import FLUX_NEGATIVE_PROMPT
 
         pipeline = FaceT5Pipeline.from_files(options.encoder, network, options.base or FLUX_BASE, **where)
         negative, cfg = FLUX_NEGATIVE_PROMPT, 3.5

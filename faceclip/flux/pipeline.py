@@ -19,7 +19,7 @@ from .. import hub
 from ..diffusers_config import built_by
 from ..identity import Identity
 from ..pipeline import INSTALL_COMMAND, PipelineUnavailableError, best_device, default_dtype, generators
-from ..prompt import NEGATIVE_PROMPT
+from ..prompt import FLUX_NEGATIVE_PROMPT
 from .encoder import FaceT5Encoder
 from .model_files import FLUX_BASE, base_folder, load_transformer, require_fit
 from .prompt import T5Prompt, read_prompt
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Ours, not the release's; of the kind that it negates: beside the faults that FaceCLIP-SDXL's negative prompt names, pictures
-# that look drawn or rendered, and what hides a face.
-FLUX_NEGATIVE_PROMPT = (
-    "painting, digital art, 3d render, cgi, cartoon, anime, video game, stylised, glossy plastic skin, face mask, "
-    f"looking away, spectacles, sunglasses, {NEGATIVE_PROMPT}"
-)
 EMBEDDED_GUIDANCE = 1.0
 
 _STEP = 16  # FLUX's latents are an eighth of the picture, taken in patches of two

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from faceclip import hub
-from faceclip.flux.pipeline import FLUX_NEGATIVE_PROMPT
+from faceclip.prompt import FLUX_NEGATIVE_PROMPT
 
 from .format import Graph, Node, Place, Socket
 from .parts import BLUE, GREEN, PURPLE, Column, Settings, downloads, photo_to_face, read_photo, sample_from, save
@@ -113,10 +113,13 @@ def two_people(graph: Graph) -> None:
 
     texts = [f"a person on a sandy beach by the sea, wearing a {clothes}, photograph" for clothes in ("red coat", "grey suit")]
     words, placed = Column(graph, 1260, 400), Column(graph, 1700, 300)
+    prompts: list[Node] = []
     for number, (text, mask, row) in enumerate(zip(texts, where, rows, strict=True), 1):
         identity = words.add("FaceCLIPEncodeIdentity", 90, encoder=models.facet5["facet5"], faces=row[2]["faces"])
         placed.y = words.y
-        prompt = _prompt(words, models, f"Person {number}", text, identity["identity"])
+        # One negative prompt serves both people: the first one's.
+        negative = "" if prompts else FLUX_NEGATIVE_PROMPT
+        prompts.append(prompt := _prompt(words, models, f"Person {number}", text, identity["identity"], negative))
         placed.add(
             "ConditioningSetMask",
             120,
@@ -126,9 +129,8 @@ def two_people(graph: Graph) -> None:
         )
     first, second = (node["CONDITIONING"] for node in placed.nodes)
     joined = placed.add("ConditioningCombine", 60, conditioning_1=first, conditioning_2=second)
-    negative = _prompt(words, models, "Negative prompt, no face", FLUX_NEGATIVE_PROMPT, None)
     graph.group("4. Prompts", GREEN, [*words.nodes, *placed.nodes])
-    _sample(graph, models, (joined["CONDITIONING"], negative["conditioning"]), TWO, 2080, "flux_two_people", 5)
+    _sample(graph, models, (joined["CONDITIONING"], prompts[0]["negative"]), TWO, 2080, "flux_two_people", 5)
     _explain(graph)
     graph.note(TWO_NOTE, Place(-640, 900, 580, 220), "What this shows")
 
@@ -159,14 +161,15 @@ def _load(graph: Graph, x: int, settings: Settings) -> _Models:
     return _Models(sampling, clip, vae, facet5, column.nodes)
 
 
-def _prompt(column: Column, models: _Models, title: str, text: str, identity: Socket | None) -> Node:
+def _prompt(column: Column, models: _Models, title: str, text: str, identity: Socket, negative: str) -> Node:
     return column.add(
         "FaceCLIPT5TextEncode",
-        280,
+        400,
         title,
         clip=models.clip["CLIP"],
         facet5=models.facet5["facet5"],
         prompt=text,
+        negative_prompt=negative,
         identity=identity,
     )
 
@@ -174,10 +177,9 @@ def _prompt(column: Column, models: _Models, title: str, text: str, identity: So
 def _picture(graph: Graph, models: _Models, identity: Socket, words: str, x: int, first: int = 3) -> None:
     """Prompts, sampler and the saved picture, from `x` to the right."""
     column = Column(graph, x, 480)
-    positive = _prompt(column, models, "Prompt, with the face", words, identity)
-    negative = _prompt(column, models, "Negative prompt, no face", FLUX_NEGATIVE_PROMPT, None)
+    prompts = _prompt(column, models, "Prompt and negative prompt", words, identity, FLUX_NEGATIVE_PROMPT)
     column.group(f"{first}. Prompts", GREEN)
-    _sample(graph, models, (positive["conditioning"], negative["conditioning"]), SETTINGS, x + 560, "flux", first + 1)
+    _sample(graph, models, (prompts["conditioning"], prompts["negative"]), SETTINGS, x + 560, "flux", first + 1)
 
 
 def _sample(

@@ -102,7 +102,7 @@ def test_positive_and_negative_by_one_call_are_what_each_is_alone(
     device: str, passes: int, encoder: Any, identity: Any, prompt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = prompt("a (man:1.2)", identity, strength=0.7)[0], prompt("blurry")[0]
-    monkeypatch.setattr(type(encoder), "_at_work", lambda self, passes=1: nullcontext())
+    monkeypatch.setattr(type(encoder), "at_work", lambda self, passes=1: nullcontext())
     monkeypatch.setattr(encoder, "patcher", SimpleNamespace(load_device=torch.device(device)))  # that it would compute on
     count: list[int] = []
     handle = encoder._encoder.register_forward_pre_hook(lambda module, inputs: count.append(len(inputs[0])))

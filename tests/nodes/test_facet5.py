@@ -86,6 +86,23 @@ def test_guidance_is_in_the_positive_and_in_the_negative(encode: Any, people: An
     assert encode("a man", people[0], guidance=2.5)[0][1]["guidance"] == 2.5
 
 
+def test_the_negative_prompt_sees_no_face_and_has_its_own_weights(
+    run: Any, clip: Any, facet5: Any, encode: Any, people: Any
+) -> None:
+    inputs = {"clip": clip, "facet5": facet5, "prompt": "a man", "identity": people[0], "strength": 0.5, "guidance": 2.0}
+    positive, negative = run("FaceCLIPT5TextEncode", **inputs, negative_prompt="(blurred:1.3) hands")
+    assert torch.equal(positive[0][0], encode("a man", people[0], strength=0.5)[0][0])
+    assert torch.equal(negative[0][0], encode("(blurred:1.3) hands")[0][0]) and negative[0][1]["guidance"] == 2.0
+    assert not torch.equal(negative[0][0], encode("blurred hands")[0][0])
+    # a graph from before there was one: its negative is the empty prompt's
+    assert torch.equal(run("FaceCLIPT5TextEncode", **inputs, negative_prompt=None)[1][0][0], encode("")[0][0])
+
+
+def test_a_negative_prompt_that_is_cut_is_said(run: Any, clip: Any, facet5: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run("FaceCLIPT5TextEncode", clip=clip, facet5=facet5, prompt="a man", negative_prompt="blue " * 511 + "and the end")
+    assert "this was cut off: 'and the end'" in caplog.text and "negative" in caplog.text
+
+
 def test_no_identity_is_the_black_face_and_strength_zero_is_the_same(encode: Any, golden: GoldenT5, people: Any) -> None:
     without = encode(golden.prompts[2])[0][0]
     assert golden.prompts[2] == ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faceclip.prompt import NEGATIVE_PROMPT
+from faceclip.prompt import FLUX_NEGATIVE_PROMPT, NEGATIVE_PROMPT
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
@@ -165,9 +165,10 @@ def test_the_flux_workflows_have_the_release_s_settings(name: str, size: list[in
     assert nodes["EmptySD3LatentImage"]["widgets_values"][:2] == size
     assert nodes["ModelSamplingFlux"]["widgets_values"] == [1.15, 0.5, *size]
     assert nodes["KSampler"]["widgets_values"][2:6] == [50, 3.5, "euler", "simple"]
-    negative = nodes["Negative prompt, no face"]
-    assert next(i for i in negative["inputs"] if i["name"] == "identity")["link"] is None
     encoded = [node for node in workflow["nodes"] if node["type"] == "FaceCLIPT5TextEncode"]
+    (source,) = [link[1:3] for link in workflow["links"] if link[3] == nodes["KSampler"]["id"] and link[4] == 2]
+    assert source == [encoded[0]["id"], 1]  # the output negative, which has seen no face
+    assert encoded[0]["widgets_values"][3] == FLUX_NEGATIVE_PROMPT
     assert {tuple(node["widgets_values"][1:3]) for node in encoded} == {(1.0, 1.0)}
     notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     for told in ("23.8 GB", "11.9 GB", "11 times the work", "not for commercial use"):

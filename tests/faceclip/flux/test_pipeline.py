@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from faceclip.cli import main
 from faceclip.flux.convert import convert_facet5, convert_transformer
-from faceclip.flux.pipeline import FLUX_NEGATIVE_PROMPT, FaceT5Pipeline
+from faceclip.flux.pipeline import FaceT5Pipeline
 from faceclip.flux.prompt import read_prompt
 from faceclip.tensor_file import CheckpointError
 
@@ -227,6 +227,6 @@ def test_the_command_line_makes_a_picture_with_flux(files, golden, tmp_path, cap
 
 
 def test_the_negative_prompt_is_faceclips_and_more():
-    from faceclip.prompt import NEGATIVE_PROMPT
+    from faceclip.prompt import FLUX_NEGATIVE_PROMPT, NEGATIVE_PROMPT
 
     assert FLUX_NEGATIVE_PROMPT.endswith(NEGATIVE_PROMPT) and "3d render" in FLUX_NEGATIVE_PROMPT
