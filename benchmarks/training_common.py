@@ -12,9 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from faceclip.vae_file import SDXL_SCALE
+
+SDXL_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "scaling_factor": SDXL_SCALE,
+}
+"""SDXL's VAE, as arguments of diffusers' AutoencoderKL."""
 Step = Callable[[int], object]
 """One step of training, given its number."""
 Clock = Callable[[], float]

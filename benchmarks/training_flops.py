@@ -10,18 +10,19 @@ attention, of one sample; no weights are needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from flops import SDXL_VAE, flops, pretraining_flops, unet_flops
 from torch import nn
+from training_common import SDXL_VAE
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.sdxl_files import UNET_CONFIG
-from train.pretrain.config import PretrainConfig
+from train.finetune_sdxl.flops import unet_flops
+from train.pretrain.flops import pretraining_flops
 from train.pretrain.model import PretrainModel, freeze
+from train.run.flops import flops
 from train.run.sharding import deal
 
 WORLDS = (8, 64, 128)
@@ -46,10 +47,7 @@ def fullest(parameters: Mapping[str, nn.Parameter]) -> str:
 
 def pretraining(branch: str) -> str:
     """One line about a branch's step and one about its teacher."""
-    config = PretrainConfig(
-        out=Path(), steps=1, batch_size=1, data="", branch=branch, teacher=TEACHERS[branch], activation_checkpointing=True
-    )
-    step = pretraining_flops(config)
+    step = pretraining_flops(FaceCLIPConfig.preset("sdxl").only(branch), checkpointing=True)
     with torch.device("meta"):
         model = PretrainModel(FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl").only(branch)))
         own = freeze(model.branch)

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flops import pretraining_flops
 from training_common import Step, machine, matmul_peak, megabytes, spread, table, take_turns
 
+from faceclip import FaceCLIPConfig
 from train.data.captions import caption_ids
 from train.frozen.faces import with_blank
 from train.frozen.towers import new_encoder
 from train.pretrain.config import PretrainConfig
 from train.pretrain.features import Features
+from train.pretrain.flops import pretraining_flops
 from train.pretrain.task import PretrainTask
 from train.run.config import DTYPES
 from train.run.loop import train_step
@@ -70,7 +71,7 @@ def _row(config: PretrainConfig, options: argparse.Namespace, peak: float) -> li
     timing = take_turns({name: build}, options.device, options.rounds, options.steps, warm_up=2, now=options.now)[name]
     if timing is None:
         return [name, "out of memory", *["-"] * 7]
-    flops = pretraining_flops(config)
+    flops = pretraining_flops(FaceCLIPConfig.preset(config.size).only(config.branch))
     rate = config.batch_size / timing.median
     executed = flops.executed(passes=2 if micro < config.batch_size else 1)
     return [

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from flops import SDXL_VAE, flops, unet_flops
 from torch import Tensor
 from torch.amp import autocast_mode
-from training_common import Step, Timing, machine, matmul_peak, megabytes, ratios, spread, table, take_turns
+from training_common import SDXL_VAE, Step, Timing, machine, matmul_peak, megabytes, ratios, spread, table, take_turns
 from training_mfu import peak_note
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder, Identity
@@ -24,10 +23,12 @@ from faceclip.sdxl_files import UNET_CONFIG
 from faceclip.vae_file import SDXL_SCALE
 from train.finetune_sdxl.conditions import JointConditions
 from train.finetune_sdxl.config import FinetuneConfig
+from train.finetune_sdxl.flops import unet_flops
 from train.finetune_sdxl.rows import Draws, Rows
 from train.finetune_sdxl.task import FinetuneTask
 from train.run.command_line import PRESETS
 from train.run.config import DTYPES
+from train.run.flops import flops
 from train.run.loop import train_step
 from train.run.ranks import Ranks
 

@@ -12,18 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
-
-from train.pretrain.config import PretrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def flop_counts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`benchmarks/flops.py`."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("flops")
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +80,6 @@ def test_feeding_compares_our_reading_with_webdatasets(monkeypatch: pytest.Monke
     assert theirs[3].startswith("1.00") and all(number(cell) > 0 for cell in live[1:])
     # A face crop with its caption and json; these alone; a whole sample with its photograph.
     assert number(cached[5]) < 4 < number(live[5]) < number(theirs[5]) / 3
-
-
-def test_flops_count_recomputed_blocks_apart_from_what_the_gradient_needs(flop_counts: ModuleType) -> None:
-    def count(checkpointing: bool):
-        shared = {"out": Path(), "steps": 1, "batch_size": 1, "data": "", "size": "tiny", "teacher": "mini"}
-        return flop_counts.pretraining_flops(PretrainConfig(**shared, activation_checkpointing=checkpointing))
-
-    plain, saving = count(False), count(True)
-    assert (plain.forward, plain.backward) == (saving.forward, saving.backward)
-    assert plain.recomputed == 0 < saving.recomputed < saving.forward
-    assert saving.executed(passes=2) == 2 * saving.forward + saving.backward + saving.recomputed
-
-
-def test_flops_of_a_known_product(flop_counts: ModuleType) -> None:
-    a, b = torch.zeros(3, 5, device="meta"), torch.zeros(5, 7, device="meta")
-    assert flop_counts.flops(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
 @pytest.fixture
