@@ -117,7 +117,7 @@ def load_pack_model(pack: str, task: Task, provider: Provider, roots: Sequence[P
     providers = choose_providers(provider)
     path = _file_for(task, folder)
     try:
-        model = get_model(str(path), providers=providers)
+        model = get_model(str(path), providers=on_this_gpu(providers))
     except Exception as error:  # onnxruntime's errors have no public base class
         model = _on_the_cpu(get_model, path, provider, providers, error)
     if provider != "auto" and provider_in_use(model) != provider:
@@ -198,6 +198,18 @@ def choose_providers(provider: Provider) -> list[str]:
             f"onnxruntime cannot use {provider} here (it offers {', '.join(available)}): {remedy}, or choose 'auto'."
         )
     return list(dict.fromkeys([_PROVIDERS[provider], "CPUExecutionProvider"]))
+
+
+def on_this_gpu(providers: list[str]) -> list[Any]:
+    """The providers, CUDA's on the GPU that torch computes on here.
+
+    Of several ranks each has its own; onnxruntime alone would take the first for all.
+    """
+    import torch
+
+    if providers[0] != _PROVIDERS["cuda"] or not torch.cuda.is_available() or not torch.cuda.current_device():
+        return list(providers)
+    return [(providers[0], {"device_id": torch.cuda.current_device()}), *providers[1:]]
 
 
 def provider_in_use(model: Any) -> str:

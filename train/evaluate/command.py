@@ -206,7 +206,7 @@ def _comparison(command: ScoreCommand, clip: ClipScorer | None) -> Comparison:
 
 def _judge(name: Literal["auto", "dlib", "insightface", "faceclip"], command: ScoreCommand) -> FaceJudge:
     if name != "faceclip":
-        return load_judge(name, pack=command.pack)
+        return load_judge(name, pack=command.pack, device=command.device)
     if command.encoder is None:
         raise ProtocolError("The judge faceclip is an encoder's face tower: name its file with --encoder.")
     return FaceTowerJudge(FaceCLIPEncoder.from_file(command.encoder, command.device).eval(), load_detector(pack=command.pack))
