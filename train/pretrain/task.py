@@ -26,6 +26,7 @@ from ..run.loop import make_optimizer
 from ..run.ranks import Ranks, wrap
 from .config import PretrainConfig
 from .features import Features, FeatureSource, in_slices, person_labels
+from .flops import pretraining_flops
 from .gradcache import gradcache_step
 from .held_out import HeldOut
 from .losses import FaceCLIPLoss, FaceCLIPLossConfig, LossParts, SentTargets, Targets, caption_labels
@@ -63,6 +64,7 @@ class PretrainTask:
         self.optimizer = make_optimizer(config, {**self.names, **self.loss_names}, ranks)
         self.wrapped = wrap(self.model, ranks)
         self._batches: Iterator[dict[str, Any]] | None = None
+        self._flops = 0.0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -113,6 +115,12 @@ class PretrainTask:
         every = self.config.evaluate_every
         due = step == self.config.steps or (every and step % every == 0)
         return self.held_out.measure(self.model, self.ranks) if due and self.held_out else {}
+
+    def flops_per_row(self, step: int) -> float:
+        """Of the trained path; frozen towers that run live do not count."""
+        if not self._flops:
+            self._flops = pretraining_flops(self.model.encoder.config).model
+        return self._flops
 
     def export(self) -> None:
         """`encoder.safetensors`, which `FaceCLIPEncoder.from_file` and ComfyUI read, and `heads.safetensors`."""

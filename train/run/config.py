@@ -87,6 +87,9 @@ class RunConfig:
     """Checkpoints to keep; older ones are deleted once a newer one is whole."""
     log_every: int = 10
     """Steps between lines of log.jsonl."""
+    peak_tflops: float = 0.0
+    """What one device can do at most in the run's precision, dense, in TFLOP/s: MFU is told as a share of it. 0
+    takes it from a table of devices in bf16; where that has none, as for CPUs, no MFU is told."""
     tensorboard: bool = False
     """Also write TensorBoard event files below the run's folder."""
     wandb: str = ""
@@ -96,6 +99,8 @@ class RunConfig:
         for name in ("steps", "batch_size", "save_every", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.peak_tflops < 0:
+            raise ConfigError(f"peak_tflops is {self.peak_tflops:g}; it is a number of TFLOP/s, 0 for the table's.")
         if self.tolerate < 0:
             raise ConfigError(f"tolerate is {self.tolerate}; it is a number of samples, 0 for none.")
         if min(self.micro_batch, self.warmup, self.cooldown) < 0 or self.lr <= 0:

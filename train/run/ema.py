@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from .sharding import Shards
 
 
 class MovingAverage:
@@ -49,6 +52,25 @@ class MovingAverage:
         for updates, pairs in plain.items():  # one kernel for many small weights
             shadows, weights = zip(*pairs, strict=True)
             torch._foreach_lerp_(shadows, weights, 1 - self.decay_after(updates))
+
+    @contextmanager
+    def in_place(self, shards: Shards) -> Iterator[None]:
+        """While it lasts, all ranks' parameters hold their average, rounded to their precision; then the very bits that
+        they held before. Collective. Each rank keeps those of its own weights, in CPU memory.
+
+        An exception leaves the averages in place, since another rank would wait for this one to take them back.
+        """
+        kept = {name: parameter.detach().to("cpu", copy=True) for name, parameter in shards.owned.items()}
+        self._fill(shards, self.shadow)
+        yield
+        self._fill(shards, kept)
+
+    @staticmethod
+    @torch.no_grad()
+    def _fill(shards: Shards, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in shards.owned.items():
+            parameter.copy_(values[name])
+        shards.share()
 
     def decay_after(self, updates: int) -> float:
         """What is kept of the average after a weight's `updates`-th update, counted from 1."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from ..data.course import Course
+from ..data.decode import decode_pixels
+from .clock import Clock, Pause
 from .command_line import as_plain
-from .config import ConfigError, RunConfig
+from .config import DTYPES, ConfigError, RunConfig
+from .flops import peak_flops
 from .ranks import Ranks
 
 Values = Mapping[str, float]
@@ -38,9 +40,13 @@ class RunLog:
 
     def __init__(self, config: RunConfig, ranks: Ranks, start: int, course: Course | None = None):
         self.every = config.log_every
+        self._config, self._ranks = config, ranks
         self._course = course or config.course
         self._active = ranks.is_main
-        self._since, self._rows = time.monotonic(), 0
+        self._clock = Clock(config.steps, self._course)
+        self._waited = 0.0
+        self._peak = peak_flops(ranks.device, DTYPES[config.dtype], config.peak_tflops) * ranks.world_size
+        self._flops_per_row: Callable[[int], float] | None = None
         self._file: TextIO | None = None
         self._bar: Any = None
         self._tensorboard: Any = None
@@ -60,22 +66,43 @@ class RunLog:
         if self._wandb:
             self._wandb.finish(exit_code=1 if error else 0)
 
+    def computes(self, flops_per_row: Callable[[int], float] | None) -> None:
+        """What a row costs at a step, counted from 0, for MFU. It is asked only where the device's peak is known."""
+        self._flops_per_row = flops_per_row if self._peak else None
+
+    def pause(self) -> Pause:
+        """While it lasts, training stands still for something else: that counts for the run's end, not its speed."""
+        return Pause(self._clock)
+
     def step(self, step: int, values: Values) -> None:
-        """Note the values of a step (counted from 1): loss parts, scales, learning rate; adds samples per second."""
+        """Note the values of a step (counted from 1): loss parts, scales, learning rate, waiting, memory.
+
+        Adds `samples_per_second` and `mfu` (where the device's peak is known) since the last line, and `eta_seconds`.
+        `data_seconds` are summed up over the steps since.
+        """
         if not self._active:
             return
-        self._rows += self._course.batch_size(step - 1)
+        self._clock.step(step)
+        self._waited += values.get("data_seconds", 0.0)
         self._bar.update()
         if step % self.every and step != self._bar.total:
             return
-        now = time.monotonic()
-        rate = self._rows / max(now - self._since, 1e-9)
-        self._since, self._rows = now, 0
-        self._bar.set_postfix({"samples/s": f"{rate:.1f}", **{k: f"{v:.4g}" for k, v in values.items()}}, refresh=False)
-        self._write("train", step, {**values, "samples_per_second": rate})
+        rate = self._clock.rate()
+        told: dict[str, float] = {**values, "samples_per_second": rate}
+        if "data_seconds" in values:
+            told["data_seconds"] = self._waited
+        if self._flops_per_row:
+            told["mfu"] = rate * self._flops_per_row(step - 1) / self._peak
+        told["eta_seconds"] = self._clock.seconds_left(step)
+        self._waited = 0.0
+        self._bar.set_postfix(_shown(told), refresh=False)
+        self._write("train", step, told)
 
     def note(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Note something that happens now and then: a measurement, a checkpoint, a resumption."""
+        """Note something that happens now and then: a measurement, a checkpoint, a resumption.
+
+        A value that is a Path is a picture's file, which TensorBoard and Weights & Biases show.
+        """
         if self._active:
             self._write(kind, step, values)
 
@@ -87,7 +114,9 @@ class RunLog:
         self._file = path.open("a", buffering=1)
         interval = 0.1 if sys.stderr.isatty() else 30.0  # in a file every refresh is a line of its own
         shape = "{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the bar leaves room for the values
-        self._bar = tqdm(total=config.steps, initial=start, dynamic_ncols=True, mininterval=interval, bar_format=shape)
+        self._bar = tqdm(
+            total=config.steps, initial=start, dynamic_ncols=True, mininterval=interval, bar_format=shape, smoothing=0
+        )
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -97,13 +126,28 @@ class RunLog:
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         assert self._file
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        pictures = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, Path)}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        self._file.write(json.dumps({"kind": kind, "step": step, **plain}) + "\n")
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
         if self._tensorboard:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
+            for name, path in pictures.items():
+                self._tensorboard.add_image(name, decode_pixels(path.read_bytes(), name), step, dataformats="HWC")
         if self._wandb:
-            self._wandb.log(numbers, step=step)
+            images = {name: importlib.import_module("wandb").Image(str(path)) for name, path in pictures.items()}
+            self._wandb.log({**numbers, **images}, step=step)
+
+
+def _shown(values: Values) -> dict[str, str]:
+    """The bar's words. Its time left is that of `eta_seconds`."""
+    own = {"samples_per_second": "samples/s", "data_seconds": "data s", "peak_memory_gib": "GiB", "mfu": "MFU"}
+    first = {word: f"{values[name]:.1f}" for name, word in own.items() if name in values and name != "mfu"}
+    if "mfu" in values:
+        first["MFU"] = f"{values['mfu']:.1%}"
+    rest = {name: f"{value:.4g}" for name, value in values.items() if name not in (*own, "eta_seconds")}
+    return {**first, **rest}
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -9,9 +9,11 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +22,7 @@ from torch.optim import Optimizer
 
 from ..data.course import Course
 from .checkpointing import Checkpoints, SavedState, State
+from .clock import peak_memory
 from .command_line import as_plain, write_yaml
 from .config import RunConfig
 from .folder_lock import held
@@ -40,7 +43,8 @@ class Task(Protocol):
 
     # A task may also have `fingerprint`, a text that tells the data it is trained on: a run that goes on with other data says so.
     # And `follow(course)`, which is told the sizes of its batches before the first one; `unusable(batch)`, the key and the fault
-    # of each sample that a row of the batch stands in for.
+    # of each sample that a row of the batch stands in for; `evaluate_start()`, as `evaluate`, of the weights that a run starts
+    # from; `flops_per_row(step)`, what a row's forward and backward pass compute at a step, for MFU.
 
     @property
     def config(self) -> RunConfig:
@@ -81,8 +85,8 @@ class Task(Protocol):
         """Inverse of `state`, after which `step` is the next step. Raises ResumeError for what does not fit."""
         ...
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Measurements due after `step` steps; empty if none are."""
+    def evaluate(self, step: int) -> Mapping[str, float | Path]:
+        """Measurements due after `step` steps, and pictures by their files; empty if none are. It may change nothing."""
         ...
 
     def export(self) -> None:
@@ -121,7 +125,10 @@ def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     with _termination() as asked_to_stop, RunLog(config, ranks, start, course) as log:
         if start:
             log.note("resume", start, {"ranks": ranks.world_size})
+        log.computes(getattr(task, "flops_per_row", None))
         try:
+            if not start and hasattr(task, "evaluate_start"):
+                _measure(task.evaluate_start, 0, log)  # pyright: ignore[reportAttributeAccessIssue]
             for step in range(start, config.steps):
                 if config.phases and step in (start, config.phase_of(step).first):
                     log.note("phase", step, {"settings": config.phases[config.stretches.index(config.phase_of(step))]})
@@ -133,9 +140,7 @@ def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
                     _finish(checkpoints, log)
                 if done % config.save_every == 0 or done == config.steps or stop:
                     save(done, log)
-                measured = task.evaluate(done)
-                if measured:
-                    log.note("evaluate", done, measured)
+                _measure(lambda done=done: task.evaluate(done), done, log)
                 # Asked again: a signal during a long save or measurement must not wait for another step.
                 if done < config.steps and any(ranks.any(stop, asked_to_stop.is_set())):
                     save(done, log)
@@ -181,6 +186,14 @@ def _save(task: Task, checkpoints: Checkpoints, done: int, log: RunLog, notes: M
         return
     _finish(checkpoints, log)
     checkpoints.begin(done, task.state(), notes)
+
+
+def _measure(work: Callable[[], Mapping[str, float | Path]], step: int, log: RunLog) -> None:
+    """Do and note a measurement, with the seconds that training stood still for it."""
+    with log.pause() as pause:
+        measured = work()
+    if measured:
+        log.note("evaluate", step, {**measured, "seconds": pause.seconds, "share_of_time": pause.share_of_time})
 
 
 def _finish(checkpoints: Checkpoints, log: RunLog) -> None:
@@ -233,7 +246,9 @@ def train_step(
 ) -> dict[str, float]:
     """One update, guarded: a loss or gradient that is not finite on any rank raises NonFiniteLossError and
     changes nothing."""
+    began = time.monotonic()
     batch = task.batch(step)
+    waited = time.monotonic() - began
     if config.tolerate and tolerance and log and hasattr(task, "unusable"):
         tolerance.heed(
             task.unusable(batch),  # pyright: ignore[reportAttributeAccessIssue]
@@ -244,7 +259,10 @@ def train_step(
         parameter.grad = None
     values = task.backward(batch, step)
     norm = _gradient_norm(task.parameters)
-    if any(ranks.any(not math.isfinite(values["loss"]), not math.isfinite(norm))):
+    bad_loss, bad_norm, waited, memory = ranks.most(
+        [not math.isfinite(values["loss"]), not math.isfinite(norm), waited, peak_memory(ranks.device)]
+    )
+    if bad_loss or bad_norm:
         raise _non_finite(step, values["loss"], norm, task.suspects(batch), ranks)
     if config.clip_grad and norm > config.clip_grad:
         torch._foreach_mul_([p.grad for p in task.parameters if p.grad is not None], config.clip_grad / norm)
@@ -253,7 +271,8 @@ def train_step(
         group["lr"] = lr
     task.optimizer.step()
     task.after_step(step)
-    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), "gradient_norm": norm, "lr": lr}
+    told = {"gradient_norm": norm, "lr": lr, "data_seconds": waited, "peak_memory_gib": memory}
+    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), **told}
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:

@@ -120,11 +120,15 @@ class Ranks:
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set on any rank: one small collective, so that all ranks decide alike."""
+        return [bool(value) for value in self.most([float(flag) for flag in flags])]
+
+    def most(self, values: Sequence[float]) -> list[float]:
+        """For each value, the largest of any rank's; one collective."""
         if self.world_size == 1:
-            return list(flags)
-        tensor = torch.tensor([float(flag) for flag in flags], device=self.device)
+            return list(values)
+        tensor = torch.tensor(values, device=self.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return [bool(value) for value in tensor.tolist()]
+        return tensor.tolist()
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """Each value averaged over the ranks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import struct
@@ -10,11 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from train.pretrain.command import main
+from train.pretrain.command import build, main
 from train.pretrain.config import PretrainConfig
+from train.run.command_line import parse
+from train.run.config import ConfigError
+from train.run.flops import forward_and_backward
 from train.run.logs import RunLog
 from train.run.ranks import Ranks
 
@@ -143,3 +150,110 @@ def test_the_progress_bar_shows_speed_loss_parts_scale_and_learning_rate(
     assert "4/4" in last
     for part in ("samples/s=", "loss=1.5", "image=1", "identity=0.75", "text=0.75", "scale_image=14.29", "lr=2e-05"):
         assert part in last
+
+
+class Watch:
+    """`time`, standing still unless it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_speed_leaves_pauses_out_and_the_time_left_counts_those_between_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_log: Callable
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr("train.run.clock.time", watch)
+    settings = config(tmp_path / "run", log_every=2, peak_tflops=4e-9)  # 4,000 FLOP/s
+    with RunLog(settings, ONE, 0) as log:
+        log.computes(lambda step: 1000.0)
+        with log.pause() as first:  # a look before the first step is no part of the pace
+            watch.now += 100
+        for step in (1, 2):
+            watch.now += 5
+            log.step(step, {**VALUES, "data_seconds": 1.5 * step, "peak_memory_gib": 2.0})
+        with log.pause() as second:
+            watch.now += 30
+        for step in (3, 4):
+            watch.now += 10
+            log.step(step, {**VALUES, "data_seconds": 0.25, "peak_memory_gib": 3.0})
+    assert (first.seconds, first.share_of_time) == (100, 1)
+    assert (second.seconds, second.share_of_time) == (30, 130 / 140)
+    early, late = read_log(tmp_path / "run")
+    assert (early["samples_per_second"], late["samples_per_second"]) == (16 / 10, 16 / 20)  # batches of 8
+    assert (early["mfu"], late["mfu"]) == pytest.approx((1.6 * 1000 / 4000, 0.8 * 1000 / 4000))
+    assert (early["data_seconds"], late["data_seconds"]) == (4.5, 0.5)  # of both steps
+    assert (early["peak_memory_gib"], late["peak_memory_gib"]) == (2.0, 3.0)
+    assert (early["eta_seconds"], late["eta_seconds"]) == (10, 0)
+
+
+def test_the_time_left_goes_by_the_rows_of_later_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_log: Callable
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr("train.run.clock.time", watch)
+    with RunLog(config(tmp_path / "run", phases=("steps=1,batch_size=8", "steps=3,batch_size=2")), ONE, 0) as log:
+        watch.now += 4
+        log.step(1, VALUES)
+    assert read_log(tmp_path / "run")[0]["eta_seconds"] == 3  # 6 rows at 2 a second
+
+
+def test_several_devices_share_the_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_log: Callable) -> None:
+    watch = Watch()
+    monkeypatch.setattr("train.run.clock.time", watch)
+    with RunLog(config(tmp_path / "run", peak_tflops=1e-9), Ranks(0, 4, torch.device("cpu")), 0) as log:
+        log.computes(lambda step: 100.0)
+        watch.now += 2
+        log.step(1, VALUES)
+    assert read_log(tmp_path / "run")[0]["mfu"] == pytest.approx(8 / 2 * 100 / (4 * 1000))
+
+
+def test_where_the_peak_is_unknown_nothing_is_counted_and_no_mfu_told(tmp_path: Path, read_log: Callable) -> None:
+    with RunLog(config(tmp_path / "run"), ONE, 0) as log:
+        log.computes(lambda step: pytest.fail("it was asked for"))
+        log.step(1, VALUES)
+    assert "mfu" not in read_log(tmp_path / "run")[0]
+    with pytest.raises(ConfigError, match="peak_tflops is -1"):
+        config(tmp_path / "run", peak_tflops=-1.0)
+
+
+def test_a_picture_is_shown_by_tensorboard_and_named_in_the_log(tmp_path: Path, read_log: Callable) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = config(tmp_path / "run", tensorboard=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grid.png")
+    with RunLog(settings, ONE, 0) as log:
+        log.note("evaluate", 2, {"held_out_loss": 0.5, "grid": tmp_path / "grid.png"})
+    assert read_log(tmp_path / "run")[0]["grid"] == str(tmp_path / "grid.png")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    (shown,) = events.Images("evaluate/grid")
+    assert shown.step == 2 and np.array_equal(np.array(Image.open(io.BytesIO(shown.encoded_image_string))), pixels)
+    assert events.Scalars("evaluate/held_out_loss")[0].value == 0.5
+
+
+def test_pretraining_tells_what_it_waited_for_and_what_it_takes(
+    pretrain_arguments: Callable[..., list[str]], tmp_path: Path, read_log: Callable
+) -> None:
+    task = build(parse(PretrainConfig, pretrain_arguments(steps=2)), ONE)
+    (shape,) = task.model.encoder.config.branches.values()
+    inputs = (
+        torch.zeros(1, shape.text.context, dtype=torch.long),
+        torch.zeros(1, 1, shape.face.classes),
+        torch.zeros(1, 1, shape.face.grid**2, shape.face.width),
+        torch.ones(1, dtype=torch.bool),
+    )
+    with sdpa_kernel(SDPBackend.MATH):  # in matrix products: torch's counter knows no other attention of CPUs
+        counted = forward_and_backward(lambda: task.model(*inputs))
+    assert task.flops_per_row(0) == sum(counted)
+    assert main(pretrain_arguments(steps=2, peak_tflops=1.0)) == 0
+    lines = [line for line in read_log(tmp_path / "run") if line["kind"] == "train"]
+    for line in lines:
+        assert line["mfu"] == pytest.approx(line["samples_per_second"] * task.flops_per_row(0) / 1e12)
+        assert line["data_seconds"] > 0 and 0.1 < line["peak_memory_gib"] < 64
+    assert lines[0]["eta_seconds"] > 0 == lines[1]["eta_seconds"]

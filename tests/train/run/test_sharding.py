@@ -164,3 +164,38 @@ def test_a_damaged_checkpoint_says_which_folder_to_delete(tmp_path: Path) -> Non
         (folder / damage).write_bytes((folder / damage).read_bytes()[:100])
         with pytest.raises(ResumeError, match=f"step-0000000{step} is damaged: (.|\n)*Delete that folder"):
             checkpoints.saved(step).read_into(run.state, whole="model")
+
+
+def swap_both_ways(rank: int, world: int) -> dict[bool, Any]:
+    """{dealt: (weights before the average takes their place, while it has it, and after; the average)}."""
+    found = {}
+    for dealt in (True, False):
+        run = begin(Ranks(rank, world, CPU), dealt)
+        for step in range(STEPS):
+            take(run, step)
+        shards = run.optimizer.shards
+        expected = {name: tensor.float() for name, tensor in run.average.shadow.items()} if not dealt else {}
+        before = {name: weight.detach().clone() for name, weight in run.weights.items()}
+        with run.average.in_place(shards):
+            within = {name: weight.detach().clone() for name, weight in run.weights.items()}
+        after = {name: weight.detach().clone() for name, weight in run.weights.items()}
+        found[dealt] = before, within, after, expected
+    return found
+
+
+def test_the_average_stands_in_for_the_weights_on_every_rank_and_leaves_their_very_bits(run_ranks: Callable[..., Any]) -> None:
+    for found in run_ranks(swap_both_ways, 2):
+        average = found[False][3]
+        for before, within, after, _ in found.values():
+            assert all(torch.equal(after[name], weight) for name, weight in before.items())
+            for name, weight in within.items():
+                assert torch.equal(weight, average[name].to(weight.dtype)) and not torch.equal(weight, before[name])
+
+
+def most_of(rank: int, world: int) -> tuple[list[float], list[bool]]:
+    ranks = Ranks(rank, world, CPU)
+    return ranks.most([0.25, 3.5, -1.0] if rank else [0.5, 1.0, -2.0]), ranks.any(rank == 1, False)
+
+
+def test_the_slowest_rank_counts(run_ranks: Callable[..., Any]) -> None:
+    assert run_ranks(most_of, 2) == [([0.5, 3.5, -1.0], [True, False])] * 2
