@@ -19,18 +19,18 @@ class BucketBatches:
     def __init__(self, bucket_of_row: np.ndarray, batch_size: int, seed: int, before: tuple[BucketBatches, int] | None = None):
         """
         Args:
-            bucket_of_row: int [N].
+            bucket_of_row: int [N]; rows below 0 are never dealt.
             before: batches of another size, or of other buckets of the same rows, and how many of them were taken. These
                 go on in the same epoch with the rows that those have not dealt in it; steps count from 0 again.
 
         Raises ValueError if there is no row.
         """
-        if not len(bucket_of_row):
+        if not (bucket_of_row >= 0).any():
             raise ValueError("There is no picture to train on.")
         self.batch_size = batch_size
         self.seed = seed
         self._bucket_of_row = bucket_of_row
-        names = np.unique(bucket_of_row)
+        names = np.unique(bucket_of_row[bucket_of_row >= 0])
         self._rows = {int(name): np.flatnonzero(bucket_of_row == name) for name in names}
         self._first_epoch = 0
         self._dealt = dict.fromkeys(self._rows, 0)

@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from faceclip import FaceCLIPEncoder
@@ -30,7 +31,7 @@ from ..cache.latents import LatentCache
 from ..cache.row_store import CacheError
 from ..data.batches import warn_of_few
 from ..data.shards import Member, ShardSource
-from ..frozen.vae import load_vae
+from ..frozen.vae import TinyVAE, load_vae
 from ..run.config import DTYPES, ConfigError
 from ..run.launch import train
 from ..run.ranks import Ranks
@@ -43,7 +44,9 @@ from .conditions import (
     RememberedConditions,
 )
 from .config import FinetuneConfig
+from .held_out import HeldOutLoss, held_out_by_person, spread
 from .latents import CachedLatents, LatentSource, LiveLatents
+from .looking import Look, find_judge, look_pipeline, people_among
 from .reader import RowReader
 from .task import FinetuneTask
 
@@ -59,6 +62,7 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     """Everything that finetuning needs, from files. Raises ValueError (of many kinds) for what cannot be used."""
     dtype = DTYPES[config.dtype]
     source = ShardSource(config.data, read=_reads(config))
+    held_out = held_out_by_person(source, config.held_out_share, ranks) if config.held_out_share else None
     encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
     if config.unet is None:
         raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
@@ -70,16 +74,35 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     features = FeatureCache(config.features, source) if config.features else None
     if features:
         identities = CachedIdentities(encoder, features)
-    reader = RowReader(config, ranks, source, latents, faces=features is None, features=features)
+    reader = RowReader(config, ranks, source, latents, faces=features is None, features=features, held_out=held_out)
     conditions: Conditions = JointConditions(encoder, identities)
     if config.remember_conditions:
         conditions = RememberedConditions(conditions, reader)
     task = FinetuneTask(config, ranks, unet, latents[0][1], reader, conditions)
     task.fingerprint = source.fingerprint
+    if config.looks:
+        task.look = _look(config, ranks, task, encoder, held_out)
     if ranks.is_main:
         logger.info("The UNet is trained to predict %s.", _told(Prediction(task.schedule.prediction, config.zero_terminal_snr)))
         warn_of_few(len(source), config.batch_size)
     return task
+
+
+def _look(config: FinetuneConfig, ranks: Ranks, task: FinetuneTask, encoder: FaceCLIPEncoder, held_out: Any) -> Look:
+    """What is looked at while the run goes on. Raises ConfigError, ShardError and CheckpointError."""
+    dtype = DTYPES[config.dtype]
+    source = ShardSource(config.held_out or config.data)
+    candidates = range(len(source)) if held_out is None else held_out.nonzero()[0]
+    samples = [source[row] for row in spread(candidates, config.held_out_rows)]
+    people = people_among(samples, config.look_people)
+    vae = load_vae(config.look_vae or config.vae or Path(), dtype)
+    latents = LiveLatents(source, vae, config.resolution, ranks.device)
+    loss = HeldOutLoss(samples, latents, JointConditions(encoder, LiveIdentities(encoder)), task.schedule, dtype)
+    pipeline = look_pipeline(task.unet, vae.vae if isinstance(vae, TinyVAE) else vae, encoder, task.schedule, ranks.device)
+    if ranks.is_main:
+        what = f"{len(candidates):,} rows are held out, and never trained on" if config.held_out_share else "Rows of --held-out"
+        logger.info("%s; the loss is measured on %d of them, and the grid has %d people.", what, len(samples), len(people))
+    return Look(config, ranks, pipeline, people, loss, find_judge(config, ranks))
 
 
 def with_prediction(config: FinetuneConfig, found: Prediction | None) -> FinetuneConfig:

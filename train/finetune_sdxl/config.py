@@ -60,8 +60,38 @@ class FinetuneConfig(RunConfig):
     """Decay of the fp32 moving average of the weights; 0 keeps none. Ours: the paper names none. Update n decays by
     n / (9 + n) at most, so that short runs forget their start, too."""
 
+    held_out: str = ""
+    """Shards of people who are in none of --data, for the loss and the grid of looks; none if empty."""
+    held_out_share: float = 0.0
+    """Instead of shards: the share of --data's people who are kept out of training, by the hash of each person's
+    number (a row's key where nobody knows who it is). Every sample's json is read for it when the run starts."""
+    held_out_rows: int = 32
+    """Held-out rows that the loss is measured on, at five timesteps each; the grid takes its people from them."""
+    look_every: int = 0
+    """Steps between looks at what the UNet makes: the loss on held-out rows, a grid of held-out people and
+    prompts, and its face similarity, all by the averaged weights. 0 looks at the start and at the end alone.
+    Needs held-out rows."""
+    look_vae: Path | None = None
+    """VAE for looks (a file or a folder), where --latents are cached; else it is --vae."""
+    look_people: int = 4
+    """Held-out people in the grid, a row each."""
+    look_prompts: tuple[str, ...] = (
+        "a portrait of a person, plain background",
+        "a person on a beach at sunset",
+        "a person in a suit in an office",
+        "a pencil drawing of a person",
+    )
+    """Prompts of the grid, a column each."""
+    look_steps: int = 20
+    """Sampling steps of the grid's pictures (Euler)."""
+    look_guidance: float = 5.0
+    """Classifier-free guidance of the grid's pictures."""
+    look_judge: Literal["auto", "dlib", "insightface", "none"] = "auto"
+    """Who measures the grid's face similarity; `auto` takes what is installed, or leaves it out where nothing is."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_looks()
         chances = (self.drop_text, self.drop_face, self.drop_both)
         if min(chances) < 0 or sum(chances) > 1:
             raise ConfigError(f"drop_text, drop_face and drop_both are {chances}; each is a chance, and they sum to at most 1.")
@@ -80,3 +110,27 @@ class FinetuneConfig(RunConfig):
             raise ConfigError("cuda_graph does not go with micro_batch, activation_checkpointing or compile: leave it out.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is {self.ema}; a decay lies in [0, 1).")
+
+    @property
+    def looks(self) -> bool:
+        """Whether the run looks at what it learns."""
+        return bool(self.held_out or self.held_out_share)
+
+    def _check_looks(self) -> None:
+        if self.held_out and self.held_out_share:
+            raise ConfigError("held_out and held_out_share are both given: hold out shards, or a share of the people of --data.")
+        if not 0 <= self.held_out_share < 1:
+            raise ConfigError(f"held_out_share is {self.held_out_share:g}; it is a share of the people, in [0, 1).")
+        if self.look_every < 0 or min(self.held_out_rows, self.look_people, self.look_steps, len(self.look_prompts)) < 1:
+            raise ConfigError(
+                "look_every must not be negative, and held_out_rows, look_people, look_steps and the number of look_prompts are "
+                f"at least 1; found {self.look_every}, {self.held_out_rows}, {self.look_people}, {self.look_steps} and "
+                f"{len(self.look_prompts)}."
+            )
+        if self.look_every and not self.looks:
+            raise ConfigError(
+                "look_every needs people whom the run is not trained on: name shards with --held-out, or keep some of --data's "
+                "people out with --held-out-share 0.02."
+            )
+        if self.looks and not (self.vae or self.look_vae):
+            raise ConfigError("Looks decode pictures: name the VAE with --look-vae, since the run's latents are cached.")

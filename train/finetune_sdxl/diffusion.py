@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,9 +73,13 @@ class NoiseSchedule:
 
     def write_scheduler(self, folder: Path) -> None:
         """Write the scheduler's configuration for diffusers, which does not know from the weights what they predict."""
+        self.scheduler().save_pretrained(folder)
+
+    def scheduler(self) -> Any:
+        """diffusers' Euler sampler on this schedule."""
         from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
-        EulerDiscreteScheduler(
+        return EulerDiscreteScheduler(
             num_train_timesteps=TIMESTEPS,
             beta_start=_BETAS[0],
             beta_end=_BETAS[1],
@@ -85,4 +89,4 @@ class NoiseSchedule:
             # Sampling must begin where there is nothing but noise (arXiv 2305.08891, section 3.3).
             timestep_spacing="trailing" if self.zero_terminal_snr else "leading",
             steps_offset=0 if self.zero_terminal_snr else 1,
-        ).save_pretrained(folder)
+        )

@@ -65,18 +65,21 @@ class RowReader:
         latents: LatentSource | Sequence[tuple[int, LatentSource]],
         faces: bool,
         features: FeatureCache | None = None,
+        held_out: np.ndarray | None = None,
     ):
         """
         Args:
             latents: where they come from, or several places, each with the step from which on it serves, the first with
                 0.
             features: the cached ones, to be read with the rows they belong to.
+            held_out: bool [N], the rows that no batch ever has.
         """
         self._config = config
         self._ranks = ranks
         self._source = source
         self._latents = list(latents) if isinstance(latents, Sequence) else [(0, latents)]
-        self._buckets = {source: source.buckets() for _, source in self._latents}
+        kept_out = np.zeros(len(source), dtype=bool) if held_out is None else held_out
+        self._buckets = {each: np.where(kept_out, -1, each.buckets()) for _, each in self._latents}
         self._faces = faces
         self._features = None if config.remember_conditions else features  # remembered conditions ask for theirs seldom
         self.count = len(source)

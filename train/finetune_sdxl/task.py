@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ..run.blocks import compile_blocks
 from ..run.checkpointing import SavedState, State, model_state, optimizer_state
 from ..run.config import DTYPES, ConfigError
 from ..run.ema import MovingAverage
+from ..run.flops import on_meta
 from ..run.gradient_sum import GradientSum
 from ..run.loop import make_optimizer
 from ..run.ranks import Ranks, wrap
@@ -24,7 +26,9 @@ from .conditions import Conditions
 from .config import FinetuneConfig
 from .cuda_graph import GraphedUNet
 from .diffusion import NoiseSchedule
+from .flops import unet_flops
 from .latents import LatentSource
+from .looking import Look
 from .reader import Prefetch, RowReader
 from .rows import Rows
 
@@ -34,6 +38,8 @@ class FinetuneTask:
 
     fingerprint: str = ""
     """Of what it is trained on; empty where nobody has told."""
+    look: Look | None = None
+    """What shows what the UNet learns, where the run looks."""
 
     def __init__(
         self,
@@ -63,6 +69,8 @@ class FinetuneTask:
         prediction = "epsilon" if config.prediction == "auto" else config.prediction
         self.schedule = NoiseSchedule.sdxl(prediction, config.min_snr, config.zero_terminal_snr)
         self.unet = unet.to(ranks.device).train().requires_grad_(True)
+        self._counted = on_meta(self.unet)
+        self._flops: dict[int, float] = {}
         if config.activation_checkpointing:
             self.unet.enable_gradient_checkpointing()
         if config.compile:
@@ -129,8 +137,19 @@ class FinetuneTask:
     def load_state(self, saved: SavedState, step: int) -> None:
         saved.read_into(self.state(), whole="unet")
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        return {}
+    def evaluate_start(self) -> Mapping[str, float | Path]:
+        return self._look(0)
+
+    def evaluate(self, step: int) -> Mapping[str, float | Path]:
+        every = self.config.look_every
+        return self._look(step) if step == self.config.steps or (every and step % every == 0) else {}
+
+    def flops_per_row(self, step: int) -> float:
+        """Of the UNet, by the square bucket: the others have about its area. The frozen models do not count."""
+        side = self.config.phase_of(step).resolution
+        if side not in self._flops:
+            self._flops[side] = unet_flops(self._counted, (side, side)).model
+        return self._flops[side]
 
     def export(self) -> None:
         """`unet/`, a diffusers folder: the moving average where there is one.
@@ -150,6 +169,12 @@ class FinetuneTask:
         if average is not None:
             self._write("unet_last", self.names)
         self.conditions.save({name: final[name].detach() for name in self.conditions.learns})
+
+    def _look(self, step: int) -> Mapping[str, float | Path]:
+        if self.look is None:
+            return {}
+        with self.average.in_place(self.optimizer.shards) if self.average else nullcontext():
+            return self.look(step)
 
     def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:
         folder = self.config.out / name
