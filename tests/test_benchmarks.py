@@ -46,6 +46,15 @@ def test_loss_compares_both_losses_at_every_batch_and_writes_the_table(
     assert (tmp_path / "table.md").read_text() == text + "\n"
 
 
+def test_a_loras_memory_is_counted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra `lora`")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    text = importlib.import_module("lora_memory").main(["--rank", "4", "--batch", "1", "--resolution", "256"])
+    found = {name: number(cell) for name, cell in rows(text)}
+    assert found["UNet, bf16"] == 5.13 and found["LoRA of rank 4, fp32 (5.8 M)"] == 0.02
+    assert 0 < found["activations, recomputed, 1 row at 256 px"] < 0.1
+
+
 def test_cache_compares_live_towers_with_cached_features(benchmark: Callable[[list[str]], str]) -> None:
     found = rows(benchmark(["cache", "--batch", "2", "--steps", "1", "--rounds", "1"]))
     assert [row[0] for row in found] == ["live towers", "cached"]

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Imported only inside the function that needs them: optional, or slow, or both.
 HEAVY = {"accelerate", "cv2", "diffusers", "dlib", "face_recognition_models", "insightface", "onnx", "onnxruntime", "skimage"}
+HEAVY |= {"bitsandbytes", "peft"}
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "server"}
 
 

@@ -1,7 +1,8 @@
 """Make a UNet of a checkpoint: `python -m train.export RUN/checkpoints/step-00001000 OUT`.
 
 OUT becomes a folder as a finished run's `unet`: what the step's moving average was, or with `--last` the
-step's weights. A run may go on meanwhile. RUN itself stands for its newest checkpoint.
+step's weights. A run may go on meanwhile. RUN itself stands for its newest checkpoint. Of a run with `--lora`,
+OUT is the LoRA's file, or with `--merge UNET` a folder of that UNet with the LoRA in its weights.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import torch
 
 from faceclip.diffusers_config import built_by, read_config
 from faceclip.ops import without_values
-from faceclip.sdxl_files import unet_config_beside
+from faceclip.sdxl_files import load_unet, unet_config_beside
 from faceclip.tensor_file import write_safetensors
 
 from .finetune_sdxl.diffusion import NoiseSchedule
+from .finetune_sdxl.lora import lora_names, merge_lora, write_lora
 from .run.checkpointing import ResumeError, SavedState
 from .run.command_line import run_command
 from .run.config import DTYPES
@@ -36,11 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.export", description="Make a UNet of a checkpoint of finetuning.")
     parser.add_argument("checkpoint", type=Path, help="a folder RUN/checkpoints/step-..., or RUN for its newest")
-    parser.add_argument("out", type=Path, help="folder to write: config.json and diffusion_pytorch_model.safetensors")
+    parser.add_argument(
+        "out", type=Path, help="folder to write: config.json and diffusion_pytorch_model.safetensors; of a LoRA, its file"
+    )
     parser.add_argument("--last", action="store_true", help="the step's weights as they are, not their moving average")
     parser.add_argument("--unet-config", type=Path, help="the UNet's config.json, where the run's own files have moved")
+    parser.add_argument("--merge", type=Path, metavar="UNET", help="write UNET (a folder or a file) with the run's LoRA in it")
     options = parser.parse_args(argv)
-    export_unet(newest(options.checkpoint), options.out, last=options.last, unet_config=options.unet_config)
+    checkpoint = newest(options.checkpoint)
+    if _notes(checkpoint)["config"].get("lora"):
+        export_lora(checkpoint, options.out, last=options.last, merge=options.merge, unet_config=options.unet_config)
+        return
+    if options.merge:
+        raise ResumeError(f"{checkpoint} holds a whole UNet and no LoRA: leave --merge out.")
+    export_unet(checkpoint, options.out, last=options.last, unet_config=options.unet_config)
 
 
 def export_unet(checkpoint: Path, out: Path, *, last: bool = False, unet_config: Path | None = None) -> None:
@@ -69,10 +80,51 @@ def export_unet(checkpoint: Path, out: Path, *, last: bool = False, unet_config:
                 "Give the run's own with --unet-config."
             )
         tensors[name] = tensor.to(DTYPES[config["dtype"]])
-    schedule = NoiseSchedule.sdxl(config["prediction"], config.get("min_snr", 0.0), config["zero_terminal_snr"])
+    _write(out, unet, tensors, notes)
+    _tell(out, kind, notes, tensors)
+
+
+def export_lora(
+    checkpoint: Path, out: Path, *, last: bool = False, merge: Path | None = None, unet_config: Path | None = None
+) -> None:
+    """Write the file of a checkpoint's LoRA, or with `merge` a diffusers folder of that UNet with the LoRA in it.
+
+    The rest is as in `export_unet`. Raises ResumeError, too, for a file's name that does not end in .safetensors,
+    and for a UNet of other layers.
+    """
+    notes = _notes(checkpoint)
+    config = notes["config"]
+    dtype = DTYPES[config["dtype"]]
+    saved = SavedState(checkpoint)
+    kind = "ema" if config.get("ema", 0) and not last else "lora"
+    names = [name for name in lora_names(saved.shapes) if name.startswith(f"{kind}.")]
+    weights = {name.removeprefix(f"{kind}."): tensor for name, tensor in saved.read(names).items()}
+    if merge:
+        unet = load_unet(merge, unet_config or config.get("unet_config") or unet_config_beside(merge), dtype)
+        try:
+            merged = merge_lora(unet.state_dict(), weights)
+        except (KeyError, RuntimeError) as error:
+            raise ResumeError(f"The LoRA of {checkpoint} does not fit the UNet {merge} ({error}). Give the run's own.") from error
+        _write(out, unet, {name: tensor.to(dtype) for name, tensor in merged.items()}, notes)
+    elif out.suffix == ".safetensors":
+        metadata = {"steps": str(notes["step"]), **_schedule(config).metadata}
+        write_lora(out, weights, dtype, metadata)
+    else:
+        raise ResumeError(f"{checkpoint} holds a LoRA, which becomes one file: name it, for example {out}.safetensors.")
+    _tell(out, kind, notes, weights)
+
+
+def _write(out: Path, unet: Any, tensors: dict[str, torch.Tensor], notes: dict[str, Any]) -> None:
     unet.save_config(out)
-    metadata = {"format": "pt", "steps": str(notes["step"]), **schedule.metadata}
+    metadata = {"format": "pt", "steps": str(notes["step"]), **_schedule(notes["config"]).metadata}
     write_safetensors(out / "diffusion_pytorch_model.safetensors", tensors, metadata)
+
+
+def _schedule(config: dict[str, Any]) -> NoiseSchedule:
+    return NoiseSchedule.sdxl(config["prediction"], config.get("min_snr", 0.0), config["zero_terminal_snr"])
+
+
+def _tell(out: Path, kind: str, notes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     what = "moving average" if kind == "ema" else "weights"
     print(f"{out}: the {what} after step {notes['step']:,}, {sum(map(torch.Tensor.numel, tensors.values())) / 1e6:,.1f} M values")
 

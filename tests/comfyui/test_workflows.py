@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from demo.client import ComfyClient, Prompt
 from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
 from demo.link import ROOT
+from train.finetune_sdxl.command import main as finetune
+from train.synthetic.command import main as draw
 
 pytestmark = pytest.mark.server
 
@@ -64,6 +66,23 @@ def _own_files(server_base: Path, mini_controlnet: dict[str, torch.Tensor]) -> N
     save_file(lora, server_base / "models" / "loras" / "mini_style.safetensors")
 
 
+@pytest.fixture(scope="module")
+def trained_lora(server_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a LoRA that training made on the mini model in a short run."""
+    pytest.importorskip("peft", reason="LoRA needs the extra `lora`")
+    work = tmp_path_factory.mktemp("lora")
+    assert draw(f"{work / 'world'} --people 4 --pictures 4 --size 128 --held-out-people 1 --guided 4".split()) == 0
+    mini = {"encoder": "faceclip_mini_encoder", "unet": "faceclip_mini_unet"}
+    files = [
+        word for flag, name in mini.items() for word in (f"--{flag}", str(ROOT / "models" / "faceclip" / f"{name}.safetensors"))
+    ]
+    vae = ROOT / "models" / "vae" / "zz_faceclip_mini_vae.safetensors"
+    flags = f"--config mini_sdxl --data {work / 'world' / 'train'} --vae {vae} --out {work / 'run'} --lora 4 --lr 2e-3 --steps 30"
+    assert finetune([*flags.split(), *files, "--batch-size", "4"]) == 0
+    shutil.copy(work / "run" / "lora.safetensors", server_base / "models" / "loras" / "mini_trained.safetensors")
+    return "mini_trained.safetensors"
+
+
 def pictures(client: ComfyClient, prompt: Prompt) -> list[np.ndarray]:
     """All that the workflow makes: uint8 [H, W, 3] each."""
     run = client.run(prompt)
@@ -99,6 +118,19 @@ def test_a_lora_changes_the_picture_as_far_as_its_strength_says(client: ComfyCli
     sampler["model"] = style["model"]
     (plain, *_) = pictures(client, prompt)
     assert np.array_equal(without, plain) and not np.array_equal(styled, plain)
+
+
+def test_a_lora_that_training_made_changes_the_picture(trained_lora: str, client: ComfyClient, photo: str) -> None:
+    prompt = on_mini(workflow("faceclip_sdxl_lora"), client, photo)
+    style, sampler = only(prompt, "LoraLoaderModelOnly"), only(prompt, "KSampler")
+    made = {}
+    for strength in (0.0, 1.0):
+        style.update(lora_name=trained_lora, strength_model=strength)
+        (made[strength], *_) = pictures(client, prompt)
+    sampler["model"] = style["model"]
+    (plain, *_) = pictures(client, prompt)
+    assert np.array_equal(made[0.0], plain)
+    assert np.abs(made[1.0].astype(float) - plain).mean() > 1
 
 
 def test_a_transplant_adds_what_faceclip_added_to_the_base(client: ComfyClient, photo: str) -> None:

@@ -34,7 +34,7 @@ def test_a_command_gets_as_far_as_its_first_missing_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     module, rest = ("faceclip.cli", words[1:]) if words[0] == "faceclip" else (words[2], words[3:])
-    command = importlib.import_module(module if module in ("faceclip.cli", "train.join") else f"{module}.command")
+    command = importlib.import_module(module if module in ("faceclip.cli", "train.export", "train.join") else f"{module}.command")
     assert command.main(rest) in (1, 2)  # it returns: an unknown option ends the process
     error = capsys.readouterr().err
     assert re.search(

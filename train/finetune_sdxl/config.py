@@ -11,7 +11,7 @@ from ..run.config import ConfigError, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(RunConfig):
-    """Stage 2: SDXL's whole UNet learns to follow the joint representation (paper, section 3.4)."""
+    """Stage 2: SDXL's whole UNet learns to follow the joint representation (paper, section 3.4), or a LoRA of it."""
 
     command: ClassVar[str] = "train.finetune_sdxl"
     phase_keys: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "resolution", "latents")
@@ -25,6 +25,9 @@ class FinetuneConfig(RunConfig):
     """UNet to start from: a diffusers folder, or a file of weights in diffusers' naming with --unet-config."""
     unet_config: Path | None = None
     """The UNet's config.json, where --unet is a file."""
+    lora: int | None = None
+    """Rank of a LoRA: low-rank matrices on the UNet's attention projections are trained, and the UNet stays as it
+    is. Without, the whole UNet is trained, as in the paper. What the run makes is one file, for Load LoRA."""
     vae: Path | None = None
     """VAE in diffusers' format (a folder), to encode pictures at every step when there is no latent cache."""
     latents: Path | None = None
@@ -108,6 +111,10 @@ class FinetuneConfig(RunConfig):
             raise ConfigError("A phase names latents, and the run a --vae that makes them at every step. Give one of the two.")
         if self.cuda_graph and (self.micro_batch or self.activation_checkpointing or self.compile):
             raise ConfigError("cuda_graph does not go with micro_batch, activation_checkpointing or compile: leave it out.")
+        if self.lora is not None and self.lora < 1:
+            raise ConfigError(f"lora is {self.lora}; a rank is at least 1. Leave it out to train the whole UNet.")
+        if self.lora and self.cuda_graph:
+            raise ConfigError("cuda_graph replays the whole UNet's training, and not a LoRA's: leave one of them out.")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"ema is {self.ema}; a decay lies in [0, 1).")
 

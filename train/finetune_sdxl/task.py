@@ -29,6 +29,7 @@ from .diffusion import NoiseSchedule
 from .flops import unet_flops
 from .latents import LatentSource
 from .looking import Look
+from .lora import add_lora, require_same_training, write_lora
 from .reader import Prefetch, RowReader
 from .rows import Rows
 
@@ -68,15 +69,18 @@ class FinetuneTask:
         # Of a UNet without a file nobody says what it predicts: the noise, as in the paper.
         prediction = "epsilon" if config.prediction == "auto" else config.prediction
         self.schedule = NoiseSchedule.sdxl(prediction, config.min_snr, config.zero_terminal_snr)
-        self.unet = unet.to(ranks.device).train().requires_grad_(True)
+        self.unet = unet.train().requires_grad_(True)
+        trained = add_lora(self.unet, config.lora, config.seed) if config.lora else dict(self.unet.named_parameters())
+        self._kind = "lora" if config.lora else "unet"
+        self.unet.to(ranks.device)
         self._counted = on_meta(self.unet)
         self._flops: dict[int, float] = {}
         if config.activation_checkpointing:
             self.unet.enable_gradient_checkpointing()
         if config.compile:
             compile_blocks(m for m in self.unet.modules() if type(m).__name__ in self.unet._repeated_blocks)
-        self._unet_names = frozenset(name for name, _ in self.unet.named_parameters())
-        self.names: dict[str, nn.Parameter] = {**dict(self.unet.named_parameters()), **conditions.learns}
+        self._unet_names = frozenset(trained)
+        self.names: dict[str, nn.Parameter] = {**trained, **conditions.learns}
         self.optimizer = make_optimizer(config, self.names, ranks)
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
@@ -132,10 +136,11 @@ class FinetuneTask:
 
     def state(self) -> State:
         average = model_state("ema", self.average.shadow) if self.average else {}
-        return {**model_state("unet", self.names), **optimizer_state(self.optimizer), **average}
+        return {**model_state(self._kind, self.names), **optimizer_state(self.optimizer), **average}
 
     def load_state(self, saved: SavedState, step: int) -> None:
-        saved.read_into(self.state(), whole="unet")
+        require_same_training(saved, self.config)
+        saved.read_into(self.state(), whole=self._kind)
 
     def evaluate_start(self) -> Mapping[str, float | Path]:
         return self._look(0)
@@ -157,7 +162,7 @@ class FinetuneTask:
         `unet_last/` then holds the weights as they are.
 
         `unet/diffusion_pytorch_model.safetensors` is what ComfyUI's Load
-        FaceCLIP UNet reads; `scheduler/` is for diffusers.
+        FaceCLIP UNet reads; `scheduler/` is for diffusers. Of a LoRA `lora.safetensors` and `lora_last.safetensors`.
         """
         dtype = DTYPES[self.config.dtype]
         average = self.optimizer.shards.collect(self.average.shadow, dtype) if self.average else None
@@ -165,9 +170,9 @@ class FinetuneTask:
             return
         self.schedule.write_scheduler(self.config.out / "scheduler")
         final = self.names if average is None else average
-        self._write("unet", final)
+        self._write(self._kind, final)
         if average is not None:
-            self._write("unet_last", self.names)
+            self._write(f"{self._kind}_last", self.names)
         self.conditions.save({name: final[name].detach() for name in self.conditions.learns})
 
     def _look(self, step: int) -> Mapping[str, float | Path]:
@@ -177,12 +182,15 @@ class FinetuneTask:
             return self.look(step)
 
     def _write(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        folder = self.config.out / name
+        folder, dtype = self.config.out / name, DTYPES[self.config.dtype]
+        trained = {n: w.detach().to(dtype) for n, w in weights.items() if n in self._unet_names}
+        metadata = {"steps": str(self.config.steps), **self.schedule.metadata}
+        if self.config.lora:
+            write_lora(folder.with_suffix(".safetensors"), trained, dtype, metadata)
+            return
         self.unet.save_config(folder)
-        trained = {n: w.detach().to(DTYPES[self.config.dtype]) for n, w in weights.items() if n in self._unet_names}
         tensors = {**self.unet.state_dict(), **trained}
-        metadata = {"format": "pt", "steps": str(self.config.steps), **self.schedule.metadata}
-        write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, metadata)
+        write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt", **metadata})
 
     def _losses(self, rows: Rows) -> Tensor:
         """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""

@@ -64,6 +64,11 @@ class SavedState:
         except Exception as error:  # of a damaged pickle comes anything
             raise _unreadable(folder, error) from error
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The tensors' shapes by name."""
+        return {name: shape for name, (_, shape) in self._kinds.items()}
+
     def __getitem__(self, name: str) -> Tensor:
         """One tensor, in CPU memory."""
         return self.read([name])[name]

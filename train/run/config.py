@@ -66,6 +66,9 @@ class RunConfig:
     """AdamW's decoupled weight decay (paper: 0.01)."""
     clip_grad: float = 1.0
     """Largest norm of the gradient; 0 never clips. The paper names none."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` keeps both moments in 8 bits (bitsandbytes): 2 bytes a weight instead of 8. For weights in fp32: a
+    LoRA's, or those of --dtype fp32. In bf16 it would lose most updates, which `adamw` keeps."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and activations. bf16 (the paper's) trains with Kahan AdamW, second moment in fp32."""
     shard_optimizer: bool = True

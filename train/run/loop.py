@@ -27,6 +27,7 @@ from .command_line import as_plain, write_yaml
 from .config import RunConfig
 from .folder_lock import held
 from .logs import RunLog
+from .optim_8bit import adamw_8bit
 from .ranks import Ranks
 from .sharding import ShardedAdamW, Shards
 from .tolerance import Tolerance, TooManyUnusableError
@@ -171,7 +172,8 @@ def learning_rate(config: RunConfig, step: int) -> float:
 def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:
     """AdamW with the paper's settings, its state dealt to the ranks. The parameters are where they will stay."""
     shards = Shards(parameters, ranks, dealt=config.shard_optimizer)
-    return ShardedAdamW(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    kind = adamw_8bit if config.optimizer == "adamw8bit" else ShardedAdamW
+    return kind(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

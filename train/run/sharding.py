@@ -83,19 +83,13 @@ class ShardedAdamW(KahanAdamW):
     """KahanAdamW over the ranks of a run: each steps the parameters that it owns, then all have all weights.
 
     Its `state` and `param_groups` are those of `shards.owned`; states exist from the start, so that a checkpoint
-    can be read into them. Weights of fewer than two dimensions (gains, biases, temperatures) are not decayed, as
-    in CLIP.
+    can be read into them.
     """
 
     def __init__(self, shards: Shards, weight_decay: float, **settings: Any):
         self.shards = shards
-        owned = list(shards.owned.values())
-        groups = [
-            {"params": [p for p in owned if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in owned if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        super().__init__(groups, **settings)
-        for parameter in owned:
+        super().__init__(decayed(shards, weight_decay), **settings)
+        for parameter in shards.owned.values():
             self._initialise(parameter)
 
     @torch.no_grad()
@@ -104,6 +98,16 @@ class ShardedAdamW(KahanAdamW):
         loss = super().step(closure)
         self.shards.share()
         return loss
+
+
+def decayed(shards: Shards, weight_decay: float) -> list[dict[str, Any]]:
+    """This rank's parameters as an optimiser's groups: weights of fewer than two dimensions (gains, biases,
+    temperatures) are not decayed, as in CLIP."""
+    owned = list(shards.owned.values())
+    return [
+        {"params": [p for p in owned if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in owned if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def _buckets(parameters: Mapping[str, nn.Parameter], owners: Mapping[str, int]) -> list[tuple[int, list[nn.Parameter]]]:
