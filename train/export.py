@@ -1,7 +1,7 @@
 """Make a UNet of a checkpoint: `python -m train.export RUN/checkpoints/step-00001000 OUT`.
 
 OUT becomes a folder as a finished run's `unet`: what the step's moving average was, or with `--last` the
-step's weights. A run may go on meanwhile. RUN itself stands for its newest checkpoint. Of a run with `--lora`,
+step's weights. A run may go on meanwhile. RUN itself stands for its newest checkpoint. Of a run with `--lora`
 OUT is the LoRA's file, or with `--merge UNET` a folder of that UNet with the LoRA in its weights.
 """
 

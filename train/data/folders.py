@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .texts import folded
@@ -15,14 +15,14 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 _NOT_THEIRS = {"__macosx", "$recycle.bin", "recycler", "#recycle", "@eadir", "lost+found", "system volume information"}
 
 
-def pictures_below(root: Path) -> list[str]:
+def pictures_below(root: Path) -> Iterator[str]:
     """Pictures in a folder and those within, also behind links, each folder once.
 
     Hidden and deleted ones are left out.
 
-    Paths relative to `root`, sorted.
+    Paths relative to `root`, in no order.
     """
-    return sorted(str(path.relative_to(root)) for path in _files(root) if path.suffix.lower() in PICTURES)
+    return (os.path.relpath(path, root) for path in _files(root) if Path(path).suffix.lower() in PICTURES)
 
 
 def is_hidden(name: str) -> bool:
@@ -44,7 +44,7 @@ def existing(folder: str, name: str) -> str:
     return next((name for name in (plain, *spelled) if os.path.lexists(name)), path)
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path) -> Iterator[str]:
     seen: set[str] = set()
     waiting, links = [root], []
     while waiting or links:
@@ -52,26 +52,35 @@ def _files(root: Path) -> Iterator[Path]:
         if (real := os.path.realpath(folder)) in seen:
             continue
         seen.add(real)
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                (links if entry.is_symlink() else waiting).append(Path(entry.path))
-            else:
-                yield Path(entry.path)
+        within: list[os.DirEntry[str]] = []  # folders alone are kept: there may be millions of files
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    within.append(entry)
+                else:
+                    yield entry.path
+        for entry in sorted(within, key=lambda entry: entry.name):
+            (links if entry.is_symlink() else waiting).append(Path(entry.path))
 
 
 class Beside:
-    """The files that lie beside pictures, found by a picture's name and an ending in capitals or not."""
+    """The files that lie beside pictures, found by a picture's name and an ending in capitals or not.
 
-    def __init__(self) -> None:
-        self._folder = Path()
+    Of a folder only what may belong to the pictures named is remembered.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """names: the pictures that will be asked for, by whatever path."""
+        self._wanted = {folded(Path(name).stem) for name in names}
+        self._folder: Path | None = None
         self._exact: dict[tuple[str, str], str] = {}
         self._folded: dict[tuple[str, str], list[str]] = {}
 
     def find(self, photo: Path, ending: str) -> Path | None:
         """The file `STEM.ending` for a picture; where there is none, the only one that differs in case or accents."""
-        if photo.parent != self._folder or not self._exact:
+        if photo.parent != self._folder:
             self._read(photo.parent)
         if name := self._exact.get((photo.stem, ending)):
             return photo.parent / name
@@ -80,7 +89,11 @@ class Beside:
 
     def _read(self, folder: Path) -> None:
         self._folder, self._exact, self._folded = folder, {}, {}
-        for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []:
+        found = []
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                found = [entry.name for entry in entries if folded(entry.name.rpartition(".")[0]) in self._wanted]
+        for name in sorted(found):
             stem, _, ending = name.rpartition(".")
             self._exact.setdefault((stem, ending.lower()), name)
             self._folded.setdefault((folded(stem), ending.lower()), []).append(name)

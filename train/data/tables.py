@@ -4,79 +4,132 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from .storage import read_bytes
-from .texts import decode_text
+from .storage import is_local, read_bytes
+from .texts import encoding_of
 
 
 class TableError(ValueError):
     """A table that cannot be read: what is wrong, what was found, and what to do."""
 
 
-def read_table(path: str, errors: str = "strict") -> tuple[list[str], list[list[str]]]:
-    """The heading of a table, and its rows, without those that are blank.
+class TextTable:
+    """The rows of a .csv or .tsv, without those that are blank, read from the file as they are asked for.
 
-    errors: what becomes of bytes that are no text, as `bytes.decode` has it.
-
-    Raises TableError.
+    Iterate as often as you like. A URL's file is copied once to a temporary one.
     """
-    try:
-        text = decode_text(read_bytes(path), errors=errors)
-    except FileNotFoundError as error:
-        raise TableError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise TableError(f"The table {path} cannot be opened ({error.strerror or error}).") from error
-    except UnicodeDecodeError as error:
-        raise TableError(f"The table {path} is cut short, or no text ({error}). Save it as UTF-8.") from error
-    records = _tab_separated(text) if path.lower().endswith(".tsv") else _comma_separated(path, text)
-    heading, *rows = [record for record in records if record] or [[]]
-    for record in rows:
-        if any(record[len(heading) :]) and len(heading) > 1:  # one column alone: it is another sign that separates them
+
+    heading: list[str]
+
+    def __init__(self, path: str, errors: str = "strict"):
+        """errors: what becomes of bytes that are no text, as `bytes.decode` has it. Raises TableError."""
+        self._path, self._errors = path, errors
+        try:
+            self._copy = None if is_local(path) else _copied(path)
+            self._records = self._tab_separated() if path.lower().endswith(".tsv") else self._comma_separated()
+        except FileNotFoundError as error:
+            raise TableError(f"There is no file {path}.") from error
+        except OSError as error:
+            raise TableError(f"The table {path} cannot be opened ({error.strerror or error}).") from error
+        self.heading = next(self._whole(), [])
+        self._count = sum(map(self._fits, self))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return islice(self._whole(), 1, None)
+
+    def _whole(self) -> Iterator[list[str]]:
+        return (record for record in self._records() if record)
+
+    def _fits(self, record: list[str]) -> int:
+        columns = len(self.heading)
+        if any(record[columns:]) and columns > 1:  # one column alone: it is another sign that separates them
             raise TableError(
-                f"The table {path} has {len(heading)} columns, and a row of {len(record)} cells, which begins with "
+                f"The table {self._path} has {columns} columns, and a row of {len(record)} cells, which begins with "
                 f"{record[0][:80]!r}. Put a cell with a comma or a tab in it in quotes."
             )
-    return heading, rows
+        return 1
 
-
-def _comma_separated(path: str, text: str) -> list[list[str]]:
-    # Lines as the format has them: U+2028, form feeds and the like, which web text holds, end none.
-    strict = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        return list(strict)
-    except csv.Error as error:
-        why, line = str(error), strict.line_num
-    if "unexpected end" not in why:
+    def _comma_separated(self) -> _Reader:
+        """The way of reading that suits all of the file: strict, or as loose as many tools write."""
+        strict = self._csv(",", strict=True)
         try:
-            records = list(csv.reader(io.StringIO(text, newline="")))
+            for _ in strict:
+                pass
+            return partial(self._csv, ",", strict=True)
         except csv.Error as error:
-            why = str(error)
-        else:
-            # Of cells that are quoted wrongly, one that has several lines may be several rows.
-            if not any("\n" in cell or "\r" in cell for record in records for cell in record):
-                return records
-    raise TableError(
-        f'The table {path} cannot be read ({why}, line {line}): most likely a quotation mark (") opens in a row and never '
-        "closes, or stands within a quoted cell. Write a quotation mark within a quoted cell twice."
-    )
+            why, line = str(error), strict.line_num
+        if "unexpected end" not in why:
+            try:
+                # Of cells that are quoted wrongly, one that has several lines may be several rows.
+                several = any("\n" in cell or "\r" in cell for record in self._csv(",", strict=False) for cell in record)
+            except csv.Error as error:
+                why = str(error)
+            else:
+                if not several:
+                    return partial(self._csv, ",", strict=False)
+        raise TableError(
+            f'The table {self._path} cannot be read ({why}, line {line}): most likely a quotation mark (") opens in a row and '
+            "never closes, or stands within a quoted cell. Write a quotation mark within a quoted cell twice."
+        )
+
+    def _tab_separated(self) -> _Reader:
+        """Most tools quote nothing here, and a caption may begin with a quotation mark.
+
+        Some quote cells with line breaks in them.
+        """
+        tabs: set[int] = set()
+        quotes = False
+        for line in self._plain_lines():
+            tabs.add(line.count("\t"))
+            quotes = quotes or any(cell.startswith('"') for cell in line.split("\t"))
+        if len(tabs) > 1 and quotes:
+            try:
+                for _ in self._csv("\t", strict=True):
+                    pass
+                return partial(self._csv, "\t", strict=True)
+            except csv.Error:  # not so quoted, then
+                pass
+        return lambda: ([_unquoted(cell) for cell in line.split("\t")] for line in self._plain_lines())
+
+    def _csv(self, delimiter: str, strict: bool) -> Any:
+        return csv.reader(self._lines(), delimiter=delimiter, strict=strict)
+
+    def _plain_lines(self) -> Iterator[str]:
+        return filter(None, (line.rstrip("\r\n") for line in self._lines()))
+
+    def _lines(self) -> Iterator[str]:
+        """Lines as the formats have them: U+2028, form feeds and the like, which web text holds, end none."""
+        with Path(self._copy.name if self._copy else self._path).open("rb") as file:
+            text = io.TextIOWrapper(file, encoding_of(file.peek(4)), errors=self._errors, newline="")
+            try:
+                yield from text
+            except UnicodeDecodeError as error:
+                raise TableError(f"The table {self._path} is cut short, or no text ({error}). Save it as UTF-8.") from error
 
 
-def _tab_separated(text: str) -> list[list[str]]:
-    """Most tools quote nothing here, and a caption may begin with a quotation mark.
+_Reader = Callable[[], Iterator[list[str]]]
 
-    Some quote cells with line breaks in them.
-    """
-    lines = [line.rstrip("\r\n") for line in io.StringIO(text, newline="")]
-    lines = [line for line in lines if line]
-    tabs = lines[0].count("\t") if lines else 0
-    if any(line.count("\t") != tabs for line in lines) and any(
-        cell.startswith('"') for line in lines for cell in line.split("\t")
-    ):
-        try:
-            return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
-        except csv.Error:  # not so quoted, then
-            pass
-    return [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
+
+def _copied(path: str) -> Any:
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - it goes when nobody has it any more
+    file.write(read_bytes(path))
+    file.flush()
+    return file
+
+
+def read_table(path: str) -> tuple[list[str], list[list[str]]]:
+    """The heading of a small table, and its rows, all in memory. Raises TableError."""
+    table = TextTable(path)
+    return table.heading, list(table)
 
 
 def _unquoted(cell: str) -> str:

@@ -17,8 +17,12 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 
     Raises UnicodeDecodeError, unless `errors` says otherwise.
     """
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    return data.decode(encoding, errors)
+    return data.decode(encoding_of(data), errors)
+
+
+def encoding_of(start: bytes) -> str:
+    """What text is written in that begins with these bytes, four or more: UTF-8, or what the mark there says."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def parse_json(data: bytes) -> Any:

@@ -31,8 +31,9 @@ from ..data.storage import is_local, join, list_files, publish, read_bytes
 from ..data.workers import Engine, EngineError, run
 from ..run.command_line import run_command
 from .histograms import draw
+from .progress import Progress
 from .report import Report
-from .sources import Unit, find_units
+from .sources import Units, find_units
 from .unit import UNITS, Options, Work, unit_report
 
 logger = logging.getLogger(__name__)
@@ -51,22 +52,29 @@ def prepare(
     *,
     engine: Engine = "processes",
     workers: int = 1,
-    progress: Callable[[Report], None] | None = None,
+    gpus: float = 0.0,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Make shards of a source; only units that are not done yet are worked on.
 
     Args:
         source, out: local paths or fsspec URLs; a folder of pictures must be local.
-        workers: processes of this machine, or workers of the Ray cluster.
-        progress: called with each unit's report as it is done.
+        workers: processes of this machine, or actors on the Ray cluster.
+        gpus: how many GPUs, or what share of one, each actor on Ray is given. Processes share the machine's in turn.
+        progress: called at the start, and then as records and units are done.
 
     Raises:
         SourceError: the source cannot be read.
-        PrepareError: `out` holds shards of another source or made with other options.
+        PrepareError: `out` holds shards of another source or made with other options; or `gpus` without Ray.
         EngineError: workers died, or Ray is not installed.
         DetectorUnavailableError: no face detector is installed.
     """
     options = options or Options()
+    if gpus < 0 or (gpus and engine != "ray"):
+        raise PrepareError(
+            f"gpus_per_worker is {gpus:g} with the engine {engine}. Only Ray gives GPUs out (--engine ray); processes share "
+            "those of this machine in turn, without being told."
+        )
     source = str(Path(source).resolve()) if is_local(source) else source
     if is_local(source) and is_local(out) and Path(source) in (Path(out).resolve(), *Path(out).resolve().parents):
         raise PrepareError(
@@ -75,21 +83,34 @@ def prepare(
     units = find_units(source, options.shard_size, options.columns, need_captions=not options.caption_model)
     _claim(out, source, units, options)
     done = {Path(path).stem for path in list_files(join(out, UNITS))}
-    jobs = [(number, unit) for number, unit in enumerate(units) if Path(unit_report(out, number)).stem not in done]
-    if jobs:
-        logger.info("%d of %d units to do", len(jobs), len(units))
-    for data in run(engine, Work(out, options), jobs, workers):
-        if progress is not None:
-            progress(Report.from_json(data))
+
+    def is_done(number: int) -> bool:
+        return Path(unit_report(out, number)).stem in done
+
+    left = sum(not is_done(number) for number in range(len(units)))
+    if left:
+        logger.info("%d of %d units to do", left, len(units))
+    progress = progress or (lambda _: None)
+    now = Progress.begun(units, is_done)
+    progress(now)
+
+    def told(count: int) -> None:
+        now.records += count
+        progress(now)
+
+    jobs = ((number, unit) for number, unit in enumerate(units) if not is_done(number))
+    for number, data in run(engine, Work(out, options), jobs, workers, gpus=gpus, told=told):
+        now.count(units.size_of(number), Report.from_json(data).seen)
+        progress(now)
     report = Report.total(Report.from_json(read_bytes(unit_report(out, number))) for number in range(len(units)))
     _write_report(out, report, options)
     return report
 
 
-def _claim(out: str, source: str, units: Sequence[Unit], options: Options) -> None:
+def _claim(out: str, source: str, units: Units, options: Options) -> None:
     """Note in `out` what it is made from, or check that it is made from the same."""
     digest = hashlib.sha256()
-    for unit in units:
+    for unit in units:  # they are made anew for the workers: nobody holds all of them
         digest.update(f"{unit!r}\n".encode())
     plan = {"source": source, "units": len(units), "records": digest.hexdigest(), "options": asdict(options)}
     try:
@@ -120,6 +141,9 @@ class _Command:
     """`processes` of this machine, or `ray` for a Ray cluster (set RAY_ADDRESS to join one)."""
     workers: int = max(1, (os.cpu_count() or 2) - 1)
     """How many work at once."""
+    gpus_per_worker: float = 0.0
+    """GPUs, or a share of one, that Ray gives each worker, for detector and captions. Processes share this machine's
+    in turn, without it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,10 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(tyro.conf.OmitArgPrefixes[_Command], args=argv, prog="python -m train.prepare")
-    with tqdm(desc="prepare", unit=" records") as bar:
+    with tqdm(desc="prepare", unit=" photos", smoothing=0.05) as bar:
 
-        def advance(report: Report) -> None:
-            bar.update(report.seen)
+        def advance(now: Progress) -> None:
+            if bar.total is None:  # the first time: what was done before says nothing of the pace
+                bar.initial = bar.n = now.records
+            bar.total = now.total
+            bar.update(now.records - bar.n)
 
         report = prepare(
             command.source,
@@ -140,6 +167,7 @@ def _run(argv: Sequence[str] | None) -> None:
             command.options,
             engine=command.engine,
             workers=command.workers,
+            gpus=command.gpus_per_worker,
             progress=advance,
         )
     print(f"{report.summary()}\nReport: {join(command.out, 'report.png')}, {join(command.out, 'dropped.jsonl')}")

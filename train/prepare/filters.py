@@ -4,13 +4,14 @@ photograph, aligned face, caption and measurements."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from faceclip.face import AlignedFace, Face, FaceDetector, FaceError, FaceQuality, align_face, assess, detect_faces
+from faceclip.face import AlignedFace, Face, FaceDetector, FaceError, FaceQuality, align_face, assess
+from faceclip.face.detect import detect_in_batch
 
 from ..data.shards import Sample
 from ..data.storage import read_bytes
@@ -20,8 +21,8 @@ from .sources import Record
 # A face of at least this part of the largest one's side is another person of the picture, not someone in its background.
 SECOND_FACE = 0.5
 
-Captioner = Callable[[np.ndarray], str]
-"""uint8 [H, W, 3] RGB to a caption."""
+Captioner = Callable[[Sequence[np.ndarray]], list[str]]
+"""Photographs, each uint8 [H, W, 3] RGB, to a caption each."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,82 @@ class DroppedError(Exception):
 
 
 @dataclass
+class Opened:
+    """A record whose photograph could be read and whose caption, if it has one, is long enough."""
+
+    record: Record
+    stored: bytes
+    photo: np.ndarray
+    caption: str
+    """Empty where a model is to write it."""
+    measured: dict[str, float]
+
+
+@dataclass
 class Preparer:
-    """Makes samples of records. Holds a face detector, so one is made in every worker."""
+    """Makes samples of records, several at a time. Holds a face detector and a captioner, so one is made in every
+    worker."""
 
     filters: Filters
     detector: FaceDetector | None
     captioner: Captioner | None = None
-    measured: dict[str, float] = field(default_factory=dict)
-    """What was measured on the last record."""
 
     def __call__(self, record: Record) -> Sample:
         """
         Raises:
             DroppedError: the record does not pass the filters, or its photograph is broken.
         """
-        self.measured = {}
-        stored, photo = self._read(record)
-        caption = self._caption(record, photo)
+        (made,) = self.together([self.open(record)])
+        if isinstance(made, DroppedError):
+            raise made
+        return made
+
+    def open(self, record: Record) -> Opened:
+        """Read a record's photograph. Raises DroppedError, for its caption, too, unless a model is to write that."""
+        measured: dict[str, float] = {}
+        try:
+            data = record.photo if isinstance(record.photo, bytes) else read_bytes(record.photo)
+            stored, photo = read_photo(data, record.key if isinstance(record.photo, bytes) else record.photo)
+        except AnimatedError as error:
+            raise DroppedError("animated picture", str(error), measured) from error
+        except Exception as error:
+            # Decoders raise anything on broken bytes (SyntaxError, struct.error, ...): one picture must not end the run.
+            raise DroppedError("broken photograph", f"{type(error).__name__}: {error}", measured) from error
+        side = min(photo.shape[:2])
+        measured["photo"] = side
+        if side < self.filters.min_side:
+            raise DroppedError("small photograph", f"{photo.shape[1]} x {photo.shape[0]} px", measured)
+        opened = Opened(record, stored, photo, record.caption or "", measured)
+        if opened.caption or not self.captioner:
+            self._require_words(opened)
+        return opened
+
+    def together(self, opened: Sequence[Opened]) -> list[Sample | DroppedError]:
+        """What becomes of each: detector and captioner look at all photographs at once, the captioner at those alone
+        whose face is good enough and that have no caption."""
+        found = detect_in_batch(self.detector, [each.photo for each in opened]) if self.detector else [[]] * len(opened)
+        made: list[Sample | DroppedError] = []
+        for each, faces in zip(opened, found, strict=True):
+            try:
+                made.append(self._sample(each, faces))
+            except DroppedError as dropped:
+                made.append(dropped)
+        silent = [place for place, sample in enumerate(made) if isinstance(sample, Sample) and not sample.caption]
+        if silent and self.captioner:
+            for place, text in zip(silent, self.captioner([opened[place].photo for place in silent]), strict=True):
+                opened[place].caption = text
+                made[place] = self._captioned(opened[place], made[place])
+        return made
+
+    def _captioned(self, opened: Opened, made: Any) -> Sample | DroppedError:
+        try:
+            self._require_words(opened)
+        except DroppedError as dropped:
+            return dropped
+        return replace(made, caption=opened.caption)
+
+    def _sample(self, opened: Opened, faces: list[Face]) -> Sample:
+        record, photo = opened.record, opened.photo
         meta: dict[str, Any] = {"size": list(photo.shape[:2])}
         if record.identity is not None:
             meta |= {"identity": identity_label(record.identity), "person": record.identity}
@@ -86,59 +146,39 @@ class Preparer:
             meta["class"] = record.word
         face = None
         if self.detector is not None:
-            found, aligned, quality = self._portrait(photo, self.detector)
+            found, aligned, quality = self._portrait(opened, faces, self.detector.name)
             meta |= describe_face(found, quality)
             face = to_jpeg((aligned.image * 255).round().astype(np.uint8))
-        return Sample(record.key, stored, face, caption, meta)
+        return Sample(record.key, opened.stored, face, opened.caption, meta)
 
-    def _read(self, record: Record) -> tuple[bytes, np.ndarray]:
-        try:
-            data = record.photo if isinstance(record.photo, bytes) else read_bytes(record.photo)
-            stored, photo = read_photo(data, record.key if isinstance(record.photo, bytes) else record.photo)
-        except AnimatedError as error:
-            raise self._dropped("animated picture", str(error)) from error
-        except Exception as error:
-            # Decoders raise anything on broken bytes (SyntaxError, struct.error, ...): one picture must not end the run.
-            raise self._dropped("broken photograph", f"{type(error).__name__}: {error}") from error
-        side = min(photo.shape[:2])
-        self.measured["photo"] = side
-        if side < self.filters.min_side:
-            raise self._dropped("small photograph", f"{photo.shape[1]} x {photo.shape[0]} px")
-        return stored, photo
-
-    def _caption(self, record: Record, photo: np.ndarray) -> str:
-        caption = record.caption or (self.captioner(photo) if self.captioner else "")
-        words = len(caption.split())
-        self.measured["words"] = words
+    def _require_words(self, opened: Opened) -> None:
+        words = len(opened.caption.split())
+        opened.measured["words"] = words
         if not words:
-            raise self._dropped("no caption", "there is no text; add one, or name a --caption-model")
+            raise DroppedError("no caption", "there is no text; add one, or name a --caption-model", opened.measured)
         if words < self.filters.min_words:
-            raise self._dropped("short caption", f"{words} word(s): {caption!r}")
-        return caption
+            raise DroppedError("short caption", f"{words} word(s): {opened.caption!r}", opened.measured)
 
-    def _portrait(self, photo: np.ndarray, detector: FaceDetector) -> tuple[Face, AlignedFace, FaceQuality]:
-        faces = detect_faces(detector, photo)
+    def _portrait(self, opened: Opened, faces: list[Face], detector: str) -> tuple[Face, AlignedFace, FaceQuality]:
+        measured = opened.measured
         if not faces:
-            raise self._dropped("no face", f"none found by {detector.name}")
+            raise DroppedError("no face", f"none found by {detector}", measured)
         people = sum(face.size >= SECOND_FACE * faces[0].size for face in faces)
         try:
-            aligned = align_face(photo, faces[0])
+            aligned = align_face(opened.photo, faces[0])
         except FaceError as error:
-            raise self._dropped("no face", str(error)) from error
+            raise DroppedError("no face", str(error), measured) from error
         quality = assess(aligned, faces[0])
-        self.measured |= {"face": quality.size, "sharpness": quality.sharpness, "turn": quality.yaw}
+        measured |= {"face": quality.size, "sharpness": quality.sharpness, "turn": quality.yaw}
         if people > self.filters.max_people:
-            raise self._dropped("several people", f"{people} faces of a like size")
+            raise DroppedError("several people", f"{people} faces of a like size", measured)
         if quality.size < self.filters.min_face:
-            raise self._dropped("small face", f"{quality.size:.0f} px")
+            raise DroppedError("small face", f"{quality.size:.0f} px", measured)
         if quality.sharpness < self.filters.min_sharpness:
-            raise self._dropped("blurred face", f"sharpness {quality.sharpness:.3f}")
+            raise DroppedError("blurred face", f"sharpness {quality.sharpness:.3f}", measured)
         if abs(quality.yaw) > self.filters.max_turn:
-            raise self._dropped("turned face", f"{quality.yaw:.0f} degrees")
+            raise DroppedError("turned face", f"{quality.yaw:.0f} degrees", measured)
         return faces[0], aligned, quality
-
-    def _dropped(self, reason: str, detail: str) -> DroppedError:
-        return DroppedError(reason, detail, self.measured)
 
 
 def describe_face(face: Face, quality: FaceQuality) -> dict[str, Any]:

@@ -6,18 +6,23 @@ A unit becomes at most one shard. It is small to send to a worker and reads its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..data.folders import PICTURES, Beside, existing, pictures_below
 from ..data.shards import ShardError, ShardSource, find_shards
 from ..data.storage import is_local, join, list_files
 from ..data.texts import decode_text, name_of, parse_json
-from .tables import Columns, Row, SourceError, open_parquet, parquet_rows, read_csv
+from .names import SortedNames
+from .tables import Columns, Row, SourceError, Table, open_parquet, parquet_rows
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class FolderUnit:
         return len(self.names)
 
     def records(self) -> Iterator[Record | BrokenRecord]:
-        beside = Beside()
+        beside = Beside(self.names)
         for name in self.names:
             photo = Path(self.root, name)
             key = key_of(name)
@@ -157,7 +162,33 @@ class TarUnit:
             yield Record(key_of(sample.key), sample.image, caption, _said(sample.meta, "identity"), _said(sample.meta, "class"))
 
 
-def find_units(source: str, shard_size: int, columns: Columns, need_captions: bool = False) -> list[Unit]:
+@dataclass(frozen=True)
+class Units:
+    """A source's units in their order, made as they are asked for: neither names nor rows of all are held at once.
+
+    Iterate as often as you like.
+    """
+
+    make: Callable[[], Iterator[Unit]]
+    shard_size: int
+    records: int = 0
+    """In the first units, of `shard_size` records each, the last of them of the rest."""
+    tars: int = 0
+    """Units that follow, of which nobody knows how many records they have."""
+
+    def __iter__(self) -> Iterator[Unit]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return -(-self.records // self.shard_size) + self.tars
+
+    def size_of(self, number: int) -> int | None:
+        """How many records a unit has, None for a tar."""
+        left = self.records - number * self.shard_size
+        return min(left, self.shard_size) if left > 0 else None
+
+
+def find_units(source: str, shard_size: int, columns: Columns, need_captions: bool = False) -> Units:
     """Cut a source into units of `shard_size` records; each tar is one.
 
     Raises:
@@ -167,16 +198,15 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
     suffix = Path(source).suffix.lower()
     if suffix == ".parquet":
         count, columns = open_parquet(source, columns, need_captions)
-        starts = range(0, count, shard_size)
-        return [ParquetUnit(source, start, min(start + shard_size, count), columns) for start in starts]
+        return Units(partial(_parquet_units, source, columns, count, shard_size), shard_size, count)
     if suffix in (".csv", ".tsv"):
-        rows = read_csv(source, columns, need_captions)
-        return [RowsUnit(_folder_of(source), n * shard_size, tuple(part)) for n, part in enumerate(_parts(rows, shard_size))]
-    tars: list[Unit] = [TarUnit(name) for name in _tars(source)]
+        table = Table(source, columns, need_captions)
+        return Units(partial(_table_units, table, _folder_of(source), shard_size), shard_size, len(table))
+    tars = _tars(source)
     if is_local(source) and Path(source).is_dir():
         return _folder_units(Path(source), shard_size, tars)
     if tars:
-        return tars
+        return Units(lambda: map(TarUnit, tars), shard_size, tars=len(tars))
     found = "nothing there" if not list_files(source) else "something else"
     raise SourceError(
         f"{source} is not a source of photographs: found {found}. Give a folder with pictures and .txt captions, "
@@ -185,7 +215,7 @@ def find_units(source: str, shard_size: int, columns: Columns, need_captions: bo
 
 
 def _tars(source: str) -> list[str]:
-    if not any(name.endswith(".tar") for name in list_files(source)):
+    if not _names_a_tar(source):
         return []
     try:
         return find_shards([source])
@@ -193,25 +223,49 @@ def _tars(source: str) -> list[str]:
         raise SourceError(str(error)) from error
 
 
-def _folder_units(root: Path, shard_size: int, tars: list[Unit]) -> list[Unit]:
+def _names_a_tar(source: str) -> bool:
+    if not is_local(source) or not Path(source).is_dir():
+        return any(name.endswith(".tar") for name in list_files(source))
+    with os.scandir(source) as entries:  # there may be millions of pictures in it
+        return any(entry.name.endswith(".tar") for entry in entries)
+
+
+def _folder_units(root: Path, shard_size: int, tars: list[str]) -> Units:
     """Pictures of a folder.
 
     Beside tars they count where they have captions: shards may have a picture of a report by them.
     """
-    names = pictures_below(root)
-    if not names and not tars:
+    names = SortedNames(pictures_below(root))
+    if not len(names) and not tars:
         raise SourceError(f"The folder {root} holds no picture ({', '.join(PICTURES)}) and no .tar.")
-    if tars and names:
-        beside = Beside()
-        captioned = [name for name in names if beside.find(root / name, "txt") or beside.find(root / name, "json")]
-        if not captioned:
-            logger.warning(
-                "%s holds tars: its %d pictures without captions, such as %s, are left out.", root, len(names), names[0]
-            )
-            names = []
+    if tars and len(names):
+        if not any(_captioned(root, part) for part in _parts(names, shard_size)):
+            first = next(iter(names))
+            logger.warning("%s holds tars: its %d pictures without captions, such as %s, are left out.", root, len(names), first)
+            names = SortedNames([])
         else:
             logger.warning("%s holds pictures and %d tars: both are read.", root, len(tars))
-    return [*(FolderUnit(str(root), tuple(part)) for part in _parts(names, shard_size)), *tars]
+
+    def made(names: SortedNames) -> Iterator[Unit]:
+        yield from (FolderUnit(str(root), part) for part in _parts(names, shard_size))
+        yield from map(TarUnit, tars)
+
+    return Units(partial(made, names), shard_size, len(names), len(tars))
+
+
+def _captioned(root: Path, names: Sequence[str]) -> bool:
+    beside = Beside(names)
+    return any(beside.find(root / name, "txt") or beside.find(root / name, "json") for name in names)
+
+
+def _parquet_units(path: str, columns: Columns, count: int, shard_size: int) -> Iterator[Unit]:
+    for start in range(0, count, shard_size):
+        yield ParquetUnit(path, start, min(start + shard_size, count), columns)
+
+
+def _table_units(table: Table, folder: str, shard_size: int) -> Iterator[Unit]:
+    for number, part in enumerate(_parts(table, shard_size)):
+        yield RowsUnit(folder, number * shard_size, part)
 
 
 def _folder_of(path: str) -> str:
@@ -229,8 +283,10 @@ def _said(described: Any, name: str) -> str | None:
     return name_of(described.get(name)) if isinstance(described, dict) else None
 
 
-def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _parts(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    waiting = iter(items)
+    while part := tuple(islice(waiting, size)):
+        yield part
 
 
 def key_of(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.storage import open_seekable, size_of
-from ..data.tables import TableError, read_table
+from ..data.tables import TableError, TextTable
 from ..data.texts import name_of
 
 Row = tuple[str | bytes | None, str | None, str | None, str | None]
@@ -37,17 +37,25 @@ def names(columns: Columns) -> tuple[str, str, str, str]:
     return columns.image_column, columns.caption_column, columns.identity_column, columns.class_column
 
 
-def read_csv(path: str, columns: Columns, need_captions: bool) -> list[Row]:
-    """The rows of a .csv or .tsv. Raises SourceError."""
-    try:
-        heading, records = read_table(path, errors="surrogateescape")  # a row that is no UTF-8 is told with the rows
-    except TableError as error:
-        raise SourceError(str(error)) from error
-    require_columns(path, heading, columns, need_captions)
-    rows = [_row(dict(zip(heading, record, strict=False)), columns) for record in records]
-    if not rows:
-        raise SourceError(f"The table {path} has no row below its heading.")
-    return rows
+class Table:
+    """The rows of a .csv or .tsv, read as they are asked for, as often as you like."""
+
+    def __init__(self, path: str, columns: Columns, need_captions: bool):
+        """Raises SourceError."""
+        self._columns = columns
+        try:
+            self._text = TextTable(path, errors="surrogateescape")  # a row that is no UTF-8 is told with the rows
+        except TableError as error:
+            raise SourceError(str(error)) from error
+        require_columns(path, self._text.heading, columns, need_captions)
+        if not len(self._text):
+            raise SourceError(f"The table {path} has no row below its heading.")
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (_row(dict(zip(self._text.heading, record, strict=False)), self._columns) for record in self._text)
 
 
 def open_parquet(path: str, columns: Columns, need_captions: bool) -> tuple[int, Columns]:

@@ -18,6 +18,7 @@ from train.data.shards import Sample, ShardSource, write_shard
 from train.prepare.command import PrepareError, main, prepare
 from train.prepare.filters import DroppedError, Filters, Preparer, identity_label
 from train.prepare.histograms import WIDTH
+from train.prepare.progress import Progress
 from train.prepare.report import Report
 from train.prepare.sources import Record, SourceError
 from train.prepare.unit import DetectorChoice, Options
@@ -134,10 +135,12 @@ def test_everything_else_is_one_line_of_the_report(prepared: tuple[Path, Report]
 def test_a_second_run_does_nothing_and_other_options_are_refused(folder: Path, prepared: tuple[Path, Report]) -> None:
     out, report = prepared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar*")}
-    calls: list[Report] = []
+    calls: list[Progress] = []
     options = Options(face_detector=DLIB, shard_size=4)
     assert prepare(str(folder), str(out), options, progress=calls.append) == report
-    assert not calls and before == {path: path.stat().st_mtime_ns for path in out.rglob("*.tar*")}
+    assert [(now.records, now.total) for now in calls] == [(13, 13)] and before == {
+        path: path.stat().st_mtime_ns for path in out.rglob("*.tar*")
+    }
     with pytest.raises(PrepareError, match="made with other min_face \\(80, now 10\\). Choose another folder"):
         prepare(str(folder), str(out), Options(Filters(min_face=10), face_detector=DLIB, shard_size=4))
     with pytest.raises(PrepareError, match="units .*; pictures in the source"):

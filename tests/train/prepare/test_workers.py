@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from operator import methodcaller
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +18,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from train.data import workers
 from train.data.shards import ShardSource
-from train.data.workers import EngineError, run
+from train.data.workers import EngineError, run, tell, worker_device
 from train.prepare.command import main
 
 
@@ -146,3 +148,54 @@ def test_a_missing_pack_is_explained(many: Path, tmp_path: Path, capsys: pytest.
 def test_a_worker_that_dies_is_explained() -> None:
     with pytest.raises(EngineError, match="A worker process died, most likely for want of memory. Run the same command again"):
         list(run("processes", os._exit, [3, 4], 2))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_work_tells_of_every_item_and_jobs_are_asked_for_as_they_are_wanted(number: int) -> None:
+    asked: list[int] = []
+    told: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for job in range(40):
+            asked.append(job)
+            yield job
+
+    results = run("processes", tell, jobs(), number, told=told.append)
+    next(results)
+    assert len(asked) <= 1 + 4 * number
+    assert len(list(results)) == 39
+    assert sum(told) == sum(range(40))
+
+
+def test_processes_take_a_machines_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for place, device in ((0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0")):
+        monkeypatch.setattr("train.data.workers._here", workers._Here(lambda count: None, place=place))
+        assert worker_device() == device
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("train.data.workers._here", workers._Here(lambda count: None))
+    assert worker_device() == "cpu"
+
+
+@pytest.mark.training
+def test_an_actor_of_ray_has_the_gpu_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)  # a GPU by its word alone
+    try:
+        told: list[int] = []
+        assert len(list(run("ray", tell, iter(range(4)), 2, gpus=0.5, told=told.append))) == 4
+        assert sum(told) == 6
+        ask = methodcaller("__call__")  # what a worker can import, as it cannot this file
+        assert list(run("ray", ask, [worker_device], 1, gpus=0.5)) == ["cuda:0"]
+        assert list(run("ray", ask, [worker_device], 1)) == ["cpu"]
+        with pytest.raises(EngineError, match="3 workers with 0.5 GPUs each are asked for, and the Ray cluster has 1 GPUs"):
+            next(run("ray", tell, [0], 3, gpus=0.5))
+    finally:
+        ray.shutdown()
+
+
+def test_gpus_without_ray_are_refused(many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(many), str(tmp_path / "out"), "--gpus-per-worker", "1"]) == 1
+    assert "gpus_per_worker is 1 with the engine processes. Only Ray gives GPUs out" in capsys.readouterr().err
