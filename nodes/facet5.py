@@ -21,7 +21,7 @@ from .fit import width_of_file
 from .flux_clip import FluxPrompt, encode_prompt, read_prompt
 from .folders import MODELS, find_file, is_there
 from .inputs import file_input, identity_input, kept_input, negative_input, prompt_input, strength_input
-from .neighbours import Neighbours
+from .neighbours import Neighbours, batch_status, face_status
 from .status import STAYS, show_status, words_if_any
 from .types import FaceT5Type
 
@@ -112,7 +112,8 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         identity: Identity | None = None,
         negative_prompt: str | None = None,
     ) -> io.NodeOutput:
-        for name in Neighbours.of(cls).unets(0):
+        around = Neighbours.of(cls)
+        for name in around.unets(0):
             require_flux(name)
         read, without = read_prompt(clip, prompt), read_prompt(clip, negative_prompt or "")
         show_status(read.status)
@@ -124,7 +125,12 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         with facet5.at_work(hidden.passes + hidden_without.passes):
             positive = hidden.conditioning(facet5, identity, strength, guidance)
             negative = hidden_without.conditioning(facet5, None, 1.0, guidance)
-        said = [read.status if read.cut else "", f"Negative prompt: {without.status}" if without.cut else ""]
+        said = [
+            read.status if read.cut else "",
+            f"Negative prompt: {without.status}" if without.cut else "",
+            face_status(identity, around),
+            *(batch_status(identity, latent) for latent in around.latents(0)),
+        ]
         return io.NodeOutput(positive, negative, ui=words_if_any(*said))
 
 

@@ -1,4 +1,4 @@
-"""What stands around a node in the graph that runs.
+"""What stands around a node in the graph that runs, and what does not fit there.
 
 For what a node says and refuses, never for what it gives: ComfyUI keeps that while its own inputs stay.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
+
+from ..faceclip import Identity
 
 _ENDS = {"positive", "negative"}
 _Inputs = Mapping[str, Any]
@@ -94,6 +96,24 @@ class Neighbours:
 
     def _inputs(self, link: Any) -> _Inputs:
         return self._graph.get_node(link[0])["inputs"] if _is_link(link) and self._graph.has_node(link[0]) else {}
+
+
+def face_status(identity: Identity | None, around: Neighbours) -> str:
+    """That there is no face, where there could be one; a prompt that is only somebody's negative needs none."""
+    if identity is None:
+        return "" if around.is_negative(0) else "No identity is connected: text alone."
+    without = len(identity) - int(identity.present.sum())
+    if without == len(identity):
+        return "There is no face in the identity: text alone."
+    return f"{without} of {len(identity)} people have no face: text alone for them." if without else ""
+
+
+def batch_status(identity: Identity | None, latent: Latent) -> str:
+    """That there are more people, or fewer, than pictures to draw."""
+    people = 1 if identity is None else len(identity)
+    if people in (1, latent.batch):
+        return ""
+    return f"{people} people and a batch of {latent.batch}: set batch_size of the latent to {people}."
 
 
 def _is_sampler(fed: set[str], inputs: _Inputs) -> bool:

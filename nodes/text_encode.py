@@ -14,7 +14,7 @@ from .compat import newer
 from .encoder_model import EncoderModel
 from .fit import require_fit_of_file
 from .inputs import identity_input, negative_input, prompt_input, strength_input
-from .neighbours import Neighbours
+from .neighbours import Neighbours, batch_status, face_status
 from .status import STAYS, show_status, words_if_any
 from .types import EncoderType
 
@@ -140,7 +140,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
         said = [
             prompt_status(read) if read.cut or read.left_out else "",
             f"Negative prompt: {prompt_status(negative.prompts[0])}" if negative.prompts[0].cut else "",
-            _face_status(identity, around),
+            face_status(identity, around),
             *_latent_status(identity, size, around, encoder),
         ]
         return io.NodeOutput(positive, [_conditioning(negative, size)], ui=words_if_any(*said))
@@ -159,19 +159,9 @@ def _conditioning(found: Conditioning, options: Mapping[str, Any]) -> list[Any]:
     return [found.embeddings, {"pooled_output": found.pooled, **options}]
 
 
-def _face_status(identity: Identity | None, around: Neighbours) -> str:
-    """That there is no face, where there could be one; a prompt that is only somebody's negative needs none."""
-    if identity is None:
-        return "" if around.is_negative(0) else "No identity is connected: text alone."
-    without = len(identity) - int(identity.present.sum())
-    if without == len(identity):
-        return "There is no face in the identity: text alone."
-    return f"{without} of {len(identity)} people have no face: text alone for them." if without else ""
-
-
 def _latent_status(identity: Identity | None, size: Mapping[str, int], around: Neighbours, encoder: EncoderModel) -> list[str]:
     """What does not fit between the prompt, the people and the empty latents of the samplers."""
-    said, people = [], 1 if identity is None else len(identity)
+    said = []
     for latent in around.latents(0):
         picture = f"{latent.width} x {latent.height}"
         if size and (size["width"], size["height"]) != (latent.width, latent.height):
@@ -181,8 +171,7 @@ def _latent_status(identity: Identity | None, size: Mapping[str, int], around: N
             )
         elif encoder.conditioning_width == _SDXL and latent.width * latent.height < _SMALL:
             said.append(f"The latent is {picture}. SDXL draws well at about a megapixel: 864 x 1152, or 1024 x 1024.")
-        if people > 1 and people != latent.batch:
-            said.append(f"{people} people and a batch of {latent.batch}: set batch_size of the latent to {people}.")
+        said.append(batch_status(identity, latent))
     return said
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ..flux_core import CLIP_L, tiny_flux_clip
 from ..golden import GoldenT5, golden_shapes, golden_t5, stand_in_weights
+from .graph import Graph
 
 FP32 = 5e-6
 
@@ -101,6 +102,35 @@ def test_the_negative_prompt_sees_no_face_and_has_its_own_weights(
 def test_a_negative_prompt_that_is_cut_is_said(run: Any, clip: Any, facet5: Any, caplog: pytest.LogCaptureFixture) -> None:
     run("FaceCLIPT5TextEncode", clip=clip, facet5=facet5, prompt="a man", negative_prompt="blue " * 511 + "and the end")
     assert "this was cut off: 'and the end'" in caplog.text and "negative" in caplog.text
+
+
+def test_no_face_and_a_batch_that_does_not_fit_are_said(
+    pack: dict, pack_module: Any, clip: Any, facet5: Any, people: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from comfy_api.latest import io
+    from comfy_execution.utils import CurrentNodeContext
+
+    written: list[str] = []
+    status = sys.modules[f"{pack_module.__name__}.nodes.status"]
+    draw = status.draw_words
+    monkeypatch.setattr(status, "draw_words", lambda text: written.append(text) or draw(text))
+
+    def said(slot: str, identity: Any, batch: int = 1) -> list[str]:
+        latent = {"width": 864, "height": 1152, "batch_size": batch}
+        nodes = {"text": {}, "latent": latent, "sampler": {slot: ["text", 0], "latent_image": ["latent", 0]}}
+        node = pack["FaceCLIPT5TextEncode"].PREPARE_CLASS_CLONE({io.Hidden.dynprompt: Graph(nodes)})
+        written.clear()
+        with CurrentNodeContext("prompt", "text"), torch.inference_mode():
+            node.execute(clip=clip, facet5=facet5, prompt="a man", strength=1.0, guidance=1.0, identity=identity)
+        return written
+
+    assert said("positive", None) == ["No identity is connected: text alone."]
+    assert said("negative", None) == [] == said("positive", people[0]) == said("positive", people[[0, 1]], 2)
+    black = next(i for i, present in enumerate(people.present) if not present)
+    assert said("positive", people[black]) == ["There is no face in the identity: text alone."]
+    assert said("positive", people[[0, 1]]) == ["2 people and a batch of 1: set batch_size of the latent to 2."]
 
 
 def test_no_identity_is_the_black_face_and_strength_zero_is_the_same(encode: Any, golden: GoldenT5, people: Any) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from .graph import Graph
+
 NEGATIVE = "blurry, low quality"
 
 
@@ -74,22 +76,6 @@ def test_an_identity_for_a_part_is_the_graph_of_core_nodes_bit_for_bit(
 
 def test_a_part_without_an_identity_is_the_prompt_alone(prompt: Any) -> None:
     assert same(prompt("a man", start_percent=0.3), prompt("a man"))
-
-
-class Graph:
-    """What ComfyUI tells a node of the graph that runs, in API format."""
-
-    def __init__(self, nodes: dict[str, dict[str, Any]]):
-        self.nodes = {node: {"inputs": inputs} for node, inputs in nodes.items()}
-
-    def has_node(self, node: str) -> bool:
-        return node in self.nodes
-
-    def get_node(self, node: str) -> dict[str, Any]:
-        return self.nodes[node]
-
-    def all_node_ids(self) -> set[str]:
-        return set(self.nodes)
 
 
 @pytest.fixture
