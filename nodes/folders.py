@@ -15,6 +15,9 @@ IDENTITIES = "faceclip_identities"
 VAES = "vae"
 UNET_FOLDERS = (MODELS, "diffusion_models", "checkpoints")
 
+# Files of the pack that had another name before, which saved graphs still have.
+_RENAMED = {"faceclip_mini_vae.safetensors": "zz_faceclip_mini_vae.safetensors"}
+
 # The mini files that come with the pack.
 _PACK_MODELS = Path(__file__).resolve().parent.parent / "models"
 
@@ -57,12 +60,13 @@ def list_files(folders: Sequence[str]) -> list[str]:
 def find_file(name: str, folders: Sequence[str]) -> Path:
     """The first file of that name in these folders; a subfolder may be written as Windows or as others do.
 
+    A file of the pack is found by the name it had before, too.
     Raises FileNotFoundError that says where it was looked for, and where to get it.
     """
     searched = ", ".join(path for folder in folders for path in folder_paths.get_folder_paths(folder))
     if not name:
         raise FileNotFoundError(f"No file is chosen. Put one in one of these folders: {searched}. Then press R to list it.")
-    for spelled in dict.fromkeys((name, name.replace("\\", os.sep), name.replace("/", os.sep))):
+    for spelled in dict.fromkeys((name, name.replace("\\", os.sep), name.replace("/", os.sep), _RENAMED.get(name, name))):
         for folder in folders:
             if path := folder_paths.get_full_path(folder, spelled):
                 return Path(path)

@@ -113,6 +113,7 @@ def test_messages_quoted_are_those_that_the_code_gives(path: Path) -> None:
 # Quoted, but no message of ours: what people say, and what other software says.
 THEIRS = {
     "insightface cannot be installed",
+    "Value not in list: vae_name: 'faceclip_mini_vae.safetensors'",
     "no face here",
     "Blue eyes, thin nose",
     "It does not look like me",

@@ -78,6 +78,20 @@ def test_the_mini_vae_is_never_the_first_that_the_cores_loader_offers(
     assert offered[0] == name and MINI["vae_name"] in offered
 
 
+def test_a_graph_with_the_mini_vaes_former_name_loads_it(pack: dict, run: Any) -> None:
+    former = {**MINI, "vae_name": "faceclip_mini_vae.safetensors"}
+    assert pack["FaceCLIPLoader"].validate_inputs(**former) is True
+    vae, now = (run("FaceCLIPLoader", **files, dtype="fp32")[2] for files in (former, MINI))
+    weights = (loaded.first_stage_model.state_dict().values() for loaded in (vae, now))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_users_own_file_of_that_name_comes_first(pack_module: Any, model_folder: Any) -> None:
+    own = model_folder("vae") / "faceclip_mini_vae.safetensors"
+    own.touch()
+    assert sys.modules[f"{pack_module.__name__}.nodes.folders"].find_file(own.name, ["vae"]) == own
+
+
 def test_encoder_and_unet_of_different_sizes_are_refused_at_the_loader(run: Any, pack_module: Any, encoder: Any) -> None:
     fit = sys.modules[f"{pack_module.__name__}.nodes.fit"]
     with pytest.raises(ValueError, match=r"encoder's conditioning is 80 wide, and unet.pt wants 2048. Choose files that belong"):
