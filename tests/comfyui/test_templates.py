@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import urllib.request
 from pathlib import Path
 
@@ -34,6 +33,6 @@ def test_the_server_lists_every_workflow_and_serves_its_thumbnail(server: ComfyS
 def test_the_template_browser_shows_them(editor: Page, screenshots: Path) -> None:
     editor.get_by_role("button", name="Templates").first.click()
     dialog = editor.get_by_role("dialog")
-    dialog.get_by_text(re.compile("^faceclip$", re.IGNORECASE)).first.click()
+    dialog.get_by_text("FaceCLIP", exact=True).first.click()
     editor.wait_for_function(_DRAWN, arg=NAMES, timeout=30_000)
     editor.screenshot(path=screenshots / "templates.png")

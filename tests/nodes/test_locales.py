@@ -67,6 +67,12 @@ def test_the_packs_types_are_named_in_every_language(object_info: dict) -> None:
         assert set(read(language, "main.json")["dataTypes"]) == ours
 
 
+def test_the_packs_templates_stand_under_its_name() -> None:
+    # Else under that of its folder in custom_nodes: `git clone` and the registry call it so.
+    for language in LANGUAGES:
+        assert read(language, "main.json")["templateWorkflows"]["category"] == {"faceclip": "FaceCLIP"}
+
+
 def test_what_a_translation_lost_is_noticed(script: ModuleType, object_info: dict) -> None:
     broken = copy.deepcopy(read("fr"))
     inputs = broken["FaceCLIPDetectFaces"]["inputs"]
