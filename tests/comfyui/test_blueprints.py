@@ -76,6 +76,27 @@ def test_a_blueprint_comes_as_one_node_with_its_widgets(path: Path, editor: Page
     assert found["values"]["strength"] == 1 and found["values"].get("width", 864) == 864
 
 
+_SEEDS = """async () => {
+    const { app } = window, seeds = []
+    const send = app.api.queuePrompt
+    app.api.queuePrompt = async (place, { output }) => {
+        seeds.push(...Object.values(output).filter((node) => node.class_type === 'KSampler').map((node) => node.inputs.seed))
+        return { node_errors: {}, prompt_id: `run ${seeds.length}` }
+    }
+    for (let run = 0; run < 3; run++) await app.queuePrompt(0)
+    app.api.queuePrompt = send
+    return seeds
+}"""
+
+
+@pytest.mark.browser
+def test_every_run_of_a_portrait_has_a_seed_of_its_own(editor: Page) -> None:
+    portrait = json.loads((ROOT / "subgraphs" / "FaceCLIP portrait.json").read_text(encoding="utf-8"))
+    editor.evaluate("(graph) => window.app.loadGraphData(graph)", portrait)
+    seeds = editor.evaluate(_SEEDS)
+    assert seeds[0] == 42 and len(set(seeds)) == 3
+
+
 _WIRE = """([name, photo]) => {
     const { graph } = window.app, make = (type, values) => {
         const node = window.LiteGraph.createNode(type)
