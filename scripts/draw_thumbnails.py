@@ -23,8 +23,8 @@ from train.synthetic.people import LATENTS, Person
 from train.synthetic.portrait import World
 from train.synthetic.scenes import Scene
 
-SIZE, RADIUS, MIDDLE = 400, 14, 138
-BADGE = 96  # pixels: over the top left corner the browser lays a badge
+SIZE, RADIUS, MIDDLE = 400, 14, 146
+TOP, SIDE = 52, 84  # of what goes in: newer browsers lay a badge, "Node graph", over the upper 46 pixels
 BACK, LINE, TEXT, GOOD = (29, 33, 42), (112, 124, 148), (214, 220, 232), (64, 220, 120)
 WORLD = World(3, 256, identity_share=1.0)
 ANN, BEN, CAROL = (WORLD.person(number) for number in (12, 0, 18))
@@ -79,27 +79,27 @@ class Board:
 
     def above(self, shown: Sequence[Image.Image | str], signs: str = "") -> None:
         """What goes in, in a row: pictures, or a file's name; `signs` stand between them."""
-        side, gap = (108, 22) if len(shown) < 3 else (84, 16)
-        left = max(BADGE, (SIZE - len(shown) * side - (len(shown) - 1) * gap) // 2)
+        gap = 22
+        left = (SIZE - len(shown) * SIDE - (len(shown) - 1) * gap) // 2
         for place, item in enumerate(shown):
-            x = left + place * (side + gap)
+            x = left + place * (SIDE + gap)
             if isinstance(item, str):
-                self.file(item, x, 16, side)
+                self.file(item, x, TOP, SIDE)
             else:
-                self.put(item, x, 16, side)
+                self.put(item, x, TOP, SIDE)
             if place and signs:
-                self.text(signs[place - 1], x - gap // 2, 16 + side // 2, 26)
+                self.text(signs[place - 1], x - gap // 2, TOP + SIDE // 2, 26)
         self.pen.polygon([(SIZE // 2 - 13, MIDDLE - 4), (SIZE // 2 + 13, MIDDLE - 4), (SIZE // 2, MIDDLE + 11)], fill=LINE)
 
     def below(self, shown: Image.Image, width: int = 230, frame: tuple[int, int, int] = LINE) -> None:
         """The one picture that comes out."""
-        self.put(shown, (SIZE - width) // 2, MIDDLE + 20, width, 230, frame)
+        self.put(shown, (SIZE - width) // 2, MIDDLE + 20, width, 224, frame)
 
     def file(self, name: str, x: int, y: int, side: int) -> None:
         self.pen.rounded_rectangle((x, y, x + side - 1, y + side - 1), RADIUS, fill=(46, 52, 66), outline=LINE, width=3)
         self.pen.polygon([(x + side - 34, y), (x + side, y), (x + side, y + 34)], fill=BACK)
         self.pen.polygon([(x + side - 34, y), (x + side - 34, y + 34), (x + side - 1, y + 34)], fill=LINE)
-        self.text(name, x + side // 2, y + side // 2 + 12, 19)
+        self.text(name, x + side // 2, y + side // 2 + 12, min(19, 3 * side // (2 * len(name))))
 
     def text(self, words: str, x: int, y: int, size: int, colour: tuple[int, int, int] = TEXT) -> None:
         self.pen.text((x, y), words, fill=colour, font=ImageFont.load_default(size), anchor="mm", align="center")
@@ -203,9 +203,9 @@ def face_swap(board: Board) -> None:
 def folder(board: Board) -> None:
     thing = Image.fromarray(WORLD.object_picture("house", 1).image)
     board.above([picture(ANN), thing, picture(CAROL)])
-    x, side = 200, 84  # where the second of three stands
-    board.pen.line((x + 18, 34, x + side - 18, side - 2), fill=(240, 90, 90), width=7)
-    board.pen.line((x + 18, side - 2, x + side - 18, 34), fill=(240, 90, 90), width=7)
+    left, right = (SIZE - SIDE) // 2 + 18, (SIZE + SIDE) // 2 - 18  # of the second of three
+    board.pen.line((left, TOP + 18, right, TOP + SIDE - 18), fill=(240, 90, 90), width=7)
+    board.pen.line((left, TOP + SIDE - 18, right, TOP + 18), fill=(240, 90, 90), width=7)
     for place, person in enumerate((ANN, CAROL)):
         board.put(picture(person, scene("sunset", "t-shirt", "yellow")), 16 + place * 192, MIDDLE + 36, 176, 200)
 
@@ -250,9 +250,8 @@ def skeleton(x: int, y: int, side: int) -> list[tuple[tuple[int, int], tuple[int
 
 
 def pose(board: Board) -> None:
-    x, side = (SIZE + 22) // 2, 108
-    board.above([picture(BEN), Image.new("RGB", (side, side))], "+")
-    for start, end, colour in skeleton(x, 16, side):
+    board.above([picture(BEN), Image.new("RGB", (SIDE, SIDE))], "+")
+    for start, end, colour in skeleton((SIZE + 22) // 2, TOP, SIDE):
         board.pen.line((*start, *end), fill=colour, width=5)
     board.below(picture(BEN, scene("sunset", "t-shirt", "white", "half-length")))
 
@@ -303,7 +302,7 @@ def hires(board: Board) -> None:
 def prompts(board: Board) -> None:
     board.above([picture(ANN)])
     for place, (at, colour) in enumerate((("forest", "blue"), ("beach", "red"), ("city", "green"))):
-        board.put(picture(ANN, scene(at, "t-shirt", colour)), 16 + place * 126, MIDDLE + 50, 116, 200)
+        board.put(picture(ANN, scene(at, "t-shirt", colour)), 16 + place * 126, MIDDLE + 40, 116, 200)
 
 
 THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
