@@ -95,10 +95,12 @@ def measure(dtype: torch.dtype, device: torch.device, faces: Tensor, repeats: in
     return [Row(f"{label}: {name}", seconds[name], flop[name], matmul) for name in jobs]
 
 
-def random_encoder(dtype: torch.dtype, device: torch.device, preset: str = "sdxl") -> FaceCLIPEncoder:
+def random_encoder(
+    dtype: torch.dtype, device: torch.device, preset: str = "sdxl", compute: torch.dtype | None = None
+) -> FaceCLIPEncoder:
     """The encoder, full-size by default, with cheap random weights (a shared
     face tower), as `from_file` would set it up."""
-    compute = dtype if computes_natively(dtype, device) else torch.float32
+    compute = compute or (dtype if computes_natively(dtype, device) else torch.float32)
     with torch.device("meta"):
         encoder = FaceCLIPEncoder(FaceCLIPConfig.preset(preset), nn if compute == dtype else casting)
     encoder = encoder.to_empty(device=device).to(dtype).eval().requires_grad_(False)

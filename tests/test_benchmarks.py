@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,6 +121,19 @@ def test_prompts_count_what_goes_through_the_encoder(monkeypatch: pytest.MonkeyP
     assert counts["plain"] == counts["weighted words, again"] == (1, 1)
     assert counts["strength 0.6"] == counts["positive and negative in one pass"] == (2, 1)
     assert all(number(row[3]) > 0 and number(row[4]) > 0 for row in rows(text))
+
+
+def test_prompts_time_a_second_encoder_that_computes_as_the_nodes_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    prompts = importlib.import_module("prompts")
+    made: list[Any] = []
+    random_encoder = prompts.random_encoder
+    monkeypatch.setattr(prompts, "random_encoder", lambda *options: made.append(random_encoder(*options)) or made[-1])
+    own = ["--preset", "tiny", "--repeats", "1", "--threads", "1", "--device", "cpu", "--dtype", "int8"]
+    found = {row[0]: row[1:] for row in rows(prompts.main([*own, "--against", "bf16"]))}
+    assert found["plain, kept in bf16"][:2] == ["1", "1"] and number(found["plain, kept in bf16"][2]) > 0
+    assert [encoder.is_int8 for encoder in made] == [True, False]
+    assert all(encoder.compute_dtype == torch.float32 for encoder in made)
 
 
 def test_imports_tell_what_a_program_has_imported(monkeypatch: pytest.MonkeyPatch) -> None:
