@@ -1,1 +1,4 @@
-"""Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`. It goes on where it was stopped."""
+"""Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`.
+
+It goes on where it was stopped.
+"""

@@ -1,9 +1,12 @@
-"""Identity carried into the whole conditioning: what the mini model's encoder learns after pretraining. Not the paper's.
+"""Identity carried into the whole conditioning: what the mini model's encoder learns after pretraining.
 
-In a batch of 64 drawn people a few coarse differences tell each from the others, and a contrastive loss is content with these: on
-held-out people little of a face can be read off the joint representation, and next to nothing off the pooled output. Here linear
-maps of both have to name all numbers of the class token, for any caption with any face, while other maps have to name what the
-pretrained encoder makes of the caption alone, token by token, so that no word is lost for it.
+Not the paper's.
+
+In a batch of 64 drawn people a few coarse differences tell each from the others, and a contrastive loss is
+content with these: on held-out people little of a face can be read off the joint representation, and next to
+nothing off the pooled output. Here linear maps of both have to name all numbers of the class token, for any
+caption with any face, while other maps have to name what the pretrained encoder makes of the caption alone,
+token by token, so that no word is lost for it.
 """
 
 from __future__ import annotations
@@ -129,8 +132,8 @@ def without_dropout(module: nn.Module) -> None:
 
 
 def identity_quality(shop: Workshop, path: Path) -> dict[str, Any]:
-    """How much of held-out people's traits a linear map reads off the class token, the mean token and the pooled output: mean R2
-    over traits, and the tokens' for each."""
+    """How much of held-out people's traits a linear map reads off the class token, the mean token and the pooled
+    output: mean R2 over traits, and the tokens' for each."""
     encoder = FaceCLIPEncoder.from_file(path).eval().requires_grad_(False)
     seen, unseen = (_outputs(encoder, shop.shards("main", part)) for part in ("train", "held_out"))
     found = {
@@ -142,7 +145,8 @@ def identity_quality(shop: Workshop, path: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def _outputs(encoder: FaceCLIPEncoder, folder: Path) -> dict[str, Tensor]:
-    """Rows of up to 3,000 pictures of a folder of shards: class_token, tokens (their mean), pooled, and the person's traits."""
+    """Rows of up to 3,000 pictures of a folder of shards: class_token,
+    tokens (their mean), pooled, and the person's traits."""
     parts: dict[str, list[Tensor]] = {"class_token": [], "tokens": [], "pooled": [], "traits": []}
     source = ShardSource(folder, read=("face", "caption", "meta"))
     for start in range(0, min(len(source), 3000), 100):
@@ -158,7 +162,8 @@ def _outputs(encoder: FaceCLIPEncoder, folder: Path) -> dict[str, Tensor]:
 
 
 def readable(seen: Tensor, traits: Tensor, unseen: Tensor, unseen_traits: Tensor) -> Tensor:
-    """[t]: R2 of a ridge regression from `seen` [n, d] to traits [n, t], on people that it has not seen [m, d], [m, t].
+    """[t]: R2 of a ridge regression from `seen` [n, d] to traits [n, t], on
+    people that it has not seen [m, d], [m, t].
 
     Of several penalties the best one's: it says how much is there, not how well a penalty was chosen.
     """

@@ -1,4 +1,5 @@
-"""The mini model's files: an untrained UNet to start from, what the pack ships, and what it is worth on held-out people."""
+"""The mini model's files: an untrained UNet to start from, what the pack
+ships, and what it is worth on held-out people."""
 
 from __future__ import annotations
 
@@ -72,8 +73,8 @@ def write_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict
 def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict[str, Any]:
     """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
 
-    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of the person
-    before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
+    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of
+    the person before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)

@@ -1,4 +1,5 @@
-"""Fusion modules and UNet learn together, at the end and at a low rate: what a UNet cannot read, an encoder learns to write.
+"""Fusion modules and UNet learn together, at the end and at a low rate:
+what a UNet cannot read, an encoder learns to write.
 
 Not the paper's, whose encoder is frozen in stage 2.
 """
@@ -32,7 +33,9 @@ class JointSettings:
 
 
 def train_joint(shop: Workshop, config: FinetuneConfig) -> dict[str, float]:
-    """Train what `config` names, or go on with it: `unet/` and `encoder.safetensors` appear in its folder. Returns the last log.
+    """Train what `config` names, or go on with it: `unet/` and `encoder.safetensors` appear in its folder.
+
+    Returns the last log.
 
     Raises ProofError where it is asked to stop.
     """

@@ -1,4 +1,5 @@
-"""The latents that the mini model's UNet learns on: `train.cache latents` without the autoencoder's empty channels."""
+"""The latents that the mini model's UNet learns on: `train.cache
+latents` without the autoencoder's empty channels."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from ..proof.teachers.autoencoder import narrowed
 def cache_narrow_latents(people: str, out: Path, autoencoder: Path, width: int | tuple[int, ...], size: int) -> None:
     """Fill the cache `out` with the latents of square pictures of `size` px, computed in bf16.
 
-    diffusers' class has 64 channels everywhere; at full resolution three quarters of the autoencoder's are zero, and take most
-    of the time.
+    diffusers' class has 64 channels everywhere; at full resolution three quarters
+    of the autoencoder's are zero, and take most of the time.
     """
     vae: Any = narrowed(load_vae(autoencoder, torch.float32).vae, width).eval().requires_grad_(False)
 

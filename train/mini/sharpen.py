@@ -1,4 +1,5 @@
-"""The decoder once more, when the UNet is trained: what it is given then is not quite what an encoder makes of a picture."""
+"""The decoder once more, when the UNet is trained: what it is given then
+is not quite what an encoder makes of a picture."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from ..proof.workshop import Workshop
 
 
 def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, out: Path) -> dict[str, Any]:
-    """Train the teacher's decoder on, on latents with noise of that deviation; write a diffusers folder. Returns its quality."""
+    """Train the teacher's decoder on, on latents with noise of that deviation; write a diffusers folder.
+
+    Returns its quality.
+    """
     width = shop.plan.autoencoder_width
     vae: Any = load_vae(shop.teacher("autoencoder"), torch.float32).vae
     vae = narrowed(vae, width).requires_grad_(True).train()

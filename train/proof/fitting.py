@@ -1,4 +1,7 @@
-"""The loop that all teachers and judges are trained by: AdamW, warm-up, a cosine to zero. It goes on where it was stopped."""
+"""The loop that all teachers and judges are trained by: AdamW, warm-up, a cosine to zero.
+
+It goes on where it was stopped.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class Schedule:
     weight_decay: float = 0.01
     seed: int = 0
     bf16: bool = False
-    """Whether matrix products and convolutions are computed in bf16; weights stay in fp32. Half faster where a CPU has it."""
+    """Whether matrix products and convolutions are computed in bf16; weights
+    stay in fp32. Half faster where a CPU has it."""
 
     def rate(self, step: int) -> float:
         warmup = max(1, self.steps // 20)
@@ -52,8 +56,9 @@ def fit(
     """Minimise `loss_of(row numbers)` over the batches of `rows`; return the loss of every step. Seeds torch.
 
     learner: what learns, those of its parameters that require gradients.
-    keep: a file for the state of the training, written every `KEEP_SECONDS` and at the end; the same call goes on from it bit
-    for bit. It stays: `forget` deletes it when the product is written. A file of another schedule is not used.
+    keep: a file for the state of the training, written every `KEEP_SECONDS` and at the end; the same call goes on
+    from it bit for bit. It stays: `forget` deletes it when the product is written. A file of another schedule is
+    not used.
     randoms: Python's generators that `loss_of` draws from; their states are kept, too.
     """
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]

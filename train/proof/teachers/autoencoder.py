@@ -1,4 +1,5 @@
-"""The miniature's autoencoder: TAESD's architecture, trained on the synthetic world, for diffusers and for ComfyUI."""
+"""The miniature's autoencoder: TAESD's architecture, trained on the
+synthetic world, for diffusers and for ComfyUI."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ LATENT_NOISE = 0.05  # what a sampler leaves over; the decoder learns to look pa
 
 
 WIDTHS = (16, 32, 64, 64)
-"""Channels at full, half, quarter and eighth resolution. A decoder guesses a face's detail where it sees all of it, at an
-eighth; at full resolution it only draws what it knows. As fast as 32 everywhere, and in a trial sharp after a tenth of the
-steps."""
+"""Channels at full, half, quarter and eighth resolution. A decoder guesses a face's detail where it sees all of
+it, at an eighth; at full resolution it only draws what it knows. As fast as 32 everywhere, and in a trial
+sharp after a tenth of the steps."""
 FACES = 0.7
 """Share of what the decoder is refined on that is a face."""
 
@@ -32,11 +33,14 @@ FACES = 0.7
 def train_autoencoder(
     pictures: Pictures, schedule: Schedule, decoder: Schedule, out: Path, width: int | tuple[int, ...]
 ) -> list[float]:
-    """Train both halves, then the decoder by a schedule of its own; write a diffusers folder `out`. Returns all losses.
+    """Train both halves, then the decoder by a schedule of its own; write a diffusers folder `out`.
 
-    Latents come out near mean 0 and variance 1, as a UNet expects. It learns on parts of the pictures and on whole ones of half
-    their side, by turns, so that it serves both sizes. `width`: channels of all layers. TAESD, and so ComfyUI, has 64 (see
-    `widen`); half of it costs a quarter. Widths for each resolution (see WIDTHS) are for close-ups: it sees more faces.
+    Returns all losses.
+
+    Latents come out near mean 0 and variance 1, as a UNet expects. It learns on parts of the pictures and on
+    whole ones of half their side, by turns, so that it serves both sizes. `width`: channels of all layers. TAESD,
+    and so ComfyUI, has 64 (see `widen`); half of it costs a quarter. Widths for each resolution (see WIDTHS) are
+    for close-ups: it sees more faces.
     """
     close_ups = not isinstance(width, int)
     vae = new_autoencoder(width, schedule.seed).train()
@@ -59,7 +63,10 @@ def train_autoencoder(
 
 
 def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule, keep: Path | None = None) -> list[float]:
-    """Teach the decoder faces, most of whose detail it has to guess: half of what it sees are faces. Latents stay as they are."""
+    """Teach the decoder faces, most of whose detail it has to guess: half of what it sees are faces.
+
+    Latents stay as they are.
+    """
     people = torch.nonzero(pictures.identity >= 0)[:, 0]
 
     def loss_of(rows: Tensor) -> Tensor:
@@ -101,9 +108,10 @@ def sharpen_decoder(
 def new_autoencoder(width: int | tuple[int, ...], seed: int = 0) -> Any:
     """An untrained AutoencoderTiny that is no worse than shrinking a picture to an eighth and enlarging it again.
 
-    Three latents begin as the mean colours of 8 x 8 pixels and the residual blocks as identity; the fourth latent, and all other
-    channels, begin at random. From there training only has to add detail. `width` must be at least 6; several are those of full,
-    half, quarter and eighth resolution (see WIDTHS): diffusers has no such class, so `widen` it before it is saved.
+    Three latents begin as the mean colours of 8 x 8 pixels and the residual blocks as identity; the fourth
+    latent, and all other channels, begin at random. From there training only has to add detail. `width` must be
+    at least 6; several are those of full, half, quarter and eighth resolution (see WIDTHS): diffusers has no such
+    class, so `widen` it before it is saved.
     """
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
@@ -172,7 +180,10 @@ def to_comfyui(vae: Any, out: Path, dtype: torch.dtype = torch.bfloat16, metadat
 
 
 def random_part(images: Tensor) -> Tensor:
-    """The same random square of `CROP` px of all pictures [B, 3, S, S], or, as often, all of them halved; small ones whole."""
+    """The same random square of `CROP` px of all pictures [B, 3, S, S], or, as often, all of them halved.
+
+    Small ones whole.
+    """
     side = images.shape[-1]
     if side <= CROP:
         return images

@@ -25,10 +25,10 @@ from .pictures import Pictures, shuffled
 def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -> list[float]:
     """Train a CLIP of the mini preset's `branch` on pictures and captions; write it as `--init-clip` reads it.
 
-    Captions say nothing of who is shown, so what the embedding knows of a person is what pictures of one caption differ by.
-    Some captions are cut to a few words, and objects are also named alone and in ImageNet's sentences, so that short prompts and
-    those sentences mean something to the text tower. A linear classifier of the objects learns with the vision tower: contrast
-    alone takes its first thousands of pictures to look past backgrounds.
+    Captions say nothing of who is shown, so what the embedding knows of a person is what pictures of one caption
+    differ by. Some captions are cut to a few words, and objects are also named alone and in ImageNet's sentences,
+    so that short prompts and those sentences mean something to the text tower. A linear classifier of the objects
+    learns with the vision tower: contrast alone takes its first thousands of pictures to look past backgrounds.
     """
     text = FaceCLIPConfig.preset("mini").branches[branch].text
     torch.manual_seed(schedule.seed)
@@ -62,8 +62,8 @@ def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -
 class Sentences:
     """Row numbers -> token ids [B, 77], and a number for each sentence that is the same for the same words.
 
-    A quarter of the objects' rows keep their caption, a quarter are named in one of ImageNet's sentences, the rest alone; half of
-    the people's rows keep their caption, the others two to six words of it.
+    A quarter of the objects' rows keep their caption, a quarter are named in one of ImageNet's sentences, the
+    rest alone; half of the people's rows keep their caption, the others two to six words of it.
     """
 
     def __init__(self, pictures: Pictures, seed: int):
@@ -95,7 +95,8 @@ class Sentences:
 
 @torch.no_grad()
 def _start_with_attention(model: Any) -> None:
-    """A text's words reach its end token through attention alone: let that say more, and the token itself nothing, at first.
+    """A text's words reach its end token through attention alone: let that
+    say more, and the token itself nothing, at first.
 
     In a trial on object names alone, 0.23 of the objects were recognised after 200 steps, and 0.18 without this.
     """

@@ -1,8 +1,8 @@
 """The judge: a network that says how much two pictures show one person, and is never a target of training.
 
-It reads whole pictures: one half finds the face's five landmarks, the other recognises what is around them. It is a
-convolutional network trained on other people than the face tower, so that agreeing with it is no consequence of having been
-trained with the tower.
+It reads whole pictures: one half finds the face's five landmarks, the other recognises what is around them.
+It is a convolutional network trained on other people than the face tower, so that agreeing with it is no
+consequence of having been trained with the tower.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Judge(nn.Module):
 
 
 def aligned(images: Tensor, landmarks: Tensor) -> Tensor:
-    """Crops [B, 3, `SIZE`, `SIZE`] in which landmarks [B, 5, 2] (in sides of the picture) lie nearest to ArcFace's template."""
+    """Crops [B, 3, `SIZE`, `SIZE`] in which landmarks [B, 5, 2] (in sides of
+    the picture) lie nearest to ArcFace's template."""
     template = (torch.tensor(ARCFACE_112, dtype=torch.float32) / 112 - 0.5) * (2 / MARGIN)  # [-1, 1] over the crop
     points = landmarks.float() * 2 - 1
     centre, goal = points.mean(1, keepdim=True), template.mean(0)

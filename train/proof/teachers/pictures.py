@@ -24,8 +24,10 @@ CROP = 112  # what the face tower sees of an aligned face
 class Pictures:
     """N samples, in the order of their shards.
 
-    images: uint8 [N, 3, S, S]. crops: uint8 [N, 3, 112, 112], the face tower's view, black without a face; [N, 0] if not read.
-    landmarks: float32 [N, 5, 2] in sides of the picture, 0 without a face. identity: int64 [N], -1 without a person.
+    images: uint8 [N, 3, S, S]. crops: uint8 [N, 3, 112, 112], the face
+        tower's view, black without a face; [N, 0] if not read.
+    landmarks: float32 [N, 5, 2] in sides of the picture, 0 without a
+        face. identity: int64 [N], -1 without a person.
     captions, classes: the words; a class is "" where there is none.
     """
 
@@ -73,7 +75,10 @@ class Pictures:
 
 
 def load_pictures(shards: str | Path, size: int, crops: bool = False, threads: int = 1) -> Pictures:
-    """Every sample of some shards. `size` is the side of `images` in pixels; `crops` are read on demand: they take the time."""
+    """Every sample of some shards.
+
+    `size` is the side of `images` in pixels; `crops` are read on demand: they take the time.
+    """
     members = MEMBERS if crops else ("image", "caption", "meta")
     source = ShardSource(shards, read=members)
     count = len(source)
@@ -123,7 +128,10 @@ def traits_of(sample: Sample) -> Tensor:
 
 
 def _read(sample: Sample, image: Tensor, face: Tensor) -> tuple[Tensor, Sample]:
-    """Fill in the picture [3, S, S] and, unless it is empty, the crop; return landmarks and what is left of the sample."""
+    """Fill in the picture [3, S, S] and, unless it is empty, the crop.
+
+    Return landmarks and what is left of the sample.
+    """
     whole = decode(sample.image, "picture")
     picture = whole.resize((image.shape[-1], image.shape[-2]), Image.Resampling.BICUBIC)
     image.copy_(torch.from_numpy(np.array(picture)).permute(2, 0, 1))

@@ -29,7 +29,8 @@ NEIGHBOURS = 5
 
 
 def clip_quality(shop: Workshop, path: Path | None = None, branch: str = BRANCH) -> dict[str, Any]:
-    """Zero-shot accuracy on held-out objects, and the leak: how well the image embedding tells held-out people apart.
+    """Zero-shot accuracy on held-out objects, and the leak: how well the
+    image embedding tells held-out people apart.
 
     Of the proof's teacher, or of another CLIP that `train_clip` wrote.
     """
@@ -89,7 +90,8 @@ def autoencoder_quality(shop: Workshop, path: Path | None = None) -> dict[str, A
 
 @torch.no_grad()
 def reconstruct(autoencoder: Path, images: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 [N, 3, S, S] -> latents, and uint8 pictures after the autoencoder: the best that a generated picture can be."""
+    """uint8 [N, 3, S, S] -> latents, and uint8 pictures after the
+    autoencoder: the best that a generated picture can be."""
     vae = load_vae(autoencoder, torch.float32).vae
     latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latents for part in images.split(BATCH)])
     decoded = torch.cat([vae.decode(part).sample for part in latents.split(BATCH)])

@@ -1,4 +1,5 @@
-"""How the face tower that FaceCLIP conditions on and the judge are trained: by ArcFace's margin loss, on different people."""
+"""How the face tower that FaceCLIP conditions on and the judge are
+trained: by ArcFace's margin loss, on different people."""
 
 from __future__ import annotations
 
@@ -18,14 +19,15 @@ from .pictures import Pictures, shuffled
 
 SCALE, MARGIN = 32.0, 0.3
 MOVE = 0.02
-"""How far crops are moved in training, as a share of their half side, and how much larger, smaller and turned they are: detectors
-are not exact, as the world's landmarks are."""
+"""How far crops are moved in training, as a share of their half side, and how much larger, smaller and turned
+they are: detectors are not exact, as the world's landmarks are."""
 JITTER = 0.02
 """Of the judge's landmarks in training, in sides of the picture."""
 
 
 class ArcFaceHead(nn.Module):
-    """Additive angular margin (arXiv 1801.07698): the angle to a row's own person must be smaller by `MARGIN` radians."""
+    """Additive angular margin (arXiv 1801.07698): the angle to a row's own
+    person must be smaller by `MARGIN` radians."""
 
     def __init__(self, width: int, people: int):
         super().__init__()
@@ -41,8 +43,9 @@ class ArcFaceHead(nn.Module):
 def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path, traits: float = 0.0) -> list[float]:
     """Train the mini preset's face tower on aligned crops; write it as `--init-face` reads it.
 
-    With `traits`, a weight, the first 29 numbers of the class token also learn to be the person's traits, each with a mean of 0
-    and a deviation of 1: telling people apart keeps of a face what differs most, this keeps all that the world has.
+    With `traits`, a weight, the first 29 numbers of the class token also learn to be the person's traits, each
+    with a mean of 0 and a deviation of 1: telling people apart keeps of a face what differs most, this keeps all
+    that the world has.
     """
     people = pictures.people()
     config = FaceCLIPConfig.preset("mini").branches["l"].face
@@ -73,8 +76,8 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path, traits: 
 def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float]:
     """Train the judge on people that no other network has seen. Needs `landmarks`.
 
-    Half of the crops follow the true landmarks, half those found; half of the pictures lose the finer half of their detail, as
-    what an autoencoder makes does.
+    Half of the crops follow the true landmarks, half those found; half of the pictures lose the finer half of
+    their detail, as what an autoencoder makes does.
     """
     people = pictures.people()
     torch.manual_seed(schedule.seed)
