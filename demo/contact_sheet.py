@@ -25,10 +25,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the sheet says besides its panels; `notice` is "" if there is nothing to add."""
+    """What the sheet says besides its panels.
+
+    columns: words above each column of panels. notice: "" if there is nothing to add.
+    """
 
     title: str
-    lines: Sequence[str]
+    columns: Sequence[str]
     footer: str
     notice: str = ""
 
@@ -37,17 +40,21 @@ def draw_sheet(sheet: Sheet, rows: Sequence[Sequence[Panel]]) -> Image.Image:
     """Lay the panels out in rows of equal height under the title. Returns an RGB picture."""
     pictures = [[_fit(panel.picture) for panel in row] for row in rows]
     width = 2 * _MARGIN + max(sum(picture.width for picture in row) + _GAP * (len(row) - 1) for row in pictures)
-    lines = [part for line in sheet.lines for part in _wrap(line, _font(17), width - 2 * _MARGIN)]
+    above = [_wrap(words, _font(17), picture.width) for words, picture in zip(sheet.columns, pictures[0], strict=True)]
     notice = _wrap(sheet.notice, _font(16), width - 2 * _MARGIN - 32) if sheet.notice else []
-    top = _MARGIN + 46 + 25 * len(lines) + 18
+    heads = _MARGIN + 54 + 23 * max(map(len, above))  # where the columns' words end
+    top = heads + 14
     below = top + _ROW_HEIGHT * len(rows)
     height = below + (28 + 23 * len(notice) + 18 if notice else 0) + 24 + _MARGIN
 
     page = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((_MARGIN, _MARGIN - 6), sheet.title, fill=_INK, font=_font(32))
-    for row, line in enumerate(lines):
-        draw.text((_MARGIN, _MARGIN + 42 + 25 * row), line, fill=_GREY, font=_font(17))
+    left = _MARGIN
+    for words, picture in zip(above, pictures[0], strict=True):
+        for row, line in enumerate(words):
+            draw.text((left, heads - 23 * (len(words) - row)), line, fill=_INK, font=_font(17))
+        left += picture.width + _GAP
     for number, (panels, fitted) in enumerate(zip(rows, pictures, strict=True)):
         _draw_row(page, panels, fitted, top + _ROW_HEIGHT * number)
     if notice:
