@@ -32,11 +32,12 @@ PEOPLE = (ROOT / "models" / "people" / "ada.jpg", ROOT / "models" / "people" / "
 """Two people that the mini model was not trained on. Pictures made of
 the second show how much the reference matters."""
 PROMPTS = (
-    "a close-up of a person on a sandy beach by the sea, wearing a red hoodie",
-    "a portrait of a person wearing a blue suit and a yellow tie in front of bookshelves",
-    "a head and shoulders photo of a person in a green sweater with a purple beanie in front of snowy mountains",
-    "a close-up portrait of a person in an orange t-shirt with round black glasses, in outer space, with stars and a planet",
+    "a close-up of a person smiling on a sandy beach by the sea, wearing a red hoodie",
+    "a portrait of a person wearing a blue suit and a yellow tie in front of bookshelves, turned to the left",
+    "a close-up portrait of a person with a surprised face in a green sweater with a straw hat in front of snowy mountains",
+    "a portrait of a person in an orange t-shirt with round black glasses in outer space, with stars and a planet",
 )
+"""In the words of the world that the mini model knows: expressions, turns, places, clothes."""
 PHOTO_NOTICE = (
     "The mini model has seen drawn people only. It draws everybody, and a photographed person it knows by little more than "
     "their colours. For portraits of real people, get the released weights (README)."
@@ -156,28 +157,27 @@ def _panels(people: Sequence[Shown], scores: list[list[list[float]]] | None) -> 
     for number, person in enumerate(people):
         name = person.photo.stem
         row = [
-            Panel(person.faces, f"{name}, the reference" if scores else "the photo", "faces numbered, " + size(person.faces)),
-            Panel(person.aligned, "the aligned face", size(person.aligned)),
+            Panel(person.faces, f"{name}, the reference" if scores else name, "faces numbered, " + size(person.faces)),
+            Panel(person.aligned, "aligned", size(person.aligned)),
         ]
         for prompt, path in enumerate(person.results):
             picture = Image.open(path)
             told = size(picture)
             if scores:
                 told = ", ".join(f"to {other.photo.stem} {scores[number][prompt][k]:.2f}" for k, other in enumerate(people))
-            row.append(Panel(picture, f"prompt {prompt + 1}", f"likeness {told}" if scores else told))
+            row.append(Panel(picture, f"made of {name}" if scores else "made", f"likeness {told}" if scores else told))
         rows.append(row)
     return rows
 
 
 def _words(people: Sequence[Shown], versions: str, judged: bool) -> Sheet:
-    prompts = [f"{number}: {words}" for number, words in enumerate(PROMPTS, start=1)]
     footer = f"{WORKFLOW.name}, {sum(person.seconds for person in people):.1f} s, {versions}"
-    return Sheet("FaceCLIP", prompts, footer, _judged_notice() if judged else PHOTO_NOTICE)
+    return Sheet("FaceCLIP", ["The photo", "The face in it", *PROMPTS], footer, _judged_notice() if judged else PHOTO_NOTICE)
 
 
 def _judged_notice() -> str:
     """How to read the likeness: what a real picture gets, and what the model gets on many people."""
-    stages = json.loads((ROOT / "models" / "figures.json").read_text(encoding="utf-8"))
+    stages = json.loads((ROOT / "models" / "figures.json").read_text(encoding="utf-8"))["stages"]
     found = next(stage["found"] for stage in stages if stage["stage"] == "measure")
     real, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
     return (

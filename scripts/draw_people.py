@@ -12,26 +12,36 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from train.proof.plan import FULL
+from train.proof.plan import MINI
+from train.synthetic.people import traits
 from train.synthetic.portrait import Portrait, World
 
 SIZE = 512
-PEOPLE = {"ada": 4, "ben": 5}
-"""Name of the file -> which of the held-out people: two who look different."""
-STEADY = 0.25
-"""The most that a head may be turned, in radians."""
+WORLD = World(0, SIZE, studio=True)
+"""The mini model's."""
+
+
+def chosen() -> dict[str, int]:
+    """Name of the file -> which of the held-out people: the first, and the
+    one whose traits are farthest from theirs.
+
+    The rule looks at nothing that the model makes of them.
+    """
+    numbers = range(MINI.people, MINI.people + MINI.held_out_people)
+    everybody = np.stack([traits(WORLD.person(number)) for number in numbers])
+    return {"ada": 0, "ben": int(np.linalg.norm(everybody - everybody[0], axis=1).argmax())}
 
 
 def photo_of(number: int) -> Portrait:
     """A held-out person in the first of their scenes that a passport office
     might accept, without anything on the head."""
-    world = World(0, SIZE)  # the main world of `train.proof`
-    person = FULL.people + number
-    scenes = (world.scene(world.scene_number(person, k)) for k in range(100))
-    scene = next(scene for scene in scenes if scene.framing == "close-up" and abs(scene.yaw) < STEADY)
-    return world.portrait_from(world.person(person), replace(scene, headwear="", glasses="", scarf=""))
+    person = MINI.people + number
+    scenes = (WORLD.scene(WORLD.scene_number(person, k)) for k in range(100))
+    scene = next(scene for scene in scenes if not scene.turn and not scene.mood)
+    return WORLD.portrait_from(WORLD.person(person), replace(scene, headwear="", glasses="", scarf=""))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "models" / "people")
     folder = parser.parse_args(argv).folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, number in PEOPLE.items():
+    for name, number in chosen().items():
         path = folder / f"{name}.jpg"
         Image.fromarray(photo_of(number).image).save(path, quality=92)
         print(f"{path}  {path.stat().st_size / 2**10:.0f} KiB")

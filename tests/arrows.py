@@ -13,8 +13,6 @@ REAL_TRAINING = {"prepare", "cache", "pretrain", "finetune_sdxl", "generate", "e
 DRAWN_WORLD = {"synthetic", "proof", "mini"}
 LONGEST_FILE = 350
 WIDEST_PROSE = 110
-WIDER = ("train/mini/", "train/proof/teachers/", "train/proof/fitting.py")
-"""Where docstrings are still as wide as code."""
 DOORS: dict[str, set[str]] = {
     "Image.open": {"faceclip/face/photo.py"},
     "torch.load": {"faceclip/read_torch.py", "train/proof/fitting.py"},  # the latter what the proof itself has written
@@ -175,8 +173,7 @@ def too_long(tree: Tree) -> list[str]:
 
 def too_wide(tree: Tree) -> list[str]:
     """Lines of docstrings that are hard to read; what is indented in a module's is a command to copy."""
-    narrow = {path: text for path, text in tree.items() if not path.startswith(WIDER)}
-    return [f"{path}:{line}: {columns} columns" for path, text in narrow.items() for line, columns in _wide_prose(text)]
+    return [f"{path}:{line}: {columns} columns" for path, text in tree.items() for line, columns in _wide_prose(text)]
 
 
 @cache

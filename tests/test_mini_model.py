@@ -34,7 +34,7 @@ def card() -> str:
 @pytest.fixture(scope="module")
 def stages() -> dict[str, dict[str, Any]]:
     """What `train.mini` noted, by stage."""
-    return {stage["stage"]: stage for stage in json.loads((MODELS / "figures.json").read_text(encoding="utf-8"))}
+    return {stage["stage"]: stage for stage in json.loads((MODELS / "figures.json").read_text(encoding="utf-8"))["stages"]}
 
 
 def test_all_files_together_stay_within_32_mib() -> None:

@@ -1,8 +1,11 @@
-"""Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`. It goes on where it was stopped.
+"""Train a mini model as the pack's is laid out: `python -m train.mini --out RUNS`.
 
-Every stage is a command of this package or a teacher of `train.proof`, with fixed seeds; its seconds and what it measured
-are below RUNS/mini/stages. Worlds and judges are below RUNS, as a proof's are; they are a studio's, not those of the proof.
-The finished files are below RUNS/mini/models; `--install` copies them into the pack, with the notes as `models/figures.json`.
+It goes on where it was stopped.
+
+Every stage is a command of this package or a teacher of `train.proof`, with fixed seeds; its seconds and what
+it measured are below RUNS/mini/stages. Worlds and judges are below RUNS, as a proof's are; they are a
+studio's, not those of the proof. The finished files are below RUNS/mini/models; `--install` copies them into
+the pack, with the notes as `models/figures.json`.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from ..proof.teachers.quality import clip_quality
 from ..proof.workshop import ProofError, Workshop, machine, stopped
 from ..run.command_line import run_command
 from .carry import carry_identity, identity_quality
+from .curve import likeness_curve
 from .export import measure_mini, new_mini_unet, summary_of, write_mini
 from .joint import JointSettings, joint_config, train_joint
 from .latents import cache_narrow_latents
@@ -45,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 CARRY = Schedule(1500, 48, lr=1e-3)
-DECODER = Schedule(2000, 8, lr=8e-4, bf16=True)
+DECODER = Schedule(3000, 8, lr=8e-4, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ class Settings:
     )
     carry: Schedule = CARRY
     finetune: tuple[str, ...] = (
-        "--steps=25000",
+        "--steps=9000",
         "--batch-size=32",
         "--lr=2e-3",
         "--warmup=100",
-        "--cooldown=11000",
+        "--cooldown=4000",
         "--clip-grad=0.5",
         "--betas",
         "0.9",
@@ -81,14 +85,18 @@ class Settings:
         "--drop-both=0.05",
         "--prediction=v",
         "--zero-terminal-snr",
+        "--dtype=bf16",
         "--remember-conditions",
-        "--save-every=500",
+        "--save-every=1000",
+        "--keep-last=10",
     )
-    """v-prediction: of what noise hides, an untrained network that predicts the noise learns layout and colours last."""
+    """v-prediction: of what noise hides, an untrained network that predicts
+    the noise learns layout and colours last."""
     joint: JointSettings = field(default_factory=JointSettings)
     decoder: Schedule = DECODER
     decoder_noise: float = 0.15
     """Deviation of what is added to the latents that the decoder learns on at the end."""
+    decoder_pictures: int = 8000
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
@@ -128,6 +136,7 @@ class Recipe:
             "identity afterwards": lambda: identity_quality(self.shop, self.unet / "encoder.safetensors"),
             "decoder": self.sharpen_decoder,
             **{f"judge {name}": lambda name=name: make_teacher(self.shop, name) for name in ("judge", "judge_clip")},
+            "curve": self.measure_growth,
             "export": lambda: write_mini(self.shop, self.out, self.unet, self.autoencoder),
             "measure": self.measure,
         }
@@ -166,11 +175,18 @@ class Recipe:
             train_clip(read_world(self.shop, "main", "train", "guided"), "g", self.shop.plan.clip, self.clip("g"))
         return clip_quality(self.shop, self.clip("g"), "g")
 
-    def measure(self) -> dict[str, Any]:
+    @property
+    def measuring(self) -> Workshop:
+        """The same folder, with the plan that the model is measured by."""
         chosen = self.settings
         wanted = {"scenes": chosen.scenes, "sampler_steps": chosen.sampler_steps, "guidance": chosen.guidance}
-        plan = replace(self.shop.plan, size=chosen.size, **wanted)
-        return measure_mini(replace(self.shop, plan=plan), self.out, self.unet, self.autoencoder)
+        return replace(self.shop, plan=replace(self.shop.plan, size=chosen.size, **wanted))
+
+    def measure_growth(self) -> list[dict[str, float]]:
+        return likeness_curve(self.measuring, self.encoder, self.out / "finetune", self.autoencoder)
+
+    def measure(self) -> dict[str, Any]:
+        return measure_mini(self.measuring, self.out, self.unet, self.autoencoder)
 
     def towers(self, branch: str) -> tuple[object, ...]:
         return mini_towers(self.shop, branch, self.clip(branch))
@@ -218,7 +234,9 @@ class Recipe:
         return train_joint(self.shop, config)
 
     def sharpen_decoder(self) -> dict[str, Any]:
-        return sharpen_once_more(self.shop, self.settings.decoder, self.settings.decoder_noise, self.autoencoder)
+        return sharpen_once_more(
+            self.shop, self.settings.decoder, self.settings.decoder_noise, self.settings.decoder_pictures, self.autoencoder
+        )
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""
@@ -248,7 +266,10 @@ class Recipe:
 
 
 def _require(product: Path) -> None:
-    """Raises ProofError unless a training run left what it leaves at its end; one that was asked to stop has no other sign."""
+    """Raises ProofError unless a training run left what it leaves at its end.
+
+    One that was asked to stop has no other sign.
+    """
     if not product.exists():
         raise stopped(product.parent)
 

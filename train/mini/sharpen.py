@@ -16,7 +16,7 @@ from ..proof.teachers.quality import autoencoder_quality
 from ..proof.workshop import Workshop
 
 
-def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, out: Path) -> dict[str, Any]:
+def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, most: int, out: Path) -> dict[str, Any]:
     """Train the teacher's decoder on, on latents with noise of that deviation; write a diffusers folder.
 
     Returns its quality.
@@ -25,7 +25,7 @@ def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, out: Pat
     vae: Any = load_vae(shop.teacher("autoencoder"), torch.float32).vae
     vae = narrowed(vae, width).requires_grad_(True).train()
     pictures = read_world(shop, "main", "train", size=shop.plan.world_size)
-    sharpen_decoder(vae, pictures, schedule, noise, keep=state_of(out, "decoder"))
+    sharpen_decoder(vae, pictures, schedule, noise, keep=state_of(out, "decoder"), most=most)
     (vae if isinstance(width, int) else widen(vae)).save_pretrained(out)
     forget(out)
     return autoencoder_quality(shop, out)

@@ -75,6 +75,13 @@ def test_every_stage_tells_its_time_and_what_it_found(recipe: Recipe) -> None:
     assert measured["face_above_shuffled"] == pytest.approx(measured["person"]["face"] - measured["shuffled"]["face"])
 
 
+def test_the_curve_has_a_point_for_each_checkpoint_that_was_kept(recipe: Recipe) -> None:
+    noted = json.loads((recipe.out / "stages" / "curve.json").read_text())["found"]
+    steps = [int(path.name.removeprefix("step-")) for path in sorted((recipe.out / "finetune" / "checkpoints").glob("step-*"))]
+    assert [point["samples"] for point in noted] == [4 * step for step in steps] and steps
+    assert all(-1 <= point["face"] <= 1 and 0 <= point["first"] <= 1 for point in noted)
+
+
 def test_both_branches_are_those_that_carry_identity(recipe: Recipe) -> None:
     joined = FaceCLIPEncoder.from_file(recipe.encoder)
     for branch in ("l", "g"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import autocast_mode
 from torch.nn import Conv2d
 
 from faceclip.checkpoint import write_safetensors
@@ -81,16 +82,22 @@ def refine_decoder(vae: Any, pictures: Pictures, schedule: Schedule, keep: Path 
 
 
 def sharpen_decoder(
-    vae: Any, pictures: Pictures, schedule: Schedule, noise: float = LATENT_NOISE, keep: Path | None = None
+    vae: Any,
+    pictures: Pictures,
+    schedule: Schedule,
+    noise: float = LATENT_NOISE,
+    keep: Path | None = None,
+    most: int | None = None,
 ) -> list[float]:
     """The same for close-ups: whole pictures are encoded once, and `FACES` of what the decoder sees are faces.
 
     noise: deviation of what is added to latents, as large as what a UNet gets wrong of them.
+    most: how many pictures of people, the first ones; to encode all may take longer than to learn.
     """
-    people = torch.nonzero(pictures.identity >= 0)[:, 0]
+    people = torch.nonzero(pictures.identity >= 0)[:most, 0]
     side = pictures.images.shape[-1] // 8
-    with torch.no_grad():
-        latents = torch.cat([vae.encoder(pictures.images[part].float() / 127.5 - 1) for part in people.split(64)])
+    with torch.no_grad(), autocast_mode.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+        latents = torch.cat([vae.encoder(pictures.images[part].float() / 127.5 - 1).float() for part in people.split(64)])
 
     def loss_of(rows: Tensor) -> Tensor:
         parts, seen = [], []
