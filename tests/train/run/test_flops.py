@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch.nn import BatchNorm1d, Linear, Sequential
 
 from faceclip import FaceCLIPConfig
 from train.pretrain.flops import pretraining_flops
@@ -26,7 +26,7 @@ def test_recomputed_blocks_are_counted_apart_from_what_the_gradient_needs() -> N
 
 
 def test_a_copy_on_the_meta_device_costs_no_memory_and_is_trained_where_the_module_is() -> None:
-    module = nn.Sequential(nn.Linear(WIDTH, MIDDLE, bias=False), nn.Linear(MIDDLE, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))
+    module = Sequential(Linear(WIDTH, MIDDLE, bias=False), Linear(MIDDLE, WIDTH, bias=False), BatchNorm1d(WIDTH))
     module[0].requires_grad_(False)
     copied = on_meta(module)
     assert all(tensor.is_meta for tensor in copied.state_dict().values()) and not module[0].weight.is_meta
