@@ -64,7 +64,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def colour_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.evaluate.command.load_judge", lambda name, pack: ColourJudge())
+    monkeypatch.setattr("train.evaluate.command.load_judge", lambda name, pack, device: ColourJudge())
 
 
 def paint(path: Path, colour: tuple[int, int, int], seed: int) -> None:
