@@ -23,11 +23,10 @@ def pretrain(*arguments: str) -> PretrainConfig:
 
 
 def test_every_preset_fits_its_command() -> None:
-    stages = {"sdxl_1024": FinetuneConfig, "mini_sdxl": FinetuneConfig}
     presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    assert {"mini", "faceclip_l", "faceclip_bigg", "sdxl_1024"} <= set(presets)
+    assert {"mini", "faceclip_l", "faceclip_bigg", "sdxl_1024", "sdxl_lora"} <= set(presets)
     for preset in presets:
-        assert read_yaml(preset, stages.get(preset, PretrainConfig))
+        assert read_yaml(preset, FinetuneConfig if "sdxl" in preset else PretrainConfig)
 
 
 def test_presets_have_the_papers_values() -> None:
