@@ -54,17 +54,23 @@ def unet_config_beside(path: str | Path) -> str | Path | Mapping[str, Any]:
     return beside if beside.is_file() and not Path(path).is_dir() else UNET_CONFIG
 
 
-def load_unet(path: str | Path, config: str | Path | Mapping[str, Any], dtype: torch.dtype) -> Any:
+UNET_ADVICE = (
+    f"Use the released unet.pt with {SDXL_BASE}, or for a UNet of another shape lay its own config.json beside the file."
+)
+
+
+def load_unet(path: str | Path, config: str | Path | Mapping[str, Any], dtype: torch.dtype, advice: str = UNET_ADVICE) -> Any:
     """Load a diffusers-format UNet (`UNet2DConditionModel`) into CPU memory, in eval mode.
 
     path: a file of weights, whose shape `config` (a diffusers `config.json`, or what it says) tells, or a
-    diffusers folder with its own. Raises CheckpointError, which says what the file looks like.
+    diffusers folder with its own. Raises CheckpointError, which says what the file looks like, with `advice`
+    where its tensors are not those of `config`.
     """
     model = import_module("diffusers").UNet2DConditionModel
     if Path(path).is_dir():
         return load_model(model, Path(path), dtype)
     file = _without_markers(_open_unet(path))
-    return fill(model, config, file.path, file.entries, dtype, "UNet", f"Use the released unet.pt with {SDXL_BASE}.")
+    return fill(model, config, file.path, file.entries, dtype, "UNet", advice)
 
 
 def fill(

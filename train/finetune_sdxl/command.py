@@ -66,7 +66,10 @@ def build(config: FinetuneConfig, ranks: Ranks) -> FinetuneTask:
     encoder = FaceCLIPEncoder.from_file(config.encoder, ranks.device, dtype, dtype)
     if config.unet is None:
         raise ConfigError("There is no UNet to start from: name SDXL's with --unet, a diffusers folder or a file of its weights.")
-    unet = load_unet(config.unet, config.unet_config or unet_config_beside(config.unet), dtype)
+    shape = config.unet_config or unet_config_beside(config.unet)
+    read_by = shape if isinstance(shape, Path) else "SDXL base's configuration"
+    advice = f"It was read by {read_by}: name the UNet's own config.json with --unet-config, or lay it beside the file."
+    unet = load_unet(config.unet, shape, dtype, advice)
     config = with_prediction(config, unet_prediction(config.unet))
     _require_fit(encoder, unet)
     latents = _latents(config, ranks, source)
