@@ -148,11 +148,11 @@ class FaceCLIPConfig:
         if names != self.branches.keys():
             raise ValueError(f"Its configuration tells of the branches {sorted(self.branches)}, its tensors of {sorted(names)}.")
         for name, branch in self.branches.items():
-            found, told = _measure(shapes, f"face_clip_{name}."), _expected(branch)
-            if found != told:
-                wrong = next(what for what in found if found[what] != told[what])
+            found, expected = _measure(shapes, f"face_clip_{name}."), _expected(branch)
+            if found != expected:
+                wrong = next(what for what in found if found[what] != expected[what])
                 raise ValueError(
-                    f"Its configuration does not fit its tensors: branch {name} is told to have {wrong} {told[wrong]}, "
+                    f"Its configuration does not fit its tensors: branch {name} is told to have {wrong} {expected[wrong]}, "
                     f"found {found[wrong]}."
                 )
             # A face tower that both branches share may be in the file once.

@@ -125,13 +125,13 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
         with facet5.at_work(hidden.passes + hidden_without.passes):
             positive = hidden.conditioning(facet5, identity, strength, guidance)
             negative = hidden_without.conditioning(facet5, None, 1.0, guidance)
-        said = [
+        sentences = [
             read.status if read.cut else "",
             f"Negative prompt: {without.status}" if without.cut else "",
             face_status(identity, around),
             *(batch_status(identity, latent) for latent in around.latents(0)),
         ]
-        return io.NodeOutput(positive, negative, ui=words_if_any(*said))
+        return io.NodeOutput(positive, negative, ui=words_if_any(*sentences))
 
 
 def require_flux(name: str) -> None:

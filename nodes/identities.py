@@ -84,11 +84,11 @@ class FaceCLIPSaveIdentity(io.ComfyNode):
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        said = f"Saved as {path.name}"
-        show_status(said)
-        shown = words(said)
+        saved = f"Saved as {path.name}"
+        show_status(saved)
+        shown = words(saved)
         # The picture is on the node; the longer text is in the queue's history.
-        return io.NodeOutput(identity, path.name, ui={**shown.as_dict(), "text": (f"{said} in {path.parent}",)})
+        return io.NodeOutput(identity, path.name, ui={**shown.as_dict(), "text": (f"{saved} in {path.parent}",)})
 
 
 class FaceCLIPLoadIdentity(io.ComfyNode):

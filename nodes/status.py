@@ -48,8 +48,8 @@ def words_if_any(*sentences: str) -> Any:
 
     Any, since ComfyUI's own hints leave out the None that its outputs take.
     """
-    said = [sentence for sentence in sentences if sentence]
-    return words("\n".join(said)) if said else None
+    present = [sentence for sentence in sentences if sentence]
+    return words("\n".join(present)) if present else None
 
 
 def sheet(pictures: Sequence[np.ndarray], text: str) -> ui.PreviewImage:

@@ -137,13 +137,13 @@ class FaceCLIPTextEncode(io.ComfyNode):
         positive = [_conditioning(found, {**size, **when}) for found, when in zip([first, *results], ranges, strict=True)]
         read = first.prompts[0]
         show_status(prompt_status(read))
-        said = [
+        sentences = [
             prompt_status(read) if read.cut or read.left_out else "",
             f"Negative prompt: {prompt_status(negative.prompts[0])}" if negative.prompts[0].cut else "",
             face_status(identity, around),
             *_latent_status(identity, size, around, encoder),
         ]
-        return io.NodeOutput(positive, [_conditioning(negative, size)], ui=words_if_any(*said))
+        return io.NodeOutput(positive, [_conditioning(negative, size)], ui=words_if_any(*sentences))
 
 
 def _size(width: int, height: int) -> dict[str, int]:
@@ -161,18 +161,18 @@ def _conditioning(found: Conditioning, options: Mapping[str, Any]) -> list[Any]:
 
 def _latent_status(identity: Identity | None, size: Mapping[str, int], around: Neighbours, encoder: EncoderModel) -> list[str]:
     """What does not fit between the prompt, the people and the empty latents of the samplers."""
-    said = []
+    sentences = []
     for latent in around.latents(0):
         picture = f"{latent.width} x {latent.height}"
         if size and (size["width"], size["height"]) != (latent.width, latent.height):
-            said.append(
+            sentences.append(
                 f"The prompt is for {size['width']} x {size['height']}, the latent is {picture}. Set both alike, or width and "
                 "height here to 0."
             )
         elif encoder.conditioning_width == _SDXL and latent.width * latent.height < _SMALL:
-            said.append(f"The latent is {picture}. SDXL draws well at about a megapixel: 864 x 1152, or 1024 x 1024.")
-        said.append(batch_status(identity, latent))
-    return said
+            sentences.append(f"The latent is {picture}. SDXL draws well at about a megapixel: 864 x 1152, or 1024 x 1024.")
+        sentences.append(batch_status(identity, latent))
+    return sentences
 
 
 def prompt_status(prompt: TokenizedPrompt) -> str:

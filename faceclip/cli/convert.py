@@ -56,17 +56,17 @@ def convert_file(options: argparse.Namespace) -> None:
     for target in targets:
         written = open_tensor_file(target)
         after = hub.size_text(target.stat().st_size)
-        more = _told(kind, target, written, options)
+        more = _contents(kind, target, written, options)
         print(f"{target}: {after} in {options.dtype}, from {before}. {len(written.entries)} tensors{more}.")
 
 
-def _told(kind: str, target: Path, written: TensorFile, options: argparse.Namespace) -> str:
+def _contents(kind: str, target: Path, written: TensorFile, options: argparse.Namespace) -> str:
     if kind == FLUX:
         return ", in the core's form, for Load Diffusion Model"
     if kind == FACET5:
-        told = {options.t5xxl: "T5 in the core's names", options.clip_l: "CLIP-L in the core's names"}
+        titles = {options.t5xxl: "T5 in the core's names", options.clip_l: "CLIP-L in the core's names"}
         head = "with" if options.class_head else "without"
-        return f", {told.get(target, f'FaceT5 itself, {head} its class head')}"
+        return f", {titles.get(target, f'FaceT5 itself, {head} its class head')}"
     towers = {name.split(".")[0] for name in written.entries if ".face_encoder." in name}
     return f", {'one face tower, shared by the branches' if len(towers) == 1 else 'a face tower per branch: they differ'}"
 

@@ -121,11 +121,11 @@ def faces_from_images(
     for start in range(0, len(images), TOGETHER):
         pictures = [to_rgb8(image) for image in images[start : start + TOGETHER]]
 
-        def told(done: int, before: int = start) -> None:
+        def after_look(done: int, before: int = start) -> None:
             if progress is not None:
                 progress(before + done)
 
-        found = detect_in_batch(detector, pictures, choice.order, choice.min_confidence, choice.index + choice.count, told)
+        found = detect_in_batch(detector, pictures, choice.order, choice.min_confidence, choice.index + choice.count, after_look)
         crops = keep_aligned and images.shape[1:3] == (CROP_SIZE, CROP_SIZE)
         for picture, faces in zip(pictures, found, strict=True):
             as_it_is = crops and (not faces or is_aligned(picture, faces))
@@ -193,7 +193,7 @@ def _boxes_mask(faces: list[Face], height: int, width: int) -> torch.Tensor:
     return mask
 
 
-def _said(views: list[_View], choice: FaceChoice) -> tuple[str, ...]:
+def _remarks(views: list[_View], choice: FaceChoice) -> tuple[str, ...]:
     """What was chosen where there was a choice, and which faces were turned upright."""
     sentences = []
     for place, view in enumerate(views):
@@ -230,7 +230,7 @@ def _gather(views: list[_View], choice: FaceChoice, black_where_missing: bool) -
         sources=tuple(sources),
         without_face=tuple(index for index, view in enumerate(views) if not view.taken),
         quality=tuple(quality),
-        said=_said(views, choice),
+        said=_remarks(views, choice),
     )
 
 
@@ -257,8 +257,8 @@ def _already_aligned(images: torch.Tensor) -> FaceBatch:
 
 
 def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceChoice, detector: FaceDetector) -> str:
-    told = [_told(index, views[index], choice) for index in missing]
-    shown = "; ".join(told[:8]) + (f"; and {len(told) - 8} more" if len(told) > 8 else "")
+    reasons = [_reason(index, views[index], choice) for index in missing]
+    shown = "; ".join(reasons[:8]) + (f"; and {len(reasons) - 8} more" if len(reasons) > 8 else "")
     if any(views[index].found for index in missing):
         advice = "Face numbers start at 0 and are shown in the preview: lower the index."
     elif all(min(views[index].size) < SMALLEST_IMAGE for index in missing):
@@ -276,7 +276,7 @@ def _no_face_message(views: list[_View], missing: tuple[int, ...], choice: FaceC
     return f"{shown}. {advice}{others} 'text only' makes conditioning without a face."
 
 
-def _told(index: int, view: _View, choice: FaceChoice) -> str:
+def _reason(index: int, view: _View, choice: FaceChoice) -> str:
     width, height = view.size
     if view.found == 0:
         return f"No face was found in image {index} ({width} x {height})"

@@ -170,11 +170,11 @@ def _images(
     found = [find_images(protocol, candidate.folder) for candidate in candidates]
     complete = [index for index in range(len(protocol.rows)) if all(paths[index] for paths in found)]
     if len(complete) < len(protocol.rows) and not partial:
-        told = []
+        faults = []
         for candidate, paths in zip(candidates, found, strict=True):
             missing = [row.image for row, path in zip(protocol.rows, paths, strict=True) if path is None]
-            told += [f"{candidate.folder} lacks {len(missing)} of {len(paths)} images: {listed(missing)}"] if missing else []
-        raise ProtocolError(". ".join(told) + ". Generate them, or score what every folder has with --partial.")
+            faults += [f"{candidate.folder} lacks {len(missing)} of {len(paths)} images: {listed(missing)}"] if missing else []
+        raise ProtocolError(". ".join(faults) + ". Generate them, or score what every folder has with --partial.")
     if not complete:
         raise ProtocolError("The folders have no image in common, so there is nothing to compare.")
     if len(complete) < len(protocol.rows):

@@ -115,43 +115,43 @@ def notes(protocol: EvaluationProtocol, scores: Sequence[FolderScores]) -> list[
     """What a reader of the numbers has to know."""
     interval = next(iter(scores[0].means.values()), None)
     groups = "people" if protocol.people else "prompts"
-    said = []
+    remarks = []
     if interval:
-        said.append(
+        remarks.append(
             f"In brackets: {interval.level:.0%} intervals, by bootstrap over {interval.clusters} {groups}, each with all its "
             "images: images of one person, or of one prompt where no person is asked for, are not independent."
         )
         if interval.clusters < _FEW:
-            said.append(f"{interval.clusters} {groups} are too few for an interval to be trusted; bring {_FEW} or more.")
+            remarks.append(f"{interval.clusters} {groups} are too few for an interval to be trusted; bring {_FEW} or more.")
     if scores[0].faces:
-        said.append(
+        remarks.append(
             "Face similarity is the cosine of the most similar face with the reference, over images in which a face was found; "
             "images without one are in 'faces found' only. Cosines of different judges do not compare: read each beside 'of "
             "other people'."
         )
     if scores[0].photos_alike:
         real = "; ".join(f"{judge} {with_interval(alike)}" for judge, alike in scores[0].photos_alike.items())
-        said.append(
+        remarks.append(
             "Copy-paste: by how much an image's face is nearer to the very reference photograph than to other photographs of "
             "the person, in parts of the angle between those: 1 is a copy, 0 neither, below 0 nearer to the others (M_CP of "
             "arXiv 2510.14975). 'Other photos' is the cosine with these, which copying cannot raise. Two real photographs of "
             f"one person are this much alike: {real}."
         )
     if any(face.conditioned for result in scores for face in result.faces.values()):
-        said.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity does not show likeness.")
+        remarks.append(f"'{_CONDITIONING}': this judge conditioned the images, so its similarity does not show likeness.")
     if any(not result.candidate.conditioned_by for result in scores) and scores[0].faces:
-        said.append("'not stated': nobody said which face network conditioned the images, so the judge may be that one.")
+        remarks.append("'not stated': nobody said which face network conditioned the images, so the judge may be that one.")
     if scores[0].clip:
-        said.append(f"CLIP-T and CLIP-I: cosines by {scores[0].clip}; those of another CLIP do not compare.")
+        remarks.append(f"CLIP-T and CLIP-I: cosines by {scores[0].clip}; those of another CLIP do not compare.")
     found = scores[0].distribution
     if found:
-        said.append(
+        remarks.append(
             f"FID and KID: {found.images} images against {found.real} real ones, {scores[0].features} features of width "
             f"{found.dimensions}. Compare only at the same N."
         )
         if found.images < found.dimensions:
-            said.append(f"N is below {found.dimensions}: the FID is biased upwards; look at the KID.")
-    return said
+            remarks.append(f"N is below {found.dimensions}: the FID is biased upwards; look at the KID.")
+    return remarks
 
 
 def page(
@@ -241,8 +241,8 @@ def _html_row(protocol: EvaluationProtocol, scores: Sequence[FolderScores], inde
     figures = [_figure(row.reference, f"reference: {row.identity}")] if row.reference else []
     for result in scores:
         values = {name: values[index] for name, values in result.rows.items()}
-        told = ", ".join(f"{name} {'no face' if math.isnan(v) else f'{v:.3f}'}" for name, v in values.items())
-        figures.append(_figure(result.images[index], f"{result.candidate.name}: {told}"))
+        scored = ", ".join(f"{name} {'no face' if math.isnan(v) else f'{v:.3f}'}" for name, v in values.items())
+        figures.append(_figure(result.images[index], f"{result.candidate.name}: {scored}"))
     return f"<p class=small>{html.escape(row.image)}: {html.escape(row.prompt)}</p><div class=row>{''.join(figures)}</div>"
 
 

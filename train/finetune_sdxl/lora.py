@@ -84,10 +84,10 @@ def require_same_training(saved: SavedState, config: FinetuneConfig) -> None:
     ranks = {shape[0] for name, shape in shapes.items() if name.startswith("lora.") and name.endswith(_DOWN)}
     found = min(ranks) if ranks else None
     if found != config.lora:
-        told = "is of a run that trains the whole UNet" if found is None else f"is of a run with --lora {found}"
+        whose = "is of a run that trains the whole UNet" if found is None else f"is of a run with --lora {found}"
         asked = "this one is to train the whole UNet" if config.lora is None else f"this one has --lora {config.lora}"
         advice = "leave --lora out" if found is None else f"give --lora {found}"
-        raise ResumeError(f"The checkpoint in {config.out} {told}, and {asked}. To go on, {advice}; or give another --out.")
+        raise ResumeError(f"The checkpoint in {config.out} {whose}, and {asked}. To go on, {advice}; or give another --out.")
     eight = any(name.startswith("optimizer.") and name.endswith(".state1") for name in shapes)
     if eight != (config.optimizer == "adamw8bit"):
         before = "adamw8bit" if eight else "adamw"

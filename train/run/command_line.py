@@ -68,9 +68,9 @@ def read_yaml(name: str, kind: type[Config]) -> dict[str, Any]:
     try:
         content = parse_yaml(path.read_bytes()) or {}
     except (ValueError, OSError) as error:
-        told = " ".join(str(error).split())
-        advice = " Within double quotes a backslash is special: write paths without quotes." if "escape" in told else ""
-        raise ConfigError(f"{path} is not YAML that can be read ({told}).{advice}") from error
+        reason = " ".join(str(error).split())
+        advice = " Within double quotes a backslash is special: write paths without quotes." if "escape" in reason else ""
+        raise ConfigError(f"{path} is not YAML that can be read ({reason}).{advice}") from error
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} is not a configuration: it holds a {type(content).__name__}, expected `key: value` lines.")
     hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if typing.get_origin(hint) is not ClassVar}

@@ -120,8 +120,8 @@ def _run(task: Task, config: RunConfig, ranks: Ranks) -> bool:
     tolerance = Tolerance(config.tolerate, ranks, notes.get("unusable", []))
 
     def save(done: int, log: RunLog) -> None:
-        told = {"config": as_plain(config), "data": getattr(task, "fingerprint", None)}
-        _save(task, checkpoints, done, log, {**told, "batches": course.changes, "unusable": sorted(tolerance.known)})
+        notes = {"config": as_plain(config), "data": getattr(task, "fingerprint", None)}
+        _save(task, checkpoints, done, log, {**notes, "batches": course.changes, "unusable": sorted(tolerance.known)})
 
     with _termination() as asked_to_stop, RunLog(config, ranks, start, course) as log:
         if start:
@@ -273,8 +273,8 @@ def train_step(
         group["lr"] = lr
     task.optimizer.step()
     task.after_step(step)
-    told = {"gradient_norm": norm, "lr": lr, "data_seconds": waited, "peak_memory_gib": memory}
-    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), **told}
+    own = {"gradient_norm": norm, "lr": lr, "data_seconds": waited, "peak_memory_gib": memory}
+    return {**dict(zip(values, ranks.mean(list(values.values())), strict=True)), **own}
 
 
 def _gradient_norm(parameters: list[nn.Parameter]) -> float:

@@ -125,8 +125,8 @@ def find_pairs(a: Path, b: Path, table: str = "", faces: Path | None = None) -> 
             raise ProtocolError(f"{folder} has no picture in it.")
     alone = [sorted(found[i].keys() - found[1 - i].keys()) for i in range(2)]
     if any(alone):
-        told = [f"only {folder} has {listed(names)}" for folder, names in zip((a, b), alone, strict=True) if names]
-        raise ProtocolError(f"The two folders must have the same file names: {'; '.join(told)}.")
+        differences = [f"only {folder} has {listed(names)}" for folder, names in zip((a, b), alone, strict=True) if names]
+        raise ProtocolError(f"The two folders must have the same file names: {'; '.join(differences)}.")
     rows = {}
     if table:
         rows = {str(Path(row.image).with_suffix("").as_posix()): row for row in load_protocol(table, faces).rows}
