@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from faceclip import FaceCLIPEncoder
-from faceclip.tensor_file import CheckpointError
 from train.cache import command as cache
 from train.finetune_sdxl.command import build, main
 from train.finetune_sdxl.conditions import JointConditions
@@ -68,15 +66,6 @@ def test_the_command_writes_a_unet_that_diffusers_reads_and_every_weight_moved(
     steps = [line for line in read_log(tmp_path / "run") if line["kind"] == "train"]
     assert [line["step"] for line in steps] == [1, 2, 3]
     assert [line["lr"] for line in steps] == pytest.approx([5e-5, 1e-4, 1e-4])
-
-
-def test_a_unet_of_another_shape_without_its_configuration_is_told_how_to_name_it(
-    arguments: Arguments, unet: Path, tmp_path: Path
-) -> None:
-    alone = shutil.copy(unet, tmp_path / "alone.safetensors")
-    config = replace(parse(FinetuneConfig, arguments(steps=1, unet=alone)), unet_config=None)
-    with pytest.raises(CheckpointError, match=r"read by SDXL base's configuration: name .*config.json with --unet-config"):
-        build(config, ONE)
 
 
 @pytest.mark.parametrize(
