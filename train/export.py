@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,7 +24,7 @@ from faceclip.tensor_file import write_safetensors
 
 from .finetune_sdxl.diffusion import NoiseSchedule
 from .finetune_sdxl.lora import lora_names, merge_lora, write_lora
-from .run.checkpointing import ResumeError, SavedState
+from .run.checkpointing import ResumeError, SavedState, checkpoint_at, steps_in
 from .run.command_line import run_command
 from .run.config import DTYPES
 
@@ -134,10 +133,9 @@ def newest(path: Path) -> Path:
     if (path / "run.json").is_file():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = sorted(found for found in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", found.name))
-    if not steps:
+    if not (steps := steps_in(folder)):
         raise ResumeError(f"There is no checkpoint at {path}: name a run's folder, or RUN/checkpoints/step-00001000.")
-    return steps[-1]
+    return checkpoint_at(folder, steps[-1])
 
 
 def _notes(checkpoint: Path) -> dict[str, Any]:

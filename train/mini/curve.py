@@ -19,6 +19,7 @@ from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sdx
 from ..proof.arms.measures import read_people
 from ..proof.teachers.quality import held_out
 from ..proof.workshop import Workshop
+from ..run.checkpointing import checkpoint_at, steps_in
 
 
 def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) -> list[dict[str, float]]:
@@ -32,7 +33,8 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
     casting = Casting.of(people, 1)
     _, _, identity = read_people(frozen, shop.shards("main", "held_out"))
     curve = []
-    for checkpoint in sorted((run / "checkpoints").glob("step-*")):
+    for step in steps_in(run / "checkpoints"):
+        checkpoint = checkpoint_at(run / "checkpoints", step)
         notes = json.loads((checkpoint / "run.json").read_text())
         with tempfile.TemporaryDirectory() as folder:
             export_unet(checkpoint, Path(folder))
@@ -40,6 +42,6 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
         pipeline = FaceCLIPPipeline(frozen, sdxl_pipeline(unet, run / "scheduler", autoencoder), best_device())
         made = picture_scenes(pipeline, identity, people, casting, shop.plan)
         judged = judge_pictures(shop, made, people, casting)
-        curve.append({"samples": notes["step"] * notes["config"]["batch_size"], **judged})
+        curve.append({"samples": step * notes["config"]["batch_size"], **judged})
         print(f"{curve[-1]['samples']:,} samples: likeness {judged['face']:.3f}, to others {judged['shuffled']:.3f}", flush=True)
     return curve

@@ -135,6 +135,16 @@ class _Notes(dict[str, Any]):
         raise _unreadable(self._folder, ValueError(f"{_META} lacks {name}"))
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a run's `checkpoints/`, oldest first."""
+    return sorted(int(match[1]) for path in folder.glob("step-*") if (match := re.fullmatch(_NAME, path.name)))
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Where a run's `checkpoints/` has that of a step."""
+    return folder / f"step-{step:08d}"
+
+
 class Checkpoints:
     """The checkpoints below `folder`, each named by the number of steps done."""
 
@@ -150,10 +160,10 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
-        return sorted(int(match[1]) for path in self.folder.glob("step-*") if (match := re.fullmatch(_NAME, path.name)))
+        return steps_in(self.folder)
 
     def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return checkpoint_at(self.folder, step)
 
     def save(self, step: int, state: State, meta: Mapping[str, Any]) -> Path:
         """`begin` and `finish`: the checkpoint is there when this returns."""
