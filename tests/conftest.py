@@ -71,6 +71,16 @@ def _length(item: pytest.Item) -> int:
     return max((place for place, kind in enumerate(LONG_KINDS, start=1) if kind in kinds), default=0)
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
+def pytest_runtest_setup() -> None:
+    """Every test finds torch as a new process has it, with one thread; what an earlier one ran may have set otherwise."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # sums over other numbers of threads differ in their last bits
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+
+
 OWN_FILES = (
     ("loras", "my_style.safetensors"),
     ("loras", "my_few_steps.safetensors"),

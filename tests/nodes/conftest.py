@@ -14,11 +14,6 @@ import torch
 Run = Callable[..., tuple]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def run(pack: dict[str, type]) -> Run:
     """`run(node_id, **inputs)` -> the node's outputs; widgets that are left out have their defaults."""

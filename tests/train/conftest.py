@@ -62,11 +62,6 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
     return run
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def jpeg(random: np.random.Generator, width: int, height: int) -> bytes:
     """A picture of a few soft blobs."""
     small = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
