@@ -32,6 +32,7 @@ from ..proof.teachers.pictures import shuffled, traits_of
 from ..proof.workshop import Workshop
 from ..synthetic.people import TRAITS
 
+CPU = torch.device("cpu")
 TEXT = 1.0
 """Weight of the caption's share of the loss, beside identity's 1."""
 _TEXT_TOWER = ("transformer.", "ln_final.")
@@ -67,7 +68,9 @@ class Standard:
         return (rows - self.mean) / self.deviation
 
 
-def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedule: Schedule, out: Path) -> dict[str, float]:
+def carry_identity(
+    pretrained: Path, shards: str | Path, features: Path, schedule: Schedule, out: Path, device: torch.device = CPU
+) -> dict[str, float]:
     """Train the branch in `pretrained` on; write it to `out`. Returns its errors of each kind on 50 batches.
 
     features: a cache of `shards` with class_token and patch_tokens, by the branch's face tower.
@@ -75,9 +78,9 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
     source = ShardSource(shards, read=("caption",))
     captions = [source[row].caption for row in range(len(source))]
     cache = FeatureCache(features, source)
-    encoder = FaceCLIPEncoder.from_file(pretrained)
+    encoder = FaceCLIPEncoder.from_file(pretrained).to(device)
     (branch,) = encoder.branches.values()
-    before = next(iter(FaceCLIPEncoder.from_file(pretrained).eval().requires_grad_(False).branches.values()))
+    before = next(iter(FaceCLIPEncoder.from_file(pretrained).eval().requires_grad_(False).to(device).branches.values()))
     freeze(branch)
     for name, parameter in branch.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name.startswith(_TEXT_TOWER))
@@ -86,25 +89,25 @@ def carry_identity(pretrained: Path, shards: str | Path, features: Path, schedul
 
     @torch.no_grad()
     def text_alone(rows: list[int]) -> tuple[Tensor, Tensor]:
-        ids = token_ids([captions[row] for row in rows], [False] * len(rows))
+        ids = token_ids([captions[row] for row in rows], [False] * len(rows)).to(device)
         count = len(rows)
         patches = blank.patch_tokens[:, 0].expand(count, -1, -1)
-        found = before(ids, blank.class_token[:, 0].expand(count, -1), patches, torch.zeros(count, dtype=torch.bool))
+        found = before(ids, blank.class_token[:, 0].expand(count, -1), patches, torch.zeros(count, dtype=torch.bool, device=device))
         return found.fused, found.pooled
 
     sample = torch.randperm(len(source), generator=torch.Generator().manual_seed(schedule.seed))[:1024]
     fused, pooled = text_alone(sample.tolist())
-    standard = {"class_token": Standard(cache.read(sample)["class_token"][:, 0].float())}
+    standard = {"class_token": Standard(cache.read(sample)["class_token"][:, 0].to(device).float())}
     standard |= {"fused": Standard(fused.flatten(0, 1)), "pooled": Standard(pooled)}
     torch.manual_seed(schedule.seed)
-    readers = Readers(encoder.config.width, standard["class_token"].mean.numel())
+    readers = Readers(encoder.config.width, standard["class_token"].mean.numel()).to(device)
 
     def errors_of(rows: Tensor) -> dict[str, Tensor]:
         faces = cache.read(rows)
-        class_token, patches = (faces[name][:, 0].float() for name in ("class_token", "patch_tokens"))
+        class_token, patches = (faces[name][:, 0].to(device).float() for name in ("class_token", "patch_tokens"))
         said = rows.roll(len(rows) // 2).tolist()  # of other people's pictures: a caption knows nobody
-        ids = token_ids([captions[row] for row in said], [True] * len(rows))
-        output = branch(ids, class_token, patches, torch.ones(len(rows), dtype=torch.bool))
+        ids = token_ids([captions[row] for row in said], [True] * len(rows)).to(device)
+        output = branch(ids, class_token, patches, torch.ones(len(rows), dtype=torch.bool, device=device))
         fused, pooled = text_alone(said)
         wanted = {"class_token": class_token, "fused": fused, "pooled": pooled}
         return readers(output.fused, output.pooled, {name: standard[name](values) for name, values in wanted.items()})

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -212,11 +212,13 @@ class Recipe:
 
     def carry(self, branch: str) -> dict[str, float]:
         trained = self.run(branch) / "encoder.safetensors"
-        return carry_identity(trained, self.people, self.features(branch), self.settings.carry, self.carried(branch))
+        out = self.carried(branch)
+        return carry_identity(trained, self.people, self.features(branch), self.settings.carry, out, self.shop.device)
 
     def cache_latents(self) -> None:
-        autoencoder = self.shop.teacher("autoencoder")
-        cache_narrow_latents(self.people, self.out / "latents", autoencoder, self.shop.plan.autoencoder_width, self.settings.size)
+        shop = self.shop
+        vae, width, out = shop.teacher("autoencoder"), shop.plan.autoencoder_width, self.out / "latents"
+        cache_narrow_latents(self.people, out, vae, width, self.settings.size, shop.device)
 
     def finetune(self) -> None:
         """The face tower is one: the features of one branch serve both."""
@@ -225,7 +227,8 @@ class Recipe:
         caches = ("--data", self.people, "--latents", self.out / "latents", "--features", self.features("l"))
         models = ("--encoder", self.encoder, "--unet", start, "--resolution", self.settings.size)
         run = self.out / "finetune"
-        call(finetune_sdxl.main, "--out", run, *models, *caches, *self.settings.finetune)
+        graph = ("--cuda-graph",) if self.shop.device.type == "cuda" else ()
+        call(finetune_sdxl.main, "--out", run, *models, *caches, *self.settings.finetune, *graph)
         _require(run / "unet")
 
     def train_joint(self) -> dict[str, float]:
@@ -284,6 +287,8 @@ class _Command:
     """Stages to do, by name; what they need must be there. All by default."""
     threads: int = 2
     """Of torch."""
+    device: Literal["cpu", "cuda"] = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    """Where networks learn. By default a GPU where there is one; two kinds of processor do not give the same bits."""
     install: bool = False
     """Afterwards, copy the finished files into the pack; fails while a stage is missing."""
 
@@ -295,7 +300,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     command = tyro.cli(_Command, args=argv, prog="python -m train.mini")
-    recipe = Recipe(Workshop(command.out, MINI), command.threads)
+    if command.device == "cuda" and not torch.cuda.is_available():
+        raise ProofError("--device cuda: torch finds no CUDA device here. Leave --device out to train on the CPU.")
+    recipe = Recipe(Workshop(command.out, MINI, torch.device(command.device)), command.threads)
     if unknown := sorted(set(command.only) - set(recipe.stages)):
         raise ProofError(f"There is no stage {', '.join(unknown)}. The stages are: {', '.join(recipe.stages)}.")
     recipe.make(command.only)

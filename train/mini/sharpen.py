@@ -23,8 +23,8 @@ def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, most: in
     """
     width = shop.plan.autoencoder_width
     vae: Any = load_vae(shop.teacher("autoencoder"), torch.float32).vae
-    vae = narrowed(vae, width).requires_grad_(True).train()
     pictures = read_world(shop, "main", "train", size=shop.plan.world_size)
+    vae = narrowed(vae, width).requires_grad_(True).train().to(pictures.device)
     sharpen_decoder(vae, pictures, schedule, noise, keep=state_of(out, "decoder"), most=most)
     (vae if isinstance(width, int) else widen(vae)).save_pretrained(out)
     forget(out)

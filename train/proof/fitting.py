@@ -55,13 +55,14 @@ def fit(
 ) -> list[float]:
     """Minimise `loss_of(row numbers)` over the batches of `rows`; return the loss of every step. Seeds torch.
 
-    learner: what learns, those of its parameters that require gradients.
+    learner: what learns, those of its parameters that require gradients, on the device that it computes on.
     keep: a file for the state of the training, written every `KEEP_SECONDS` and at the end; the same call goes on
     from it bit for bit. It stays: `forget` deletes it when the product is written. A file of another schedule is
     not used.
     randoms: Python's generators that `loss_of` draws from; their states are kept, too.
     """
     parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    device = parameters[0].device
     torch.manual_seed(schedule.seed)
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.98))
     losses: list[float] = []
@@ -70,7 +71,7 @@ def fit(
         if keep is None:
             return
         state = {"schedule": asdict(schedule), "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"losses": losses, "torch": torch.get_rng_state(), "randoms": [source.getstate() for source in randoms]}
+        state |= {"losses": losses, "torch_randoms": _random_states(device), "randoms": [source.getstate() for source in randoms]}
         with publishing(str(keep)) as file:
             torch.save(state, file)
 
@@ -81,7 +82,7 @@ def fit(
         if len(losses) >= schedule.steps:
             return losses
         optimizer.load_state_dict(found["optimizer"])
-        torch.set_rng_state(found["torch"])
+        _set_random_states(device, found["torch_randoms"])
         for source, state in zip(randoms, found["randoms"], strict=True):
             source.setstate(state)
     kept = time.monotonic()
@@ -89,7 +90,7 @@ def fit(
     for batch in bar:
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(len(losses))
-        with autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+        with autocast(device.type, torch.bfloat16, enabled=schedule.bf16):
             loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -115,9 +116,20 @@ def forget(product: Path) -> None:
         path.unlink()
 
 
+def _random_states(device: torch.device) -> list[Tensor]:
+    """torch's generators that a training draws from: the CPU's, and the GPU's where it learns on one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_states(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu(), device)
+
+
 def _kept(keep: Path | None, schedule: Schedule) -> dict[str, Any] | None:
-    """The state in a file, if there is one and it is of this schedule."""
+    """The state in a file, if there is one and it is of this schedule and of this version."""
     if keep is None or not keep.is_file():
         return None
-    found = torch.load(keep, weights_only=True)
-    return found if found["schedule"] == asdict(schedule) else None
+    found = torch.load(keep, map_location="cpu", weights_only=True)
+    return found if found["schedule"] == asdict(schedule) and "torch_randoms" in found else None

@@ -32,6 +32,8 @@ class Workshop:
 
     out: Path
     plan: Plan
+    device: torch.device = torch.device("cpu")
+    """Where teachers and judges learn. Training runs and generation take a GPU by themselves where there is one."""
 
     def claim(self) -> None:
         """Note the plan in the folder. Raises ProofError where another plan's results are."""

@@ -204,3 +204,17 @@ def test_what_a_linear_map_can_read_is_read_and_what_is_not_there_is_not() -> No
     outputs = torch.cat([traits[:, :2] @ torch.randn(2, 8, generator=random), torch.randn(600, 4, generator=random)], dim=1)
     found = readable(outputs[:500], traits[:500], outputs[500:], traits[500:])
     assert found[:2].min() > 0.95 and found[2] < 0.2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path / "runs"), "--device", "cuda"]) == 1
+    assert "no CUDA device here. Leave --device out" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_whole_recipe_runs_on_a_gpu(shop: Workshop, tmp_path: Path) -> None:
+    made = Recipe(replace(shop, out=tmp_path, device=torch.device("cuda")), settings=SETTINGS)
+    made.make()
+    assert all(made.note(stage).is_file() for stage in made.stages)

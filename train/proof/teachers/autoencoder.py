@@ -44,7 +44,7 @@ def train_autoencoder(
     for close-ups: it sees more faces.
     """
     close_ups = not isinstance(width, int)
-    vae = new_autoencoder(width, schedule.seed).train()
+    vae = new_autoencoder(width, schedule.seed).train().to(pictures.device)
 
     def loss_of(rows: Tensor) -> Tensor:
         images = pictures.images[rows].float() / 127.5 - 1
@@ -96,7 +96,7 @@ def sharpen_decoder(
     """
     people = torch.nonzero(pictures.identity >= 0)[:most, 0]
     side = pictures.images.shape[-1] // 8
-    with torch.no_grad(), autocast_mode.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+    with torch.no_grad(), autocast_mode.autocast(pictures.device.type, torch.bfloat16, enabled=schedule.bf16):
         latents = torch.cat([vae.encoder(pictures.images[part].float() / 127.5 - 1).float() for part in people.split(64)])
 
     def loss_of(rows: Tensor) -> Tensor:
@@ -208,14 +208,14 @@ def face_part(images: Tensor, landmarks: Tensor) -> Tensor:
     side = images.shape[-1]
     if side <= CROP:
         return images
-    corners = landmarks.mean(1) * side - CROP / 2 + 16 * torch.rand(len(images), 2) - 8
+    corners = landmarks.mean(1) * side - CROP / 2 + 16 * torch.rand(len(images), 2, device=images.device) - 8
     corners = corners.round().long().clamp(0, side - CROP).tolist()
     return torch.stack([image[:, y : y + CROP, x : x + CROP] for image, (x, y) in zip(images, corners, strict=True)])
 
 
 def _face_cell(landmarks: Tensor, side: int) -> tuple[int, int]:
     """The latent, x and y, where a square of `CROP` px about a face begins, moved a little."""
-    middle = landmarks.mean(0) * side - CROP / 16 + torch.randint(-1, 2, (2,))
+    middle = landmarks.mean(0) * side - CROP / 16 + torch.randint(-1, 2, (2,), device=landmarks.device)
     x, y = middle.round().long().clamp(0, max(side - CROP // 8, 0)).tolist()
     return x, y
 

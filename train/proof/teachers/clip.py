@@ -34,25 +34,26 @@ def train_clip(pictures: Pictures, branch: str, schedule: Schedule, out: Path) -
     torch.manual_seed(schedule.seed)
     model = mini_clip(text).train()
     _start_with_attention(model)
+    device = pictures.device
     names = sorted(set(pictures.classes) - {""})
-    labels = torch.tensor([names.index(name) if name else -1 for name in pictures.classes])
+    labels = torch.tensor([names.index(name) if name else -1 for name in pictures.classes], device=device)
     classifier = Linear(text.width, len(names))
+    learner = nn.ModuleList([model, classifier]).to(device)
     sentences = Sentences(pictures, schedule.seed)
 
     def loss_of(rows: Tensor) -> Tensor:
         images = F.normalize(model.encode_image(as_clip_sees(augment(pictures.images[rows]))), dim=-1)
-        ids, groups = sentences(rows)
+        ids, groups = (part.to(device) for part in sentences(rows))
         texts = F.normalize(model.encode_text(ids), dim=-1)
         logits = model.logit_scale.clamp(max=4.6).exp() * images @ texts.T
         # Rows with one sentence are not negatives of each other.
         repeated = groups[:, None] == groups[None]
-        logits = logits.masked_fill(repeated & ~torch.eye(len(rows), dtype=torch.bool), -torch.inf)
-        target = torch.arange(len(rows))
+        logits = logits.masked_fill(repeated & ~torch.eye(len(rows), dtype=torch.bool, device=device), -torch.inf)
+        target = torch.arange(len(rows), device=device)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         return contrast + F.cross_entropy(classifier(8 * images), labels[rows], ignore_index=-1)
 
-    rows = _halves(pictures.identity, schedule)
-    learner = nn.ModuleList([model, classifier])
+    rows = _halves(pictures.identity.cpu(), schedule)
     losses = fit(f"CLIP {branch}", learner, loss_of, rows, schedule, state_of(out, branch), [sentences.random])
     write_safetensors(out, dict(model.state_dict()), {"format": "open_clip", "made_by": "train.proof.teachers.clip"})
     forget(out)
@@ -122,7 +123,9 @@ def as_clip_sees(images: Tensor) -> Tensor:
     x = images.float() / 255
     if images.shape[-1] != size:
         x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     return (x - mean) / std
 
 

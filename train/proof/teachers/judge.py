@@ -59,7 +59,8 @@ class Judge(nn.Module):
 def aligned(images: Tensor, landmarks: Tensor) -> Tensor:
     """Crops [B, 3, `SIZE`, `SIZE`] in which landmarks [B, 5, 2] (in sides of
     the picture) lie nearest to ArcFace's template."""
-    template = (torch.tensor(ARCFACE_112, dtype=torch.float32) / 112 - 0.5) * (2 / MARGIN)  # [-1, 1] over the crop
+    template = torch.tensor(ARCFACE_112, dtype=torch.float32, device=images.device)
+    template = (template / 112 - 0.5) * (2 / MARGIN)  # [-1, 1] over the crop
     points = landmarks.float() * 2 - 1
     centre, goal = points.mean(1, keepdim=True), template.mean(0)
     # A turn and a stretch, as one complex number: the least squares of the template's points to the picture's.

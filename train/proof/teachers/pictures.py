@@ -55,6 +55,16 @@ class Pictures:
             self.traits[rows],
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where who learns from them computes."""
+        return self.images.device
+
+    def to(self, device: torch.device) -> Pictures:
+        """These on another device."""
+        moved = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
+
     def people(self) -> Pictures:
         """Those with a person, their labels counted from 0 without gaps."""
         found = self[torch.nonzero(self.identity >= 0)[:, 0]]

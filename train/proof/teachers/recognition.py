@@ -54,20 +54,20 @@ def train_face_tower(pictures: Pictures, schedule: Schedule, out: Path, traits: 
     targets = (people.traits - people.traits.mean(0)) / people.traits.std(0).clamp(min=1e-6)
     for place in (1, 3):  # frozen wherever FaceCLIP uses it, but here it learns; names and buffers are the same
         tower.feature[place] = nn.BatchNorm1d(tower.feature[place].weight.shape[0], eps=2e-5)  # pyright: ignore
-    tower.train()
+    learner = nn.ModuleList([tower.train(), head]).to(people.device)
 
     def loss_of(rows: Tensor) -> Tensor:
         crops = moved(people.crops[rows].float() / 255)
         if traits == 0 and torch.rand(()) < 0.5:  # a mole has its side
             crops = crops.flip(-1)
         change = 0.06 if traits else 0.2  # skin has its tone
-        crops = (crops * (1 - change + 2 * change * torch.rand(len(rows), 1, 1, 1))).clamp(0, 1)
+        crops = (crops * (1 - change + 2 * change * torch.rand(len(rows), 1, 1, 1, device=crops.device))).clamp(0, 1)
         token = tower(crops)[0]
         loss = head(token, people.identity[rows])
         return loss + traits * F.mse_loss(token[:, : targets.shape[1]], targets[rows]) if traits else loss
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    losses = fit("face tower", nn.ModuleList([tower, head]), loss_of, rows, schedule, state_of(out, "tower"))
+    losses = fit("face tower", learner, loss_of, rows, schedule, state_of(out, "tower"))
     write_safetensors(out, dict(tower.state_dict()), {"format": "arcface", "made_by": "train.proof.teachers.recognition"})
     forget(out)
     return losses
@@ -83,20 +83,24 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
     torch.manual_seed(schedule.seed)
     judge = Judge().train()
     head = ArcFaceHead(judge.norm.num_features, int(people.identity.max()) + 1)
+    learner = nn.ModuleList([judge, head]).to(people.device)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(shape, device=people.device)
 
     def loss_of(rows: Tensor) -> Tensor:
         images, landmarks = people.images[rows].float(), people.landmarks[rows]
         if torch.rand(()) < 0.5:
             images, landmarks = images.flip(-1), mirrored(landmarks)
-        images = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, images, blurred(images))
-        images = (images * (0.85 + 0.3 * torch.rand(len(rows), 1, 1, 1)) + 6 * torch.randn_like(images)).clamp(0, 255)
+        images = torch.where(drawn(len(rows), 1, 1, 1) < 0.5, images, blurred(images))
+        images = (images * (0.85 + 0.3 * drawn(len(rows), 1, 1, 1)) + 6 * torch.randn_like(images)).clamp(0, 255)
         found = judge.find(images)
-        used = torch.where(torch.rand(len(rows), 1, 1) < 0.5, landmarks, found.detach())
-        used = used + JITTER * torch.randn(len(rows), 1, 2) + JITTER / 2 * torch.randn_like(used)
+        used = torch.where(drawn(len(rows), 1, 1) < 0.5, landmarks, found.detach())
+        used = used + JITTER * torch.randn_like(used[:, :1]) + JITTER / 2 * torch.randn_like(used)
         return head(judge.recognise(images, used), people.identity[rows]) + 20 * (found - landmarks).abs().mean()
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
-    losses = fit("judge", nn.ModuleList([judge, head]), loss_of, rows, schedule, state_of(out, "judge"))
+    losses = fit("judge", learner, loss_of, rows, schedule, state_of(out, "judge"))
     write_safetensors(out, dict(judge.state_dict()), {"format": "judge", "made_by": "train.proof.teachers.recognition"})
     forget(out)
     return losses
@@ -104,8 +108,13 @@ def train_judge(pictures: Pictures, schedule: Schedule, out: Path) -> list[float
 
 def moved(crops: Tensor) -> Tensor:
     """Crops [B, 3, H, W], each shifted, scaled and turned a little."""
-    turn = torch.eye(2) + MOVE * torch.tensor([[0.0, -1.0], [1.0, 0.0]]) * torch.randn(len(crops), 1, 1)
-    affine = torch.cat([turn * (1 + MOVE * torch.randn(len(crops), 1, 1)), MOVE * torch.randn(len(crops), 2, 1)], dim=-1)
+
+    def drawn(height: int) -> Tensor:
+        return torch.randn(len(crops), height, 1, device=crops.device)
+
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], device=crops.device)
+    turn = torch.eye(2, device=crops.device) + MOVE * quarter * drawn(1)
+    affine = torch.cat([turn * (1 + MOVE * drawn(1)), MOVE * drawn(2)], dim=-1)
     grid = F.affine_grid(affine, list(crops.shape), align_corners=False)
     return F.grid_sample(crops, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
