@@ -29,10 +29,9 @@ from ..data.shards import ShardSource
 from ..pretrain.model import freeze
 from ..proof.fitting import Schedule, fit, forget, state_of
 from ..proof.teachers.pictures import shuffled, traits_of
-from ..proof.workshop import Workshop
+from ..proof.workshop import CPU, Workshop
 from ..synthetic.people import TRAITS
 
-CPU = torch.device("cpu")
 TEXT = 1.0
 """Weight of the caption's share of the loss, beside identity's 1."""
 _TEXT_TOWER = ("transformer.", "ln_final.")
@@ -92,7 +91,8 @@ def carry_identity(
         ids = token_ids([captions[row] for row in rows], [False] * len(rows)).to(device)
         count = len(rows)
         patches = blank.patch_tokens[:, 0].expand(count, -1, -1)
-        found = before(ids, blank.class_token[:, 0].expand(count, -1), patches, torch.zeros(count, dtype=torch.bool, device=device))
+        nobody = torch.zeros(count, dtype=torch.bool, device=device)
+        found = before(ids, blank.class_token[:, 0].expand(count, -1), patches, nobody)
         return found.fused, found.pooled
 
     sample = torch.randperm(len(source), generator=torch.Generator().manual_seed(schedule.seed))[:1024]

@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 CARRY = Schedule(1500, 48, lr=1e-3)
-DECODER = Schedule(3000, 8, lr=8e-4, bf16=True)
+DECODER = Schedule(10_000, 8, lr=1e-3, bf16=True)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Settings:
     )
     carry: Schedule = CARRY
     finetune: tuple[str, ...] = (
-        "--steps=9000",
+        "--steps=17750",
         "--batch-size=32",
         "--lr=2e-3",
         "--warmup=100",
-        "--cooldown=4000",
+        "--cooldown=6000",
         "--clip-grad=0.5",
         "--betas",
         "0.9",
@@ -88,15 +88,17 @@ class Settings:
         "--dtype=bf16",
         "--remember-conditions",
         "--save-every=1000",
-        "--keep-last=10",
+        "--keep-last=20",
     )
     """v-prediction: of what noise hides, an untrained network that predicts
     the noise learns layout and colours last."""
     joint: JointSettings = field(default_factory=JointSettings)
     decoder: Schedule = DECODER
-    decoder_noise: float = 0.15
+    decoder_noise: float = 0.08
     """Deviation of what is added to the latents that the decoder learns on at the end."""
     decoder_pictures: int = 8000
+    decoder_squares: float = 25.0
+    """Weight of squared errors beside absolute ones."""
     scenes: int = 2
     """Pictures made of each held-out person to measure it."""
     sampler_steps: int = 20
@@ -237,9 +239,9 @@ class Recipe:
         return train_joint(self.shop, config)
 
     def sharpen_decoder(self) -> dict[str, Any]:
-        return sharpen_once_more(
-            self.shop, self.settings.decoder, self.settings.decoder_noise, self.settings.decoder_pictures, self.autoencoder
-        )
+        chosen = self.settings
+        how = (chosen.decoder, chosen.decoder_noise, chosen.decoder_pictures, chosen.decoder_squares)
+        return sharpen_once_more(self.shop, *how, self.autoencoder)
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""

@@ -16,16 +16,16 @@ from ..proof.teachers.quality import autoencoder_quality
 from ..proof.workshop import Workshop
 
 
-def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, most: int, out: Path) -> dict[str, Any]:
+def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, most: int, squares: float, out: Path) -> dict[str, Any]:
     """Train the teacher's decoder on, on latents with noise of that deviation; write a diffusers folder.
 
-    Returns its quality.
+    Returns its quality. See `proof.teachers.autoencoder.sharpen_decoder` for `most` and `squares`.
     """
     width = shop.plan.autoencoder_width
     vae: Any = load_vae(shop.teacher("autoencoder"), torch.float32).vae
     pictures = read_world(shop, "main", "train", size=shop.plan.world_size)
     vae = narrowed(vae, width).requires_grad_(True).train().to(pictures.device)
-    sharpen_decoder(vae, pictures, schedule, noise, keep=state_of(out, "decoder"), most=most)
+    sharpen_decoder(vae, pictures, schedule, noise, keep=state_of(out, "decoder"), most=most, squares=squares)
     (vae if isinstance(width, int) else widen(vae)).save_pretrained(out)
     forget(out)
     return autoencoder_quality(shop, out)

@@ -16,6 +16,8 @@ import torch
 from ..data.storage import publish
 from .plan import Arm, Plan
 
+CPU = torch.device("cpu")
+
 
 class ProofError(ValueError):
     """The proof cannot go on: what is wrong and what to do."""
@@ -32,7 +34,7 @@ class Workshop:
 
     out: Path
     plan: Plan
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     """Where teachers and judges learn. Training runs and generation take a GPU by themselves where there is one."""
 
     def claim(self) -> None:

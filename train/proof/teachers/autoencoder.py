@@ -88,11 +88,13 @@ def sharpen_decoder(
     noise: float = LATENT_NOISE,
     keep: Path | None = None,
     most: int | None = None,
+    squares: float = 0.0,
 ) -> list[float]:
     """The same for close-ups: whole pictures are encoded once, and `FACES` of what the decoder sees are faces.
 
     noise: deviation of what is added to latents, as large as what a UNet gets wrong of them.
     most: how many pictures of people, the first ones; to encode all may take longer than to learn.
+    squares: weight of the mean squared difference, which PSNR measures; the absolute one alone leaves 0.3 dB there.
     """
     people = torch.nonzero(pictures.identity >= 0)[:most, 0]
     side = pictures.images.shape[-1] // 8
@@ -106,7 +108,8 @@ def sharpen_decoder(
             parts.append(pictures.images[people[row], :, 8 * y : 8 * y + CROP, 8 * x : 8 * x + CROP].float() / 127.5 - 1)
             seen.append(latents[row, :, y : y + CROP // 8, x : x + CROP // 8])
         known = torch.stack(seen)
-        return _distance(vae.decoder(known + noise * torch.randn_like(known)), torch.stack(parts))
+        decoded, wanted = vae.decoder(known + noise * torch.randn_like(known)), torch.stack(parts)
+        return _distance(decoded, wanted) + squares * F.mse_loss(decoded, wanted)
 
     rows = shuffled(len(people), schedule.batch, schedule.steps, schedule.seed)
     return fit("decoder", vae.decoder, loss_of, rows, schedule, keep)

@@ -25,7 +25,7 @@ COUNT = 16
 SCHEDULE = Schedule(steps=6, batch=4)
 
 
-class Learnt(Exception):
+class LearntError(Exception):
     """Raised in place of training on."""
 
 
@@ -52,7 +52,7 @@ def one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
             loss = loss_of(batch)
             assert loss.device == GPU
             loss.backward()
-        raise Learnt(what)
+        raise LearntError(what)
 
     for module in (autoencoder, clip, recognition):
         monkeypatch.setattr(module, "fit", fit)
@@ -62,7 +62,7 @@ def one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_clip_learns_where_its_pictures_are(pictures: Pictures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     there = replace(pictures.to(GPU), identity=pictures.identity)  # whose numbers choose the rows
-    with pytest.raises(Learnt):
+    with pytest.raises(LearntError):
         clip.train_clip(there, "l", SCHEDULE, tmp_path / "clip")
 
 
@@ -74,16 +74,16 @@ def test_face_tower_and_judge_learn_where_their_pictures_are(
     count = int(people.identity.max())
     monkeypatch.setattr(Pictures, "people", lambda self: self)
     monkeypatch.setattr(Tensor, "__int__", lambda self: count)
-    with pytest.raises(Learnt):
+    with pytest.raises(LearntError):
         train(people.to(GPU), SCHEDULE, tmp_path / "tower")
 
 
 def test_the_autoencoder_learns_where_its_pictures_are(pictures: Pictures, tmp_path: Path) -> None:
-    with pytest.raises(Learnt, match="autoencoder"):
+    with pytest.raises(LearntError, match="autoencoder"):
         autoencoder.train_autoencoder(pictures.to(GPU), SCHEDULE, SCHEDULE, tmp_path / "vae", autoencoder.WIDTHS)
 
 
 def test_a_decoder_learns_where_its_pictures_are(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "nonzero", lambda chosen: torch.arange(len(chosen))[:, None])
-    with pytest.raises(Learnt, match="decoder"):
+    with pytest.raises(LearntError, match="decoder"):
         autoencoder.sharpen_decoder(autoencoder.new_autoencoder(autoencoder.WIDTHS).to(GPU), pictures.to(GPU), SCHEDULE)
