@@ -73,7 +73,10 @@ def _length(item: pytest.Item) -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
 def pytest_runtest_setup() -> None:
-    """Every test finds torch as a new process has it, with one thread; what an earlier one ran may have set otherwise."""
+    """Every test finds torch as a new process has it, with one thread.
+
+    What an earlier one ran may have set otherwise.
+    """
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # sums over other numbers of threads differ in their last bits
         torch.set_default_dtype(torch.float32)

@@ -103,8 +103,10 @@ def mini_towers(shop: Workshop, branch: str, clip: Path) -> tuple[object, ...]:
 
 
 def read_world(shop: Workshop, world: str, *parts: str, size: int = 0, crops: bool = False) -> Pictures:
-    """Some parts of a world in the memory of the shop's device; `size` is the pictures' side in pixels, the plan's by
-    default."""
+    """Some parts of a world in the memory of the shop's device.
+
+    `size` is the pictures' side in pixels, the plan's by default.
+    """
     found = [load_pictures(shop.shards(world, part), size or shop.plan.size, crops=crops) for part in parts]
     return Pictures.cat(found).to(shop.device)
 

@@ -94,7 +94,7 @@ def sharpen_decoder(
 
     noise: deviation of what is added to latents, as large as what a UNet gets wrong of them.
     most: how many pictures of people, the first ones; to encode all may take longer than to learn.
-    squares: weight of the mean squared difference, which PSNR measures; the absolute one alone leaves 0.3 dB there.
+    squares: weight of the mean squared difference, which PSNR measures; absolute ones leave 0.3 dB there.
     """
     people = torch.nonzero(pictures.identity >= 0)[:most, 0]
     side = pictures.images.shape[-1] // 8

@@ -1,6 +1,7 @@
 """Teachers and judges learn where their pictures are: nothing of a loss may stay on the CPU.
 
-A device without numbers, torch's `meta`, stands in for the GPU: two devices in one operation are an error there, too.
+A device without numbers, torch's `meta`, stands in for the GPU: there, too,
+two devices in one operation are an error.
 """
 
 from __future__ import annotations
