@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for the demo's server and client; last, since ComfyUI has a `nodes`
 
 from demo.client import ComfyClient, GraphRun, Prompt  # noqa: E402
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo, with_words  # noqa: E402
+from demo.graph import read_workflow, shown_pictures, template, to_prompt, with_photo, with_words  # noqa: E402
 from demo.scratch import scratch_server  # noqa: E402
 from faceclip.face import load_detector  # noqa: E402
 from train.synthetic.portrait import World  # noqa: E402
 
-WORKFLOW = ROOT / "workflows" / "faceclip_mini_demo.json"
+WORKFLOW = template("Mini demo")
 PEOPLE = 10
 WORDS = (
     "a close-up of a person on a beach, wearing a red hoodie",

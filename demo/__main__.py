@@ -20,14 +20,14 @@ from PIL import Image
 
 from .client import ComfyClient, GraphError, Prompt
 from .contact_sheet import Panel, Sheet, draw_sheet
-from .graph import read_workflow, shown_pictures, to_prompt, with_photo, with_previews, with_words
+from .graph import read_workflow, shown_pictures, template, to_prompt, with_photo, with_previews, with_words
 from .judging import JudgeError, likeness
 from .link import ROOT, link_pack, unlink_pack
 from .photo import PhotoError, user_photo
 from .progress import ProgressBar
 from .server import ComfyServer, ServerError
 
-WORKFLOW = ROOT / "workflows" / "faceclip_mini_demo.json"
+WORKFLOW = template("Mini demo")
 PEOPLE = (ROOT / "models" / "people" / "ada.jpg", ROOT / "models" / "people" / "ben.jpg")
 """Two people that the mini model was not trained on. Pictures made of
 the second show how much the reference matters."""

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from .client import Prompt
+from .link import ROOT
 
 DETECT, ENCODE, SHOW = "FaceCLIPDetectFaces", "FaceCLIPTextEncode", ("PreviewImage", "SaveImage")
 LOAD_PHOTO, EXAMPLE = "LoadImage", "FaceCLIPExampleFace"
 _DETECTOR_SHOWS = {0: "aligned", 1: "faces"}  # by the slots of Detect Faces
+
+
+def template(title: str) -> Path:
+    """The pack's workflow of that title, which stands behind the number in its file's name."""
+    (path,) = (ROOT / "workflows").glob(f"FaceCLIP ?? {title}.json")
+    return path
 
 
 def read_workflow(path: Path) -> dict[str, Any]:

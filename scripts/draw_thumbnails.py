@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from workflows.names import file_name  # beside this file
 
 from train.synthetic.features import Expression
 from train.synthetic.people import LATENTS, Person
@@ -306,29 +307,29 @@ def prompts(board: Board) -> None:
 
 
 THUMBNAILS: Mapping[str, Callable[[Board], None]] = {
-    "faceclip_mini_demo": mini_demo,
-    "faceclip_sdxl_basic": basic,
-    "faceclip_sdxl_rank": rank,
-    "faceclip_sdxl_references": references,
-    "faceclip_sdxl_blend": blend,
-    "faceclip_sdxl_save_identity": save_identity,
-    "faceclip_sdxl_saved_identity": saved_identity,
-    "faceclip_sdxl_timestep_range": timestep_range,
-    "faceclip_sdxl_img2img": img2img,
-    "faceclip_sdxl_face_swap": face_swap,
-    "faceclip_sdxl_pose": pose,
-    "faceclip_sdxl_folder": folder,
-    "faceclip_sdxl_lora": lora,
-    "faceclip_sdxl_transplant": transplant,
-    "faceclip_two_people": people(ANN, BEN),
-    "faceclip_three_people": people(ANN, BEN, CAROL),
-    "faceclip_sdxl_group_photo": group_photo,
-    "faceclip_sdxl_few_steps": few_steps,
-    "faceclip_sdxl_hires": hires,
-    "faceclip_sdxl_prompts": prompts,
-    "faceclip_flux_basic": flux_basic,
-    "faceclip_flux_two_people": flux_two_people,
-    "faceclip_flux_saved_identity": flux_saved_identity,
+    "Mini demo": mini_demo,
+    "Portrait": basic,
+    "Best of four": rank,
+    "Several photos": references,
+    "Blend two people": blend,
+    "Save a person": save_identity,
+    "Saved person": saved_identity,
+    "Face comes later": timestep_range,
+    "Image to image": img2img,
+    "Face swap": face_swap,
+    "Pose": pose,
+    "Folder of photos": folder,
+    "Style LoRA": lora,
+    "Own checkpoint": transplant,
+    "Mini two people": people(ANN, BEN),
+    "Mini three people": people(ANN, BEN, CAROL),
+    "Group photo": group_photo,
+    "Few steps": few_steps,
+    "Hires fix": hires,
+    "Several prompts": prompts,
+    "FLUX portrait": flux_basic,
+    "FLUX two people": flux_two_people,
+    "FLUX saved person": flux_saved_identity,
 }
 
 
@@ -336,11 +337,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the workflows' thumbnails.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "workflows")
     out = parser.parse_args(argv).folder
-    for name, draw in THUMBNAILS.items():
+    for title, draw in THUMBNAILS.items():
         board = Board()
         draw(board)
-        board.image.save(out / f"{name}.jpg", quality=85, optimize=True)
-        print(out / f"{name}.jpg")
+        path = out / f"{file_name(title)}.jpg"
+        board.image.save(path, quality=85, optimize=True)
+        print(path)
 
 
 if __name__ == "__main__":

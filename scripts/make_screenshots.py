@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from comfy_editor import ROOT, comfyui, editor
 from PIL import Image
 
 from demo.client import ComfyClient
+from demo.graph import read_workflow, template
 
 WIDTH, HEIGHT, QUALITY = 2000, 1120, 82
 PEOPLE = ("ada.jpg", "ben.jpg")
@@ -79,10 +79,6 @@ WORDS = "a close-up of a person on a sandy beach by the sea, wearing a red hoodi
 MARGIN, TITLE = 24, 60
 
 
-def workflow(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def bounds(graph: Mapping[str, Any], kinds: tuple[str, ...] = ()) -> list[float]:
     """Left, top, right, bottom of a workflow on the canvas, or of its nodes of some kinds; notes do not count."""
     nodes = [node for node in graph["nodes"] if node["type"] != "MarkdownNote" and (not kinds or node["type"] in kinds)]
@@ -93,9 +89,9 @@ def bounds(graph: Mapping[str, Any], kinds: tuple[str, ...] = ()) -> list[float]
     return [left - MARGIN, top - MARGIN - TITLE, right + MARGIN, bottom + MARGIN]
 
 
-def run(page: Any, name: str, photos: list[str], sampling: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run(page: Any, title: str, photos: list[str], sampling: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Open a workflow, give it photos and the mini files, run it, and wait until its pictures are there."""
-    graph = workflow(name)
+    graph = read_workflow(template(title))
     page.evaluate("(graph) => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(1_500)
     page.keyboard.press("Escape")  # the dialog of the files that are not there
@@ -120,25 +116,25 @@ def shot(page: Any, **options: Any) -> Image.Image:
 
 
 def mini_demo(page: Any, photos: list[str]) -> Image.Image:
-    return framed(page, bounds(run(page, "faceclip_mini_demo", photos)))
+    return framed(page, bounds(run(page, "Mini demo", photos)))
 
 
 def detection_preview(page: Any, photos: list[str]) -> Image.Image:
     """Of the graph that `mini_demo` has run."""
     kinds = ("FaceCLIPExampleFace", "FaceCLIPDetectFaces")
-    return framed(page, bounds(workflow("faceclip_mini_demo"), kinds))
+    return framed(page, bounds(read_workflow(template("Mini demo")), kinds))
 
 
 def two_people(page: Any, photos: list[str]) -> Image.Image:
-    return framed(page, bounds(run(page, "faceclip_two_people", photos)))
+    return framed(page, bounds(run(page, "Mini two people", photos)))
 
 
 def rank(page: Any, photos: list[str]) -> Image.Image:
-    return framed(page, bounds(run(page, "faceclip_sdxl_rank", photos[:1], {**SMALL, "words": WORDS})))
+    return framed(page, bounds(run(page, "Best of four", photos[:1], {**SMALL, "words": WORDS})))
 
 
 def missing_models(page: Any, photos: list[str]) -> Image.Image:
-    page.evaluate("(graph) => { window.app.loadGraphData(graph) }", workflow("faceclip_sdxl_basic"))
+    page.evaluate("(graph) => { window.app.loadGraphData(graph) }", read_workflow(template("Portrait")))
     page.get_by_role("dialog").wait_for()
     page.wait_for_timeout(2_000)
     picture = shot(page)

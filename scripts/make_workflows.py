@@ -18,6 +18,7 @@ from workflows.flux import FLUX
 from workflows.format import Graph, Place
 from workflows.identity import IDENTITIES
 from workflows.models import MODELS
+from workflows.names import TITLES, file_name
 from workflows.parts import (
     BLUE,
     MINI,
@@ -34,14 +35,14 @@ from workflows.parts import (
 from workflows.people import PEOPLE
 from workflows.runs import RUNS
 
-MINI_NOTE = """
+MINI_NOTE = f"""
 ## FaceCLIP, the whole pipeline in small
 
 Press **Run**. *Example Face* gives a drawn person that comes with the pack: choose another one there.
 
 This loads the **mini** model that comes with the pack (runs on any CPU in seconds). It has learned **drawn people only**, at
 128 px: of your own photo (*Load Image* in the place of *Example Face*) comes a drawing with your colours, **not a portrait**. For
-portraits, open *faceclip_sdxl_basic*.
+portraits, open *{file_name("Portrait")}*.
 
 *Detect Faces* shows what it found: the box must be on the right face, and the crop upright and sharp. Most of a
 likeness is this crop.
@@ -90,9 +91,9 @@ def sdxl_rank(graph: Graph) -> None:
 
 
 WORKFLOWS: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_mini_demo": mini_demo,
-    "faceclip_sdxl_basic": sdxl_basic,
-    "faceclip_sdxl_rank": sdxl_rank,
+    "Mini demo": mini_demo,
+    "Portrait": sdxl_basic,
+    "Best of four": sdxl_rank,
     **IDENTITIES,
     **EDITS,
     **MODELS,
@@ -108,10 +109,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent / "workflows")
     arguments = parser.parse_args(argv)
     object_info = json.loads(arguments.object_info.read_text())
-    for name, draw in WORKFLOWS.items():
-        graph = Graph(name, object_info)
-        draw(graph)
-        path = arguments.folder / f"{name}.json"
+    for title in TITLES:
+        graph = Graph(f"FaceCLIP {title}", object_info)
+        WORKFLOWS[title](graph)
+        path = arguments.folder / f"{file_name(title)}.json"
         path.write_text(json.dumps(graph.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(path)
 

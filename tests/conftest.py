@@ -117,7 +117,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         large = [path for path in workflow_files() if downloads(read_workflow(path))]
         metafunc.parametrize("download_workflow", large, ids=lambda path: path.stem)
     if "sdxl_workflow" in metafunc.fixturenames:
-        sdxl = [path for path in workflow_files() if "sdxl" in path.stem]
+        sdxl = [path for path in workflow_files() if "unet.pt" in {f["name"] for f in downloads(read_workflow(path))}]
         metafunc.parametrize("sdxl_workflow", sdxl, ids=lambda path: path.stem)
 
 

@@ -6,6 +6,7 @@ import importlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_every_option_of_a_documented_command_is_one(command: tuple[str, ...], c
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_document_points_to_is_there(path: Path) -> None:
     targets = re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
-    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    missing = [target for target in targets if "://" not in target and not (path.parent / unquote(target)).exists()]
     assert missing == []
 
 

@@ -138,7 +138,7 @@ def _save(graph: Graph, column: Column, picture: Socket, prefix: str) -> None:
 
 
 EDITS: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_sdxl_img2img": img2img,
-    "faceclip_sdxl_face_swap": face_swap,
-    "faceclip_sdxl_pose": pose,
+    "Image to image": img2img,
+    "Face swap": face_swap,
+    "Pose": pose,
 }

@@ -9,6 +9,7 @@ from faceclip import hub
 from faceclip.prompt import FLUX_NEGATIVE_PROMPT
 
 from .format import Graph, Node, Place, Socket
+from .names import file_name
 from .parts import BLUE, GREEN, PURPLE, Column, Settings, downloads, photo_to_face, read_photo, sample_from, save
 
 FACET5, DIT, T5, CLIP, VAE = (
@@ -57,10 +58,10 @@ Identity lives in the conditioning, so core nodes place it: each person's condit
 
 Each person costs another run of the transformer in every step.
 """
-SAVED_NOTE = """
+SAVED_NOTE = f"""
 ## A person from FaceCLIP-SDXL
 
-*Load Identity* reads what *Save Identity* wrote, with FaceCLIP-SDXL (workflow *faceclip_sdxl_save_identity*) or with FaceT5:
+*Load Identity* reads what *Save Identity* wrote, with FaceCLIP-SDXL (workflow *{file_name("Save a person")}*) or with FaceT5:
 both read the face with the same network, if the release made them of the same weights. If it did not, the node says so;
 then encode the photo with FaceT5. Press **R** if a new file is not in the list.
 """
@@ -197,7 +198,7 @@ def _explain(graph: Graph) -> None:
 
 
 FLUX: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_flux_basic": basic,
-    "faceclip_flux_two_people": two_people,
-    "faceclip_flux_saved_identity": saved_identity,
+    "FLUX portrait": basic,
+    "FLUX two people": two_people,
+    "FLUX saved person": saved_identity,
 }

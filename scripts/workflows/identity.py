@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .format import Graph, Node, Place, Socket
+from .names import file_name
 from .parts import (
     BLUE,
     GREEN,
@@ -45,12 +46,12 @@ SAVE_NOTE = f"""
 *Save Identity* writes what FaceCLIP saw of the face to `output/faceclip_identities`: a small file with no photo in it. If there
 is a file of that name already, a number is added: nothing is overwritten.
 
-Then open *faceclip_sdxl_saved_identity* and choose `{SAVED}.safetensors`.
+Then open *{file_name("Saved person")}* and choose `{SAVED}.safetensors`.
 """
-SAVED_NOTE = """
+SAVED_NOTE = f"""
 ## A person without the photo
 
-*Load Identity* reads what *Save Identity* wrote (workflow *faceclip_sdxl_save_identity*). Neither the photo nor a face detector
+*Load Identity* reads what *Save Identity* wrote (workflow *{file_name("Save a person")}*). Neither the photo nor a face detector
 is needed. Press **R** if a new file is not in the list. The file fits the encoder that it was made with.
 """
 TIMESTEP_NOTE = """
@@ -177,10 +178,10 @@ def _picture(graph: Graph, models: tuple[Node, Node, Node], identity: Socket, wo
 
 
 IDENTITIES: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_sdxl_references": references,
-    "faceclip_sdxl_blend": blend,
-    "faceclip_sdxl_save_identity": save_identity,
-    "faceclip_sdxl_saved_identity": saved_identity,
-    "faceclip_sdxl_timestep_range": timestep_range,
-    "faceclip_sdxl_folder": folder,
+    "Several photos": references,
+    "Blend two people": blend,
+    "Save a person": save_identity,
+    "Saved person": saved_identity,
+    "Face comes later": timestep_range,
+    "Folder of photos": folder,
 }

@@ -68,6 +68,6 @@ def _picture(graph: Graph, models: tuple[Node, Socket, Node], identity: Socket, 
 
 
 MODELS: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_sdxl_lora": lora,
-    "faceclip_sdxl_transplant": transplant,
+    "Style LoRA": lora,
+    "Own checkpoint": transplant,
 }

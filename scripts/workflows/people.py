@@ -204,7 +204,7 @@ def _around(column: Column, mask: Socket) -> Column:
 
 
 PEOPLE: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_two_people": two_people,
-    "faceclip_three_people": three_people,
-    "faceclip_sdxl_group_photo": group_photo,
+    "Mini two people": two_people,
+    "Mini three people": three_people,
+    "Group photo": group_photo,
 }

@@ -109,7 +109,7 @@ def prompts_list(graph: Graph) -> None:
 
 
 RUNS: Mapping[str, Callable[[Graph], None]] = {
-    "faceclip_sdxl_few_steps": few_steps,
-    "faceclip_sdxl_hires": hires,
-    "faceclip_sdxl_prompts": prompts_list,
+    "Few steps": few_steps,
+    "Hires fix": hires,
+    "Several prompts": prompts_list,
 }

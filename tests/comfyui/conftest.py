@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,6 @@ def run_tool() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(tool: str, arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name(tool)
         changed = {**os.environ, **environment}
-        return subprocess.run([program, *arguments.split()], cwd=folder, env=changed, capture_output=True, text=True)
+        return subprocess.run([program, *shlex.split(arguments)], cwd=folder, env=changed, capture_output=True, text=True)
 
     return run

@@ -10,10 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from demo.client import ComfyClient
-from demo.graph import read_workflow, to_prompt
-from demo.link import ROOT
+from demo.graph import read_workflow, template, to_prompt
 
-DEMO = ROOT / "workflows" / "faceclip_mini_demo.json"
+DEMO = template("Mini demo")
 
 pytestmark = pytest.mark.browser
 
@@ -89,7 +88,7 @@ def test_run_shows_the_face_and_the_result(editor: Page, screenshots: Path) -> N
         editor.wait_for_function(_SHOWN, arg=kind, timeout=300_000)
     editor.get_by_label("Fit View").click()
     editor.wait_for_timeout(1_500)
-    editor.screenshot(path=screenshots / "faceclip_mini_demo_run.png")
+    editor.screenshot(path=screenshots / "mini_demo_run.png")
 
     said = editor.evaluate(_SAID)
     assert any("of 69 tokens" in text for text in said["FaceCLIPTextEncode"])

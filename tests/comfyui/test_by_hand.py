@@ -109,7 +109,7 @@ def test_the_mini_demo_runs_straight_from_the_templates(editor: Page, screenshot
     editor.get_by_role("button", name="Templates").first.click()
     dialog = editor.get_by_role("dialog")
     dialog.get_by_text(re.compile("^faceclip$", re.IGNORECASE)).first.click()
-    dialog.get_by_text("faceclip_mini_demo").first.click()
+    dialog.get_by_text("FaceCLIP 01 Mini demo").first.click()
     editor.wait_for_function("() => window.app.graph.nodes.some((node) => node.type === 'FaceCLIPExampleFace')", timeout=30_000)
     editor.get_by_role("button", name="Run", exact=True).click()
     editor.wait_for_function(_SHOWN, arg="SaveImage", timeout=300_000)

@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from demo.client import ComfyClient, GraphError, Prompt
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
-from demo.link import ROOT
+from demo.graph import read_workflow, shown_pictures, template, to_prompt, with_photo
 from faceclip.flux.convert import convert_facet5, convert_transformer
 
 from ..flux_core import flux_transformer
@@ -59,10 +58,9 @@ def _tiny_files(server_base: Path, comfy: object) -> None:
         save_file(weights, models / "vae_approx" / f"taef1_{part}.safetensors")
 
 
-def tiny(name: str, client: ComfyClient, photo: str, steps: int) -> Prompt:
+def tiny(title: str, client: ComfyClient, photo: str, steps: int) -> Prompt:
     """A workflow with a photo, the tiny files, a small picture and few steps."""
-    path = ROOT / "workflows" / f"{name}.json"
-    prompt = with_photo(to_prompt(read_workflow(path), client.get("/object_info")), photo)
+    prompt = with_photo(to_prompt(read_workflow(template(title)), client.get("/object_info")), photo)
     for node in prompt.values():
         inputs = node["inputs"]
         inputs.update({key: TINY[value] for key, value in inputs.items() if isinstance(value, str) and value in TINY})
@@ -86,7 +84,7 @@ def only(prompt: Prompt, kind: str) -> dict:
 
 
 def test_the_whole_graph_runs_and_the_face_changes_the_picture(client: ComfyClient, photo: str) -> None:
-    prompt = tiny("faceclip_flux_basic", client, photo, steps=STEPS)
+    prompt = tiny("FLUX portrait", client, photo, steps=STEPS)
     (with_face,) = pictures(client, prompt)
     assert with_face.shape == (64, 64, 3) and with_face.std() > 2
     only(prompt, "FaceCLIPT5TextEncode")["strength"] = 0.0
@@ -95,14 +93,14 @@ def test_the_whole_graph_runs_and_the_face_changes_the_picture(client: ComfyClie
 
 
 def test_two_people_share_a_picture(client: ComfyClient, photo: str) -> None:
-    (made,) = pictures(client, tiny("faceclip_flux_two_people", client, photo, steps=STEPS))
+    (made,) = pictures(client, tiny("FLUX two people", client, photo, steps=STEPS))
     assert made.shape == (64, 64, 3) and made.std() > 2
 
 
 def test_converted_files_run_and_a_saved_identity_serves(client: ComfyClient, photo: str, server_base: Path) -> None:
     """The saved identity of the session is the mini model's, of another face
     tower: it is refused, and a fitting one is not."""
-    prompt = tiny("faceclip_flux_saved_identity", client, photo, steps=STEPS)
+    prompt = tiny("FLUX saved person", client, photo, steps=STEPS)
     with pytest.raises(GraphError, match=r"FaceCLIPT5TextEncode.*made by another encoder"):
         client.run(prompt)
     from faceclip import FaceT5Encoder
@@ -119,7 +117,7 @@ def test_converted_files_run_and_a_saved_identity_serves(client: ComfyClient, ph
 
 
 def test_an_sdxl_model_behind_it_is_named_before_the_sampler_meets_it(client: ComfyClient, photo: str) -> None:
-    prompt = tiny("faceclip_flux_basic", client, photo, steps=STEPS)
+    prompt = tiny("FLUX portrait", client, photo, steps=STEPS)
     sampler = only(prompt, "KSampler")
     prompt["900"] = {
         "class_type": "FaceCLIPUNetLoader",

@@ -13,7 +13,7 @@ from demo.link import ROOT
 
 
 def graphs(folder: Path) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("faceclip_*.json")}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("FaceCLIP *.json")}
 
 
 def test_the_script_makes_the_committed_workflows(client: ComfyClient, tmp_path: Path) -> None:

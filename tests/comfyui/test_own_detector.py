@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from demo.client import ComfyClient, GraphError
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo, with_previews
-from demo.link import ROOT, link_pack
+from demo.graph import read_workflow, shown_pictures, template, to_prompt, with_photo, with_previews
+from demo.link import link_pack
 from demo.server import ComfyServer
 
 from .conftest import png
@@ -44,7 +44,7 @@ def bare(comfyui_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_the_mini_workflow_runs_without_dlib_and_insightface(bare: ComfyClient, astronaut: np.ndarray) -> None:
     photo = bare.upload_photo("astronaut.png", png(astronaut))
     turned = bare.upload_photo("turned.png", png(np.ascontiguousarray(np.rot90(astronaut))))
-    graph = to_prompt(read_workflow(ROOT / "workflows" / "faceclip_mini_demo.json"), bare.get("/object_info"))
+    graph = to_prompt(read_workflow(template("Mini demo")), bare.get("/object_info"))
     crops = []
     for name in (photo, turned):
         prompt = with_previews(with_photo(graph, name))

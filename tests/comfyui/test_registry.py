@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -81,9 +82,9 @@ def test_no_published_file_has_the_letters_of_a_call_that_scanners_take_for_a_vi
 
 def test_what_the_readme_points_to_is_in_the_archive(export: Path, archive: Path) -> None:
     readme = (export / "README.md").read_text(encoding="utf-8")
-    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", readme)}
+    targets = {unquote(target.partition("#")[0]) for target in re.findall(r"\]\(([^)\s]+)\)", readme)}
     targets = {target for target in targets if target and "://" not in target}
-    assert "workflows/faceclip_sdxl_basic.json" in targets
+    assert "workflows/FaceCLIP 02 Portrait.json" in targets
     assert targets <= names_in(archive)
 
 

@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 
 from demo.client import ComfyClient, Prompt
-from demo.graph import read_workflow, to_prompt, with_photo
-from demo.link import ROOT
+from demo.graph import read_workflow, template, to_prompt, with_photo
 
 pytestmark = pytest.mark.server
 
@@ -19,9 +18,7 @@ END = ["KSampler", "VAEDecode", "SaveImage"]
 @pytest.fixture
 def prompt(client: ComfyClient, photo: str) -> Prompt:
     """The mini workflow, small, after it ran once."""
-    graph = with_photo(
-        to_prompt(read_workflow(ROOT / "workflows" / "faceclip_mini_demo.json"), client.get("/object_info")), photo
-    )
+    graph = with_photo(to_prompt(read_workflow(template("Mini demo")), client.get("/object_info")), photo)
     inputs_of(graph, "KSampler")["steps"] = 2
     client.run(graph)
     return graph

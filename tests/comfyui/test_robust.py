@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from demo.client import ComfyClient, GraphError, Prompt
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
+from demo.graph import read_workflow, shown_pictures, template, to_prompt, with_photo
 from demo.link import ROOT
 from demo.server import ComfyServer
 
 pytestmark = pytest.mark.server
 
-DEMO = ROOT / "workflows" / "faceclip_mini_demo.json"
-SAVE = ROOT / "workflows" / "faceclip_sdxl_save_identity.json"
+DEMO = template("Mini demo")
+SAVE = template("Save a person")
 MINI = {
     "encoder_name": "faceclip_mini_encoder.safetensors",
     "unet_name": "faceclip_mini_unet.safetensors",

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from demo.client import ComfyClient, GraphError, GraphRun, Prompt
-from demo.graph import downloads, read_workflow, shown_pictures, to_prompt, with_photo, with_previews
-from demo.link import ROOT
+from demo.graph import downloads, read_workflow, shown_pictures, template, to_prompt, with_photo, with_previews
 from demo.server import ComfyServer
 
-DEMO = ROOT / "workflows" / "faceclip_mini_demo.json"
+DEMO = template("Mini demo")
 NODE_IDS = {
     "FaceCLIPBlendIdentities",
     "FaceCLIPDetectFaces",

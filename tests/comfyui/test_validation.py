@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.client import ComfyClient
+from demo.graph import read_workflow, template
 from demo.server import ComfyServer
 
 pytestmark = pytest.mark.server
@@ -42,7 +44,8 @@ def object_info(client: ComfyClient, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def validated(workflow: Path, object_info: Path, run_tool: RunTool) -> dict:
-    options = f"--skip-prompt --no-enable-telemetry --json workflow validate --workflow {workflow.name} --input {object_info}"
+    files = f"--workflow {shlex.quote(workflow.name)} --input {object_info}"
+    options = f"--skip-prompt --no-enable-telemetry --json workflow validate {files}"
     return json.loads(run_tool("comfy", options, workflow.parent).stdout)["data"]
 
 
@@ -52,7 +55,7 @@ def test_comfy_finds_neither_errors_nor_warnings_in_a_workflow(workflow: Path, o
 
 
 def test_comfy_would_see_a_choice_that_is_none(object_info: Path, run_tool: RunTool, tmp_path: Path) -> None:
-    broken = json.loads(Path(__file__).parents[2].joinpath("workflows", "faceclip_mini_demo.json").read_text(encoding="utf-8"))
+    broken = read_workflow(template("Mini demo"))
     next(node for node in broken["nodes"] if node["type"] == "KSampler")["widgets_values"][4] = "no sampler"
     (tmp_path / "broken.json").write_text(json.dumps(broken))
     assert not validated(tmp_path / "broken.json", object_info, run_tool)["valid"]

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from demo.client import ComfyClient, Prompt
-from demo.graph import read_workflow, shown_pictures, to_prompt, with_photo
+from demo.graph import read_workflow, shown_pictures, template, to_prompt, with_photo
 from demo.link import ROOT
 from train.finetune_sdxl.command import main as finetune
 from train.synthetic.command import main as draw
@@ -32,7 +32,7 @@ MINI = {
 }
 UNET_METADATA = {"prediction": "v", "zero_terminal_snr": "true"}
 SMALL, LARGE = (128, 128), 256
-SIZES = {"faceclip_sdxl_face_swap": (LARGE, LARGE), "faceclip_sdxl_group_photo": (2 * LARGE, LARGE)}
+SIZES = {"FaceCLIP 10 Face swap": (LARGE, LARGE), "FaceCLIP 09 Group photo": (2 * LARGE, LARGE)}
 """Of the pictures, width and height in pixels: small, but where faces have to be found in them."""
 
 
@@ -89,10 +89,6 @@ def pictures(client: ComfyClient, prompt: Prompt) -> list[np.ndarray]:
     return [np.asarray(picture) for picture in client.pictures(run, shown_pictures(prompt)["result"])]
 
 
-def workflow(name: str) -> Path:
-    return ROOT / "workflows" / f"{name}.json"
-
-
 def only(prompt: Prompt, kind: str) -> dict:
     (node,) = [node for node in prompt.values() if node["class_type"] == kind]
     return node["inputs"]
@@ -110,7 +106,7 @@ def test_a_workflow_runs_on_the_mini_files(sdxl_workflow: Path, client: ComfyCli
 
 
 def test_a_lora_changes_the_picture_as_far_as_its_strength_says(client: ComfyClient, photo: str) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_lora"), client, photo)
+    prompt = on_mini(template("Style LoRA"), client, photo)
     style, sampler = only(prompt, "LoraLoaderModelOnly"), only(prompt, "KSampler")
     (styled, *_) = pictures(client, prompt)
     style["strength_model"] = 0.0
@@ -121,7 +117,7 @@ def test_a_lora_changes_the_picture_as_far_as_its_strength_says(client: ComfyCli
 
 
 def test_a_lora_that_training_made_changes_the_picture(trained_lora: str, client: ComfyClient, photo: str) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_lora"), client, photo)
+    prompt = on_mini(template("Style LoRA"), client, photo)
     style, sampler = only(prompt, "LoraLoaderModelOnly"), only(prompt, "KSampler")
     made = {}
     for strength in (0.0, 1.0):
@@ -134,7 +130,7 @@ def test_a_lora_that_training_made_changes_the_picture(trained_lora: str, client
 
 
 def test_a_transplant_adds_what_faceclip_added_to_the_base(client: ComfyClient, photo: str) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_transplant"), client, photo)
+    prompt = on_mini(template("Own checkpoint"), client, photo)
     sampler, add = only(prompt, "KSampler"), only(prompt, "ModelMergeAdd")
     own = prompt[add["model1"][0]]["inputs"]
     own["unet_name"] = MINI["sd_xl_base_1.0.safetensors"]  # onto the base itself: FaceCLIP's own UNet comes out
@@ -150,7 +146,7 @@ def test_a_transplant_adds_what_faceclip_added_to_the_base(client: ComfyClient, 
 def test_a_folder_gives_a_picture_of_everyone_and_skips_photos_without_a_face(
     client: ComfyClient, photo: str, server_base: Path
 ) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_folder"), client, photo)
+    prompt = on_mini(template("Folder of photos"), client, photo)
     both = pictures(client, prompt)
     assert len(both) == 2 and not np.array_equal(*both)
     folder = only(prompt, "LoadImageDataSetFromFolder")
@@ -163,7 +159,7 @@ def test_a_folder_gives_a_picture_of_everyone_and_skips_photos_without_a_face(
 
 
 def test_several_references_are_one_person_and_each_of_them_counts(client: ComfyClient, photo: str, other_photo: str) -> None:
-    same = on_mini(workflow("faceclip_sdxl_references"), client, photo)
+    same = on_mini(template("Several photos"), client, photo)
     (first, *_) = pictures(client, same)
     loaders = [node for node in same.values() if node["class_type"] == "LoadImage"]
     assert len(loaders) == 3
@@ -175,7 +171,7 @@ def test_several_references_are_one_person_and_each_of_them_counts(client: Comfy
 
 
 def test_a_blend_begins_with_the_first_person_and_ends_with_the_second(client: ComfyClient, photo: str, other_photo: str) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_blend"), client, photo)
+    prompt = on_mini(template("Blend two people"), client, photo)
     loaders = [node["inputs"] for node in prompt.values() if node["class_type"] == "LoadImage"]
     blend = only(prompt, "FaceCLIPBlendIdentities")
     (same, *_) = pictures(client, prompt)  # one person twice, mixed
@@ -192,10 +188,10 @@ def test_a_blend_begins_with_the_first_person_and_ends_with_the_second(client: C
 
 
 def test_a_saved_identity_makes_the_very_picture_that_its_photo_makes(client: ComfyClient, photo: str) -> None:
-    keeping = on_mini(workflow("faceclip_sdxl_save_identity"), client, photo)
+    keeping = on_mini(template("Save a person"), client, photo)
     only(keeping, "FaceCLIPSaveIdentity")["name"] = "kept by a test"
     (with_photo_, *_) = pictures(client, keeping)
-    loading = on_mini(workflow("faceclip_sdxl_saved_identity"), client, photo)
+    loading = on_mini(template("Saved person"), client, photo)
     only(loading, "FaceCLIPLoadIdentity")["file_name"] = "kept by a test.safetensors"
     words = next(
         n["inputs"]["prompt"] for n in keeping.values() if n["class_type"] == "FaceCLIPTextEncode" and "identity" in n["inputs"]
@@ -209,7 +205,7 @@ def test_a_saved_identity_makes_the_very_picture_that_its_photo_makes(client: Co
 
 def test_the_face_has_no_say_before_its_part_of_the_steps(client: ComfyClient, photo: str, other_photo: str) -> None:
     def made(name: str, border: float) -> np.ndarray:
-        prompt = on_mini(workflow("faceclip_sdxl_timestep_range"), client, name)
+        prompt = on_mini(template("Face comes later"), client, name)
         only(prompt, "FaceCLIPTextEncode")["start_percent"] = border
         return pictures(client, prompt)[0]
 
@@ -222,7 +218,7 @@ def test_outside_of_the_face_a_swap_leaves_every_pixel(client: ComfyClient, phot
     head = astronaut[:LARGE, 96 : 96 + LARGE]
     content = io.BytesIO()
     Image.fromarray(head).save(content, "PNG")
-    prompt = on_mini(workflow("faceclip_sdxl_face_swap"), client, photo)
+    prompt = on_mini(template("Face swap"), client, photo)
     scaled = only(prompt, "ImageScale")
     prompt[scaled["image"][0]]["inputs"]["image"] = client.upload_photo("head.png", content.getvalue())
     only(prompt, "GrowMask")["expand"] = 0
@@ -236,7 +232,7 @@ def test_outside_of_the_face_a_swap_leaves_every_pixel(client: ComfyClient, phot
 def test_a_picture_after_a_picture_comes_of_the_picture_and_of_the_face(
     client: ComfyClient, photo: str, other_photo: str
 ) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_img2img"), client, photo)
+    prompt = on_mini(template("Image to image"), client, photo)
     latent = prompt[only(prompt, "KSampler")["latent_image"][0]]
     start = prompt[prompt[latent["inputs"]["pixels"][0]]["inputs"]["image"][0]]
     (person,) = [node for node in prompt.values() if node["class_type"] == "LoadImage" and node is not start]
@@ -249,7 +245,7 @@ def test_a_picture_after_a_picture_comes_of_the_picture_and_of_the_face(
 
 
 def test_a_pose_steers_as_far_as_its_strength_says(client: ComfyClient, photo: str, other_photo: str) -> None:
-    prompt = on_mini(workflow("faceclip_sdxl_pose"), client, photo)
+    prompt = on_mini(template("Pose"), client, photo)
     posed, sampler = only(prompt, "ControlNetApplyAdvanced"), only(prompt, "KSampler")
     figure = prompt[posed["image"][0]]["inputs"]
     (first, *_) = pictures(client, prompt)
@@ -273,7 +269,7 @@ def test_people_come_to_the_places_of_the_faces_in_a_group_picture(client: Comfy
         (both if name == "group" else left).save(content, "PNG")
         names.append(client.upload_photo(f"{name}.png", content.getvalue()))
     group, *photos = names
-    prompt = on_mini(workflow("faceclip_sdxl_group_photo"), client, photos[0])
+    prompt = on_mini(template("Group photo"), client, photos[0])
     start = prompt[only(prompt, "ImageScale")["image"][0]]["inputs"]
     start["image"] = group
     for node in prompt.values():

@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 import itertools
-import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo.graph import read_workflow, template
 from faceclip.prompt import FLUX_NEGATIVE_PROMPT, NEGATIVE_PROMPT
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
-    "faceclip_flux_basic",
-    "faceclip_flux_saved_identity",
-    "faceclip_flux_two_people",
-    "faceclip_mini_demo",
-    "faceclip_sdxl_basic",
-    "faceclip_sdxl_blend",
-    "faceclip_sdxl_face_swap",
-    "faceclip_sdxl_few_steps",
-    "faceclip_sdxl_folder",
-    "faceclip_sdxl_group_photo",
-    "faceclip_sdxl_hires",
-    "faceclip_sdxl_img2img",
-    "faceclip_sdxl_lora",
-    "faceclip_sdxl_pose",
-    "faceclip_sdxl_prompts",
-    "faceclip_sdxl_rank",
-    "faceclip_sdxl_references",
-    "faceclip_sdxl_save_identity",
-    "faceclip_sdxl_saved_identity",
-    "faceclip_sdxl_timestep_range",
-    "faceclip_sdxl_transplant",
-    "faceclip_three_people",
-    "faceclip_two_people",
+    "FaceCLIP 01 Mini demo",
+    "FaceCLIP 02 Portrait",
+    "FaceCLIP 03 Best of four",
+    "FaceCLIP 04 Several photos",
+    "FaceCLIP 05 Save a person",
+    "FaceCLIP 06 Saved person",
+    "FaceCLIP 07 Mini two people",
+    "FaceCLIP 08 Mini three people",
+    "FaceCLIP 09 Group photo",
+    "FaceCLIP 10 Face swap",
+    "FaceCLIP 11 Image to image",
+    "FaceCLIP 12 Pose",
+    "FaceCLIP 13 Style LoRA",
+    "FaceCLIP 14 Hires fix",
+    "FaceCLIP 15 Few steps",
+    "FaceCLIP 16 Several prompts",
+    "FaceCLIP 17 Folder of photos",
+    "FaceCLIP 18 Blend two people",
+    "FaceCLIP 19 Face comes later",
+    "FaceCLIP 20 Own checkpoint",
+    "FaceCLIP 21 FLUX portrait",
+    "FaceCLIP 22 FLUX two people",
+    "FaceCLIP 23 FLUX saved person",
 )
 NODE_TITLE = 30
 FOLDERS = ("faceclip", "vae", "controlnet", "diffusion_models", "text_encoders")
 
 
 def _workflow(name: str) -> dict[str, Any]:
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return read_workflow(ROOT / "workflows" / f"{name}.json")
 
 
 def test_the_folder_holds_these_workflows() -> None:
-    assert sorted(path.stem for path in (ROOT / "workflows").glob("*.json")) == sorted(NAMES)
+    assert sorted(path.stem for path in (ROOT / "workflows").glob("*.json")) == list(NAMES)
+
+
+def test_names_sort_as_their_numbers_and_are_safe_in_an_address_and_on_any_disk() -> None:
+    numbers = [re.fullmatch(r"FaceCLIP (\d\d) [A-Z][A-Za-z ]+", name)[1] for name in NAMES]
+    assert [int(number) for number in numbers] == list(range(1, len(NAMES) + 1))
+    assert max(map(len, NAMES)) <= 30, "the template browser cuts longer ones"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,20 +107,20 @@ def test_nodes_say_where_they_come_from_and_files_where_to_get_them(name: str) -
             assert model["url"].endswith(model["name"]) and model["directory"] in FOLDERS
     listed = {m["name"] for node in workflow["nodes"] for m in node["properties"].get("models", [])}
     released = {"face_clip_encoder.pt", "sdxl_vae.safetensors", "unet.pt"}
-    if "flux" in name:
+    if "FLUX" in name:
         released = {"face_t5_encoder.pt", "dit.pt", "t5xxl_fp16.safetensors", "clip_l.safetensors", "ae.safetensors"}
-    wanted = released if "sdxl" in name or "flux" in name else set()
-    assert listed == wanted | ({"OpenPoseXL2.safetensors"} if "pose" in name else set())
+    wanted = set() if "Mini" in name else released
+    assert listed == wanted | ({"OpenPoseXL2.safetensors"} if "Pose" in name else set())
 
 
 def test_mini_workflows_say_in_plain_words_that_the_model_knows_drawn_people_only() -> None:
-    for name in ("faceclip_mini_demo", "faceclip_two_people", "faceclip_three_people"):
-        notes = [node["widgets_values"][0] for node in _workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
+    for name in ("Mini demo", "Mini two people", "Mini three people"):
+        notes = [node["widgets_values"][0] for node in read_workflow(template(name))["nodes"] if node["type"] == "MarkdownNote"]
         assert any("drawn people only" in note and "portraits" in note for note in notes)
 
 
 def test_the_sdxl_workflow_has_the_release_s_settings() -> None:
-    nodes = {node.get("title", node["type"]): node for node in _workflow("faceclip_sdxl_basic")["nodes"]}
+    nodes = {node.get("title", node["type"]): node for node in read_workflow(template("Portrait"))["nodes"]}
     assert nodes["EmptyLatentImage"]["widgets_values"][:2] == [864, 1152]
     assert nodes["KSampler"]["widgets_values"][2:6] == [50, 5.0, "euler", "ddim_uniform"]
     prompts = nodes["FaceCLIPTextEncode"]["widgets_values"]
@@ -152,15 +159,17 @@ def test_notes_read_well_in_every_theme(name: str) -> None:
             assert "`" not in node["widgets_values"][0] and not {"color", "bgcolor"} & set(node)
 
 
-@pytest.mark.parametrize("name", ["few_steps", "hires", "prompts"])
+@pytest.mark.parametrize("name", ["Few steps", "Hires fix", "Several prompts"])
 def test_what_was_not_tried_with_the_released_weights_says_so(name: str) -> None:
-    notes = [n["widgets_values"][0] for n in _workflow(f"faceclip_sdxl_{name}")["nodes"] if n["type"] == "MarkdownNote"]
+    notes = [n["widgets_values"][0] for n in read_workflow(template(name))["nodes"] if n["type"] == "MarkdownNote"]
     assert any("Untried with the released weights" in note for note in notes)
 
 
-@pytest.mark.parametrize(("name", "size"), [("basic", [864, 1152]), ("saved_identity", [864, 1152]), ("two_people", [1152, 864])])
+@pytest.mark.parametrize(
+    ("name", "size"), [("portrait", [864, 1152]), ("saved person", [864, 1152]), ("two people", [1152, 864])]
+)
 def test_the_flux_workflows_have_the_release_s_settings(name: str, size: list[int]) -> None:
-    workflow = _workflow(f"faceclip_flux_{name}")
+    workflow = read_workflow(template(f"FLUX {name}"))
     nodes = {node.get("title", node["type"]): node for node in workflow["nodes"]}
     assert nodes["EmptySD3LatentImage"]["widgets_values"][:2] == size
     assert nodes["ModelSamplingFlux"]["widgets_values"] == [1.15, 0.5, *size]
