@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from .sdxl_files import (
     load_unet,
     load_vae,
     require_fit,
+    sdxl_pipeline,
     unet_config_beside,
     unet_prediction,
 )
@@ -96,21 +96,14 @@ class FaceCLIPPipeline:
         """
         if find_spec("diffusers") is None:
             raise PipelineUnavailableError(f"This needs diffusers, which is not installed. Run `{INSTALL_COMMAND}`.")
-        # As a module of unknown types: diffusers' own annotations rule out a pipeline without text encoders.
-        diffusers = import_module("diffusers")
         device = torch.device(device) if device else best_device()
         dtype = dtype or default_dtype(device)
         hub.require_files(encoder, unet, *([vae] if vae else []))
         folder = None if vae else base_folder(base)
-        sdxl = diffusers.StableDiffusionXLPipeline(
+        sdxl = sdxl_pipeline(
             vae=load_vae(vae or Path(folder or "") / "vae", dtype),
             unet=load_unet(unet, folder / "unet" / "config.json" if folder else unet_config_beside(unet), dtype),
             scheduler=load_scheduler(folder, unet_prediction(unet)),
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
-            add_watermarker=False,
         )
         # Loaded on the CPU, it would compute as fits the CPU; it is to compute on `device`.
         computes_in = None if device.type == "cpu" else dtype

@@ -48,15 +48,16 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 """SDXL base's schedule, as arguments of diffusers' EulerDiscreteScheduler."""
 
 
+UNET_ADVICE = (
+    f"Use the released unet.pt with {SDXL_BASE}, or for a UNet of another shape lay its own config.json beside the file."
+)
+"""For a file whose tensors are not those of its configuration."""
+
+
 def unet_config_beside(path: str | Path) -> str | Path | Mapping[str, Any]:
     """The configuration of a UNet's file: the `config.json` beside it, as training writes it, else SDXL base's."""
     beside = Path(path).parent / "config.json"
     return beside if beside.is_file() and not Path(path).is_dir() else UNET_CONFIG
-
-
-UNET_ADVICE = (
-    f"Use the released unet.pt with {SDXL_BASE}, or for a UNet of another shape lay its own config.json beside the file."
-)
 
 
 def load_unet(path: str | Path, config: str | Path | Mapping[str, Any], dtype: torch.dtype, advice: str = UNET_ADVICE) -> Any:
@@ -102,6 +103,21 @@ def unet_prediction(path: str | Path) -> Prediction | None:
     """
     weights = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else [Path(path)]
     return prediction_in(open_tensor_file(weights[0])) if weights else None
+
+
+def sdxl_pipeline(unet: Any, vae: Any, scheduler: Any) -> Any:
+    """diffusers' own SDXL pipeline around these, without text encoders: FaceCLIP gives the conditioning."""
+    # As a class of unknown types: diffusers' own annotations rule out a pipeline without text encoders.
+    return import_module("diffusers").StableDiffusionXLPipeline(
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        add_watermarker=False,
+    )
 
 
 def load_scheduler(base: Path | None, prediction: Prediction | None) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from faceclip.face import DetectorUnavailableError, FaceJudge, NoFaceError, load
 from faceclip.face.similarity import reference_embedding
 from faceclip.metrics import face_vectors, likeness, own_scores
 from faceclip.pipeline import FaceCLIPPipeline
+from faceclip.sdxl_files import sdxl_pipeline
 
 from ..data.decode import decode_pixels, face_pixels
 from ..data.shards import Sample
@@ -190,16 +190,7 @@ def look_pipeline(
     unet: Any, vae: Any, encoder: FaceCLIPEncoder, schedule: NoiseSchedule, device: torch.device
 ) -> FaceCLIPPipeline:
     """diffusers' own sampling around the UNet that is trained."""
-    sdxl = import_module("diffusers").StableDiffusionXLPipeline(
-        vae=vae,
-        unet=unet,
-        scheduler=schedule.scheduler(),
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        add_watermarker=False,
-    )
+    sdxl = sdxl_pipeline(unet, vae, schedule.scheduler())
     sdxl.set_progress_bar_config(disable=True)
     return FaceCLIPPipeline(encoder, sdxl, device)
 

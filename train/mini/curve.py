@@ -15,7 +15,7 @@ from faceclip.pipeline import FaceCLIPPipeline, best_device
 from faceclip.sdxl_files import load_unet
 
 from ..export import export_unet
-from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
+from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, small_pipeline
 from ..proof.arms.measures import read_people
 from ..proof.teachers.quality import held_out
 from ..proof.workshop import Workshop
@@ -39,7 +39,7 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
         with tempfile.TemporaryDirectory() as folder:
             export_unet(checkpoint, Path(folder))
             unet = load_unet(folder, {}, torch.float32)
-        pipeline = FaceCLIPPipeline(frozen, sdxl_pipeline(unet, run / "scheduler", autoencoder), best_device())
+        pipeline = FaceCLIPPipeline(frozen, small_pipeline(unet, run / "scheduler", autoencoder), best_device())
         made = picture_scenes(pipeline, identity, people, casting, shop.plan)
         judged = judge_pictures(shop, made, people, casting)
         curve.append({"samples": step * notes["config"]["batch_size"], **judged})

@@ -22,7 +22,7 @@ from faceclip.sdxl_files import load_unet
 from faceclip.tensor_file import open_tensor_file
 
 from ..frozen.vae import load_vae
-from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sdxl_pipeline
+from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, small_pipeline
 from ..proof.arms.measures import joint_representation, read_people
 from ..proof.plan import Plan
 from ..proof.teachers.autoencoder import to_comfyui
@@ -78,7 +78,7 @@ def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> di
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    sdxl = sdxl_pipeline(unet, run / "scheduler", autoencoder)
+    sdxl = small_pipeline(unet, run / "scheduler", autoencoder)
     pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)

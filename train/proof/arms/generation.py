@@ -13,6 +13,7 @@ from torch import Tensor
 from faceclip import Identity
 from faceclip.metrics import likeness, own_scores, paired_cosine
 from faceclip.pipeline import FaceCLIPPipeline, best_device
+from faceclip.sdxl_files import sdxl_pipeline
 
 from ..plan import Arm, Plan
 from ..teachers.judge import Judge, load_trained_judge
@@ -139,19 +140,14 @@ def picture_scenes(
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
 
 
-def sdxl_pipeline(unet: Any, scheduler: Path, vae: Path) -> Any:
+def small_pipeline(unet: Any, scheduler: Path, vae: Path) -> Any:
     """diffusers' SDXL pipeline around a small UNet, with a scheduler's and an autoencoder's folder."""
     import diffusers
 
-    pipeline = diffusers.StableDiffusionXLPipeline(  # pyright: ignore[reportPrivateImportUsage]
-        vae=diffusers.AutoencoderTiny.from_pretrained(vae),  # pyright: ignore
-        unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(scheduler),  # pyright: ignore
-        text_encoder=None,  # pyright: ignore
-        text_encoder_2=None,  # pyright: ignore
-        tokenizer=None,  # pyright: ignore
-        tokenizer_2=None,  # pyright: ignore
-        add_watermarker=False,
+    pipeline = sdxl_pipeline(
+        unet,
+        diffusers.AutoencoderTiny.from_pretrained(vae),  # pyright: ignore
+        diffusers.EulerDiscreteScheduler.from_pretrained(scheduler),  # pyright: ignore
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -162,5 +158,5 @@ def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
 
     run = shop.run(arm, seed, "finetune")
     unet = diffusers.UNet2DConditionModel.from_pretrained(run / "unet")  # pyright: ignore
-    sdxl = sdxl_pipeline(unet, run / "scheduler", shop.teacher("autoencoder"))
+    sdxl = small_pipeline(unet, run / "scheduler", shop.teacher("autoencoder"))
     return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl, best_device())
