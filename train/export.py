@@ -20,10 +20,10 @@ import torch
 from faceclip.diffusers_config import built_by, read_config
 from faceclip.ops import without_values
 from faceclip.sdxl_files import load_unet, unet_config_beside
-from faceclip.tensor_file import write_safetensors
 
 from .finetune_sdxl.diffusion import NoiseSchedule
 from .finetune_sdxl.lora import lora_names, merge_lora, write_lora
+from .finetune_sdxl.unet_files import write_unet
 from .run.checkpointing import ResumeError, SavedState, checkpoint_at, steps_in
 from .run.command_line import run_command
 from .run.config import DTYPES
@@ -79,7 +79,7 @@ def export_unet(checkpoint: Path, out: Path, *, last: bool = False, unet_config:
                 "Give the run's own with --unet-config."
             )
         tensors[name] = tensor.to(DTYPES[config["dtype"]])
-    _write(out, unet, tensors, notes)
+    write_unet(out, unet, tensors, _metadata(notes))
     _tell(out, kind, notes, tensors)
 
 
@@ -104,23 +104,18 @@ def export_lora(
             merged = merge_lora(unet.state_dict(), weights)
         except (KeyError, RuntimeError) as error:
             raise ResumeError(f"The LoRA of {checkpoint} does not fit the UNet {merge} ({error}). Give the run's own.") from error
-        _write(out, unet, {name: tensor.to(dtype) for name, tensor in merged.items()}, notes)
+        write_unet(out, unet, {name: tensor.to(dtype) for name, tensor in merged.items()}, _metadata(notes))
     elif out.suffix == ".safetensors":
-        metadata = {"steps": str(notes["step"]), **_schedule(config).metadata}
-        write_lora(out, weights, dtype, metadata)
+        write_lora(out, weights, dtype, _metadata(notes))
     else:
         raise ResumeError(f"{checkpoint} holds a LoRA, which becomes one file: name it, for example {out}.safetensors.")
     _tell(out, kind, notes, weights)
 
 
-def _write(out: Path, unet: Any, tensors: dict[str, torch.Tensor], notes: dict[str, Any]) -> None:
-    unet.save_config(out)
-    metadata = {"format": "pt", "steps": str(notes["step"]), **_schedule(notes["config"]).metadata}
-    write_safetensors(out / "diffusion_pytorch_model.safetensors", tensors, metadata)
-
-
-def _schedule(config: dict[str, Any]) -> NoiseSchedule:
-    return NoiseSchedule.sdxl(config["prediction"], config.get("min_snr", 0.0), config["zero_terminal_snr"])
+def _metadata(notes: dict[str, Any]) -> dict[str, str]:
+    config = notes["config"]
+    schedule = NoiseSchedule.sdxl(config["prediction"], config.get("min_snr", 0.0), config["zero_terminal_snr"])
+    return {"steps": str(notes["step"]), **schedule.metadata}
 
 
 def _tell(out: Path, kind: str, notes: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:

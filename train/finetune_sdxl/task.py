@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from faceclip.checkpoint import write_safetensors
-
 from ..data.course import Course
 from ..run.blocks import compile_blocks
 from ..run.checkpointing import SavedState, State, model_state, optimizer_state
@@ -32,6 +30,7 @@ from .looking import Look
 from .lora import add_lora, require_same_training, write_lora
 from .reader import Prefetch, RowReader
 from .rows import Rows
+from .unet_files import write_unet
 
 
 class FinetuneTask:
@@ -188,9 +187,7 @@ class FinetuneTask:
         if self.config.lora:
             write_lora(folder.with_suffix(".safetensors"), trained, dtype, metadata)
             return
-        self.unet.save_config(folder)
-        tensors = {**self.unet.state_dict(), **trained}
-        write_safetensors(folder / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt", **metadata})
+        write_unet(folder, self.unet, {**self.unet.state_dict(), **trained}, metadata)
 
     def _losses(self, rows: Rows) -> Tensor:
         """[b] each row's loss. The frozen models run here, too, so that they never hold more rows at once than the UNet."""
