@@ -20,7 +20,7 @@ from .files import FACET5
 from .fit import width_of_file
 from .flux_clip import FluxPrompt, encode_prompt, read_prompt
 from .folders import MODELS, find_file, is_there
-from .inputs import file_input, identity_input, kept_input, negative_input, prompt_input, strength_input
+from .inputs import conditioning_outputs, file_input, identity_input, kept_input, negative_input, prompt_input, strength_input
 from .neighbours import Neighbours, batch_status, face_status
 from .status import STAYS, show_status, words_if_any
 from .types import FaceT5Type
@@ -88,14 +88,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
                 ),
                 negative_input(FLUX_NEGATIVE_PROMPT),
             ],
-            outputs=[
-                io.Conditioning.Output(
-                    "conditioning", display_name="conditioning", tooltip="For a sampler's positive, like that of FLUX's own CLIP."
-                ),
-                io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="The negative prompt, for a sampler's negative."
-                ),
-            ],
+            outputs=conditioning_outputs("FLUX"),
             hidden=[io.Hidden.dynprompt],
             **STAYS,
             **newer(io.Schema, search_aliases=["facet5 prompt", "flux face prompt", "clip text encode flux"]),

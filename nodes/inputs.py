@@ -1,4 +1,4 @@
-"""Inputs that several nodes have: files, how weights are kept, prompts, whose face, and how much of it."""
+"""What several nodes take and give: files, how weights are kept, prompts, whose face, how much; conditioning."""
 
 from __future__ import annotations
 
@@ -65,3 +65,13 @@ def negative_input(default: str) -> io.String.Input:
         optional=True,
         tooltip="What the picture should not show, for the output negative. It sees no face.",
     )
+
+
+def conditioning_outputs(model: str) -> list[io.Output]:
+    """The prompt's and the negative prompt's, of `model`'s kind: SDXL, FLUX."""
+    return [
+        io.Conditioning.Output(
+            "conditioning", display_name="conditioning", tooltip=f"For a sampler's positive, like that of {model}'s own CLIP."
+        ),
+        io.Conditioning.Output("negative", display_name="negative", tooltip="The negative prompt, for a sampler's negative."),
+    ]

@@ -13,7 +13,7 @@ from ..faceclip.schedule import strength_parts
 from .compat import newer
 from .encoder_model import EncoderModel
 from .fit import require_fit_of_file
-from .inputs import identity_input, negative_input, prompt_input, strength_input
+from .inputs import conditioning_outputs, identity_input, negative_input, prompt_input, strength_input
 from .neighbours import Neighbours, batch_status, face_status
 from .status import STAYS, show_status, words_if_any
 from .types import EncoderType
@@ -90,14 +90,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     **newer(io.String.Input, advanced=True),
                 ),
             ],
-            outputs=[
-                io.Conditioning.Output(
-                    "conditioning", display_name="conditioning", tooltip="For a sampler's positive, like that of SDXL's own CLIP."
-                ),
-                io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="The negative prompt, for a sampler's negative."
-                ),
-            ],
+            outputs=conditioning_outputs("SDXL"),
             hidden=[io.Hidden.dynprompt],
             **STAYS,
             **newer(io.Schema, search_aliases=["faceclip prompt", "clip text encode", "negative prompt", "strength schedule"]),
