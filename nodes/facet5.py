@@ -114,7 +114,8 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
             if text.cut:
                 logger.warning("The %s is too long (%d tokens); this was cut off: %r", which, text.count, text.cut)
         # T5 first, and then FaceT5 for both: a card that holds one of them at a time loads each once.
-        hidden, hidden_without = _Hidden.of(clip, read), _Hidden.of(clip, without)
+        empty = encode_prompt(clip, read_prompt(clip, "")) if read.weighted or without.weighted else []
+        hidden, hidden_without = (_Hidden(each, encode_prompt(clip, each), empty * each.weighted) for each in (read, without))
         with facet5.at_work(hidden.passes + hidden_without.passes):
             positive = hidden.conditioning(facet5, identity, strength, guidance)
             negative = hidden_without.conditioning(facet5, None, 1.0, guidance)
@@ -143,10 +144,6 @@ class _Hidden:
     prompt: FluxPrompt
     parts: list[tuple[Tensor, dict[str, Any]]]
     empty: list[tuple[Tensor, dict[str, Any]]]
-
-    @staticmethod
-    def of(clip: comfy.sd.CLIP, prompt: FluxPrompt) -> _Hidden:
-        return _Hidden(prompt, encode_prompt(clip, prompt), encode_prompt(clip, read_prompt(clip, "")) if prompt.weighted else [])
 
     @property
     def passes(self) -> int:

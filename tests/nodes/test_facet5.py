@@ -99,6 +99,23 @@ def test_the_negative_prompt_sees_no_face_and_has_its_own_weights(
     assert torch.equal(run("FaceCLIPT5TextEncode", **inputs, negative_prompt=None)[1][0][0], encode("")[0][0])
 
 
+def test_t5_reads_the_empty_prompt_once_where_both_prompts_are_weighted(
+    pack_module: Any, run: Any, clip: Any, facet5: Any, encode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    node = sys.modules[f"{pack_module.__name__}.nodes.facet5"]
+    read: list[int] = []
+    encode_prompt = node.encode_prompt
+    monkeypatch.setattr(node, "encode_prompt", lambda clip, text: read.append(text.count) or encode_prompt(clip, text))
+    positive, negative = run(
+        "FaceCLIPT5TextEncode", clip=clip, facet5=facet5, prompt="a (man:1.2)", negative_prompt="(blurred:1.3) hands"
+    )
+    assert read.count(0) == 1 and len(read) == 3
+    assert torch.equal(positive[0][0], encode("a (man:1.2)", negative_prompt="")[0][0])
+    assert torch.equal(negative[0][0], encode("(blurred:1.3) hands", negative_prompt="")[0][0])
+
+
 def test_a_negative_prompt_that_is_cut_is_said(run: Any, clip: Any, facet5: Any, caplog: pytest.LogCaptureFixture) -> None:
     run("FaceCLIPT5TextEncode", clip=clip, facet5=facet5, prompt="a man", negative_prompt="blue " * 511 + "and the end")
     assert "this was cut off: 'and the end'" in caplog.text and "negative" in caplog.text
