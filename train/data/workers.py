@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 Engine = Literal["processes", "ray"]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Progress = Callable[[int], None]
+OnProgress = Callable[[int], None]
 """Called with how many more items of the work are done."""
 
 _EVERY = 0.25
@@ -33,7 +33,7 @@ class EngineError(RuntimeError):
 class _Here:
     """What this process is, as a worker."""
 
-    tell: Progress
+    tell: OnProgress
     device: str | None = None
     """Where it computes, if that is decided."""
     place: int = 0
@@ -65,30 +65,30 @@ def run(
     workers: int,
     *,
     gpus: float = 0.0,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[Result]:
     """Results as they come, in any order. `work` and the jobs are sent to the workers, so both must pickle.
 
     jobs: asked for as workers get free; those of Ray all at the start, into its own memory. gpus: how many
-    (a share of one, too) each worker of Ray is given. progress: called as the work tells, in this process.
+    (a share of one, too) each worker of Ray is given. on_progress: called as the work tells, in this process.
 
     Raises:
         EngineError: a worker died, or Ray is asked for and not installed.
     """
-    progress = progress or (lambda count: None)
+    on_progress = on_progress or (lambda count: None)
     if engine == "ray":
-        yield from _on_ray(work, jobs, workers, gpus, progress)
+        yield from _on_ray(work, jobs, workers, gpus, on_progress)
     elif workers == 1:
-        before, _here.tell = _here.tell, progress
+        before, _here.tell = _here.tell, on_progress
         try:
             yield from map(work, jobs)
         finally:
             _here.tell = before
     else:
-        yield from _in_processes(work, jobs, workers, progress)
+        yield from _in_processes(work, jobs, workers, on_progress)
 
 
-def _in_processes(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, progress: Progress) -> Iterator[Result]:
+def _in_processes(work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, on_progress: OnProgress) -> Iterator[Result]:
     # Not forked: detectors and torch hold threads and locks that a fork would copy in the middle of things.
     context = multiprocessing.get_context("spawn")
     # Each counts in a place of its own, so that one that is killed leaves no lock behind.
@@ -102,7 +102,7 @@ def _in_processes(work: Callable[[Job], Result], jobs: Iterable[Job], workers: i
                 done, pending = wait_for(pending, _EVERY, FIRST_COMPLETED)
                 if new := sum(counts) - known:
                     known += new
-                    progress(new)
+                    on_progress(new)
                 for future in done:
                     yield future.result()
         except BrokenProcessPool as error:
@@ -136,7 +136,7 @@ def _become_worker(counts: Any, started: Any) -> None:
 
 
 def _on_ray(
-    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, gpus: float, progress: Progress
+    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, gpus: float, on_progress: OnProgress
 ) -> Iterator[Result]:
     try:
         import pyarrow
@@ -166,7 +166,7 @@ def _on_ray(
 
     def poll() -> None:
         while not over.wait(2 * _EVERY):
-            progress(ray.get(counter.take.remote()))
+            on_progress(ray.get(counter.take.remote()))
 
     watch = threading.Thread(target=poll, daemon=True)
     watch.start()
@@ -176,7 +176,7 @@ def _on_ray(
     finally:
         over.set()
         watch.join()
-    progress(ray.get(counter.take.remote()))
+    on_progress(ray.get(counter.take.remote()))
 
 
 class _Counter:

@@ -99,7 +99,7 @@ def prepare(
         progress(now)
 
     jobs = ((number, unit) for number, unit in enumerate(units) if not is_done(number))
-    for number, data in run(engine, Work(out, options), jobs, workers, gpus=gpus, progress=add):
+    for number, data in run(engine, Work(out, options), jobs, workers, gpus=gpus, on_progress=add):
         now.count(units.size_of(number), Report.from_json(data).seen)
         progress(now)
     report = Report.total(Report.from_json(read_bytes(unit_report(out, number))) for number in range(len(units)))

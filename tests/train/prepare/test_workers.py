@@ -160,7 +160,7 @@ def test_work_tells_of_every_item_and_jobs_are_asked_for_as_they_are_wanted(numb
             asked.append(job)
             yield job
 
-    results = run("processes", tell, jobs(), number, progress=told.append)
+    results = run("processes", tell, jobs(), number, on_progress=told.append)
     next(results)
     assert len(asked) <= 1 + 4 * number
     assert len(list(results)) == 39
@@ -185,7 +185,7 @@ def test_an_actor_of_ray_has_the_gpu_that_it_is_given(monkeypatch: pytest.Monkey
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)  # a GPU by its word alone
     try:
         told: list[int] = []
-        assert len(list(run("ray", tell, iter(range(4)), 2, gpus=0.5, progress=told.append))) == 4
+        assert len(list(run("ray", tell, iter(range(4)), 2, gpus=0.5, on_progress=told.append))) == 4
         assert sum(told) == 6
         ask = methodcaller("__call__")  # what a worker can import, as it cannot this file
         assert list(run("ray", ask, [worker_device], 1, gpus=0.5)) == ["cuda:0"]
