@@ -22,8 +22,7 @@ _PAPER, _INK = (28, 28, 32), (235, 235, 235)
 def draw_words(text: str, width: int = WIDTH) -> np.ndarray:
     """`text` on dark paper: uint8 [H, width, 3]. Lines are wrapped; what is beyond 16 of them ends in an ellipsis."""
     font = ImageFont.load_default(size=LETTERS)
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    lines = [part for line in text.splitlines() for part in _wrapped(line, pen, font, width - 2 * _MARGIN)]
+    lines = [part for line in text.splitlines() for part in wrapped(line, font, width - 2 * _MARGIN)]
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-1]}…"]
     step = round(1.3 * LETTERS)
@@ -61,17 +60,17 @@ def _strip(row: Sequence[np.ndarray], height: int) -> np.ndarray:
     return np.array(paper)
 
 
-def _wrapped(line: str, pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrapped(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
     """A line in parts that are no wider, broken between words, and within words that are wider alone."""
     lines, current = [], ""
     for word in line.split():
         longer = f"{current} {word}".strip()
-        if pen.textlength(longer, font=font) <= width:
+        if font.getlength(longer) <= width:
             current = longer
             continue
         lines += [current] if current else []
-        while pen.textlength(word, font=font) > width:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or pen.textlength(word[:n], font=font) <= width)
+        while font.getlength(word) > width:
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
             lines.append(word[:fits])
             word = word[fits:]
         current = word

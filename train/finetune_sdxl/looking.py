@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.face import DetectorUnavailableError, FaceJudge, NoFaceError, load_judge
+from faceclip.face.sheet import wrapped
 from faceclip.face.similarity import reference_embedding
 from faceclip.metrics import face_vectors, likeness, own_scores
 from faceclip.pipeline import FaceCLIPPipeline
@@ -201,22 +202,16 @@ def draw_grid(crops: Sequence[np.ndarray], prompts: Sequence[str], pictures: Seq
     paper = Image.new("RGB", ((1 + len(prompts)) * side + _GAP, _HEAD + len(crops) * side), _PAPER)
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(size=_LETTERS)
     for column, words in enumerate(["reference", *prompts]):
-        pen.multiline_text((_GAP + column * side, _GAP), _wrapped(words, pen, font), font=font, fill=_INK)
+        pen.multiline_text((_GAP + column * side, _GAP), _two_lines(words, font), font=font, fill=_INK)
     for number, (crop, row) in enumerate(zip(crops, pictures, strict=True)):
         for column, picture in enumerate([crop, *row]):
             paper.paste(Image.fromarray(_fit(picture)), (_GAP + column * side, _HEAD + number * side))
     return np.array(paper)
 
 
-def _wrapped(words: str, pen: ImageDraw.ImageDraw, font: Any) -> str:
-    """Two lines of a cell's width; what is beyond ends in an ellipsis."""
-    lines = [""]
-    for word in words.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and pen.textlength(longer, font=font) > CELL:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+def _two_lines(words: str, font: Any) -> str:
+    """What fits into two lines of a cell's width; what is beyond ends in an ellipsis."""
+    lines = wrapped(words, font, CELL)
     return "\n".join(lines) if len(lines) <= 2 else f"{lines[0]}\n{lines[1]} …"
 
 
