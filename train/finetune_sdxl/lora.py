@@ -7,9 +7,7 @@ peft's own names (`unet.….to_q.lora_A.weight`) ComfyUI 0.3.75 reads none.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from faceclip.tensor_file import write_safetensors
 
 from ..run.checkpointing import ResumeError, SavedState
 from ..run.config import ConfigError
+from ..run.optional import optional
 from .config import FinetuneConfig
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -34,11 +33,7 @@ def add_lora(unet: Any, rank: int, seed: int) -> dict[str, nn.Parameter]:
     computes at first exactly what it did. alpha is the rank, so nothing is scaled. Raises ConfigError where peft
     is missing, and for a rank above the narrowest layer's width.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports; it warns of kernels that nobody asked for
-    try:
-        peft = import_module("peft")
-    except ImportError as error:
-        raise ConfigError(f"--lora needs peft, which cannot be imported here ({error}): pip install peft") from error
+    peft = optional("peft", "--lora")
     narrowest = min(min(layer.weight.shape) for name, layer in unet.named_modules() if name.endswith(TARGETS))
     if rank > narrowest:
         raise ConfigError(f"lora is {rank}, and the UNet's narrowest layer is {narrowest} wide: a rank is at most that.")

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 
 from .config import ConfigError
+from .optional import optional
 from .sharding import Shards, decayed
 
 
@@ -28,13 +27,7 @@ def adamw_8bit(shards: Shards, **settings: Any) -> Any:
             f"optimizer is adamw8bit, and the weights are trained in {', '.join(coarse)}, where it would lose most updates. "
             "Give --optimizer adamw, --dtype fp32, or --lora, whose matrices are in fp32."
         )
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nobody asked for
-    try:
-        bitsandbytes = import_module("bitsandbytes")
-    except ImportError as error:
-        raise ConfigError(
-            f"--optimizer adamw8bit needs bitsandbytes, which cannot be imported here ({error}): pip install bitsandbytes"
-        ) from error
+    bitsandbytes = optional("bitsandbytes", "--optimizer adamw8bit")
     return type("ShardedAdamW8bit", (_Sharded, bitsandbytes.optim.AdamW8bit), {})(shards, **settings)
 
 
