@@ -21,6 +21,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from training_common import table
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.sdxl_files import UNET_CONFIG
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         encoder = FaceCLIPEncoder(FaceCLIPConfig.preset("sdxl"))
     weights = sum(p.numel() for p in unet.parameters())
     matrices = sum(p.numel() for p in add_lora(unet, options.rank, 0).values())
-    fixed = {
+    sizes = {
         "UNet, bf16": 2 * weights,
         "encoder, bf16": 2 * sum(p.numel() for p in encoder.parameters()),
         f"LoRA of rank {options.rank}, fp32 ({matrices / 1e6:.1f} M)": 4 * matrices,
@@ -114,12 +115,12 @@ def main(argv: Sequence[str] | None = None) -> str:
         "its moving average, fp32": 4 * matrices,
         **{f"state of {name}": int(size * matrices) for name, size in STATES.items()},
     }
-    lines = ["| part | GB |", "|---|---|", *(f"| {name} | {size / 1e9:.2f} |" for name, size in fixed.items())]
     for batch in options.batch:
-        found = activations(options.rank, batch, options.resolution // 8)
-        rows = "1 row" if batch == 1 else f"{batch} rows"
-        lines.append(f"| activations, recomputed, {rows} at {options.resolution} px | {found / 1e9:.2f} |")
-    text = "\n".join(lines)
+        count = "1 row" if batch == 1 else f"{batch} rows"
+        name = f"activations, recomputed, {count} at {options.resolution} px"
+        sizes[name] = activations(options.rank, batch, options.resolution // 8)
+    rows = [(name, f"{size / 1e9:.2f}") for name, size in sizes.items()]
+    text = table("GPU memory of a LoRA's step of training, counted on the meta device.", ("part", "GB"), rows)
     print(text)
     return text
 

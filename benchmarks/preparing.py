@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from skimage.data import astronaut
+from training_common import table
 
 from train.prepare.report import Report
 from train.prepare.sources import Columns, find_units
@@ -62,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> str:
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     options = Options(face_detector=DetectorChoice(detector=given.detector))
-    lines = [f"| photographs, {given.detector} | kept | CPU seconds each | a second and core |", "|---|---|---|---|"]
+    rows = []
     for side in given.sides:
         seconds, kept = seconds_a_photo(options, given.photos, side)
-        lines.append(f"| {side} x {side} px | {kept} of {given.photos} | {seconds:.3f} | {1 / seconds:.1f} |")
-    text = "\n".join(lines)
+        rows.append((f"{side} x {side} px", f"{kept} of {given.photos}", f"{seconds:.3f}", f"{1 / seconds:.1f}"))
+    head = ("photographs", "kept", "CPU seconds each", "a second and core")
+    text = table(f"Preparing with {given.detector}, on one thread.", head, rows)
     print(text)
     return text
 
