@@ -97,7 +97,7 @@ def generate(command: GenerateCommand, ranks: Ranks) -> None:
     missing = ranks.broadcast([number for number, row in enumerate(protocol.rows) if not _target(command, row).is_file()])
     if ranks.is_main:
         print(f"{len(protocol.rows) - len(missing):,} of {len(protocol.rows):,} pictures are there; {len(missing):,} to make.")
-    rows = [protocol.rows[number] for number in missing[ranks.rank :: ranks.world_size]]
+    rows = [protocol.rows[number] for number in ranks.share(missing)]
     if not rows:
         return
     pipeline = FaceCLIPPipeline.from_files(

@@ -154,12 +154,16 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Those of `items` that are dealt to this rank, perhaps none; with those of all ranks, each item once."""
+        return items[self.rank :: self.world_size]
+
     def deal(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Value]]) -> list[Value]:
         """Deal `items` out to the ranks, and return what `work` makes of them, in their order, on every rank.
 
         `work` gets this rank's items, one or more, and returns one value for each.
         """
-        mine = items[self.rank :: self.world_size]
+        mine = self.share(items)
         parts = self.gather(list(work(mine)) if mine else [])
         return [parts[index % self.world_size][index // self.world_size] for index in range(len(items))]
 
