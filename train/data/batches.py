@@ -26,11 +26,11 @@ from torch import Tensor
 
 from .ahead import Ahead
 from .course import Course
-from .order import _mixed_rows, _RankShare, following
+from .order import RankShare, following, mixed_rows
 from .quiet_grain import grain
 from .shard_index import ShardError
 from .shards import Sample, ShardSource
-from .stacking import DataError, _stack_rows, collate, join_parts, stack_rows
+from .stacking import DataError, collate, join_parts, part_of, stack_rows
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class TrainingData:
         """Batches in which the main source is seen about once."""
         self._reading = reading or ReadOptions()
         self._beside = beside
-        self._order = _mixed_rows(len(main), len(guided) if guided else 0, guided_fraction, seed)
+        self._order = mixed_rows(len(main), len(guided) if guided else 0, guided_fraction, seed)
         self._load = _Load(main, guided, transform, seed, self._order, tolerate)
         self.follow(Course.of(batch_size))
 
@@ -158,12 +158,12 @@ class TrainingData:
     def _stacked(self, step: int) -> Iterator[dict[str, Any]]:
         sizes = (self.course.batch_size(at) // self.world_size for at in count(step))
         first, reading = self.course.rows_before(step) // self.world_size, self._reading
-        share = _RankShare(self._order, self.course, self.rank, self.world_size)
+        share = RankShare(self._order, self.course, self.rank, self.world_size)
         samples = grain.MapDataset.source(share).map(self._load)[first:]
         if reading.processes:
             # Parts are of one size: the largest that all batches are made of.
             rows = _part_size([batch_size // self.world_size for _, batch_size in self.course.changes])
-            parts = samples.batch(rows, batch_fn=_stack_rows).to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
+            parts = samples.batch(rows, batch_fn=part_of).to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
             sent = iter(parts.mp_prefetch(grain.MultiprocessingOptions(reading.processes, per_worker_buffer_size=2)))
             yield from (join_parts(list(islice(sent, size // rows)), reading.pin) for size in sizes)
             return

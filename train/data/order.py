@@ -14,7 +14,7 @@ ENDLESS = 1 << 60
 """Length of the sequence of samples: more than any run takes."""
 
 
-def _mixed_rows(main: int, guided: int, fraction: float, seed: int) -> grain.MapDataset:
+def mixed_rows(main: int, guided: int, fraction: float, seed: int) -> grain.MapDataset:
     """The endless sequence of row numbers, guided ones counted after the `main` ones."""
     rows = grain.MapDataset.source(range(main)).seed(seed).shuffle().repeat()
     if not guided:
@@ -35,7 +35,7 @@ def following(order: grain.MapDataset, place: int, main: int) -> Iterator[int]:
     return (row for row in map(row_at, count(place + 1)) if (row >= main) == guided)
 
 
-class _RankShare:
+class RankShare:
     """The rows of one rank: of every global batch the rank-th block, each as (place in the global sequence, row
     number).
 

@@ -57,7 +57,7 @@ def _join(values: Sequence[Any], pin: bool) -> list[str] | Tensor:
     return batch.permute(0, 3, 1, 2) if turned else batch
 
 
-def _stack_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def part_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One part of some rows, in plain memory: grain passes arrays between processes in shared memory, torch's own
     tensors by sockets that die with a worker."""
     batch = collate(rows)
