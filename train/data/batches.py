@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -31,6 +32,7 @@ from .quiet_grain import grain
 from .shard_index import ShardError
 from .shards import Sample, ShardSource
 from .stacking import DataError, collate, join_parts, part_of, stack_rows
+from .tolerance import first_usable
 
 logger = logging.getLogger(__name__)
 
@@ -258,16 +260,9 @@ class _Load:
         if not self._tolerate:
             return self._entries(place, row)
         assert self._order is not None
-        unusable: list[tuple[str, str]] = []
         others = following(self._order, place, len(self._main))
-        while True:
-            try:
-                return {**self._entries(place, row), "unusable": json.dumps(unusable)}
-            except (DataError, ShardError) as error:
-                unusable.append((self._key(row), str(error)))
-                if len(unusable) > self._tolerate:
-                    raise DataError(f"More than {self._tolerate} samples in a row cannot be used. The last: {error}") from error
-                row = next(others)
+        entries, unusable = first_usable(partial(self._entries, place), row, others, self._tolerate, self._key)
+        return {**entries, "unusable": json.dumps(unusable)}
 
     def _entries(self, place: int, row: int) -> dict[str, Any]:
         try:

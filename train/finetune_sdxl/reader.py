@@ -21,6 +21,7 @@ from ..data.decode import face_pixels
 from ..data.shard_index import ShardError
 from ..data.shards import Sample, ShardSource
 from ..data.stacking import stack_rows
+from ..data.tolerance import first_usable
 from ..run.ranks import Ranks
 from .buckets import BucketBatches
 from .config import FinetuneConfig
@@ -151,19 +152,9 @@ class RowReader:
 
     def _usable(self, latents: LatentSource, row: int, others: Iterator[int]) -> _Read:
         """The row, or the first of the others that can be used, as long as `tolerate` allows."""
-        unusable: list[tuple[str, str]] = []
-        while True:
-            try:
-                found = self._remembered(latents, row)
-                return found._replace(unusable=unusable) if unusable else found
-            except (DataError, ShardError) as error:
-                unusable.append((self._source.key(row), str(error)))
-                if not self._config.tolerate:
-                    raise
-                if len(unusable) > self._config.tolerate:
-                    most = self._config.tolerate
-                    raise DataError(f"More than {most} samples in a row cannot be used. The last: {error}") from error
-                row = next(others)
+        read = partial(self._remembered, latents)
+        found, unusable = first_usable(read, row, others, self._config.tolerate, self._source.key)
+        return found._replace(unusable=unusable) if unusable else found
 
     def _remembered(self, latents: LatentSource, row: int) -> _Read:
         """What `_read` gives, from memory where it was read before and is to be kept."""
