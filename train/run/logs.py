@@ -88,15 +88,15 @@ class RunLog:
         if step % self.every and step != self._bar.total:
             return
         rate = self._clock.rate()
-        told: dict[str, float] = {**values, "samples_per_second": rate}
+        line: dict[str, float] = {**values, "samples_per_second": rate}
         if "data_seconds" in values:
-            told["data_seconds"] = self._waited
+            line["data_seconds"] = self._waited
         if self._flops_per_row:
-            told["mfu"] = rate * self._flops_per_row(step - 1) / self._peak
-        told["eta_seconds"] = self._clock.seconds_left(step)
+            line["mfu"] = rate * self._flops_per_row(step - 1) / self._peak
+        line["eta_seconds"] = self._clock.seconds_left(step)
         self._waited = 0.0
-        self._bar.set_postfix(_shown(told), refresh=False)
-        self._write("train", step, told)
+        self._bar.set_postfix(_shown(line), refresh=False)
+        self._write("train", step, line)
 
     def note(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Note something that happens now and then: a measurement, a checkpoint, a resumption.
