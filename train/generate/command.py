@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import tyro
+from PIL import Image
 from tqdm import tqdm
 
 from faceclip import Identity
@@ -31,6 +32,7 @@ from faceclip.pipeline import FaceCLIPPipeline
 from faceclip.prompt import NEGATIVE_PROMPT
 from faceclip.sdxl_files import SDXL_BASE
 
+from ..data.storage import publishing
 from ..evaluate.protocol import EvaluationProtocol, ProtocolError, Row, load_protocol
 from ..run.command_line import run_command
 from ..run.config import DTYPES
@@ -162,9 +164,10 @@ def _target(command: GenerateCommand, row: Row) -> Path:
 
 
 def _require_names(protocol: EvaluationProtocol) -> None:
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     for row in protocol.rows:
         path = Path(row.image)
-        if path.is_absolute() or ".." in path.parts or not path.suffix:
+        if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in known:
             raise ProtocolError(
                 f"The image {row.image!r} cannot be written: it has to be a file name with an ending such as .png, below --out."
             )
@@ -172,7 +175,5 @@ def _require_names(protocol: EvaluationProtocol) -> None:
 
 def _write(picture: Any, path: Path) -> None:
     """Whole or not at all: a picture that is there is never made again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    picture.save(partial)
-    partial.replace(path)
+    with publishing(str(path)) as file:
+        picture.save(file, Image.registered_extensions()[path.suffix.lower()])

@@ -87,5 +87,6 @@ def test_what_cannot_be_made_is_explained(world: Path, tmp_path: Path, capsys: p
 
     assert "'../a.png' cannot be written" in refused("../a.png,,a street\n")
     assert "'a' cannot be written" in refused("a,,a street\n")
+    assert "'a.jpgg' cannot be written" in refused("a.jpgg,,a street\n")
     assert "--batch-size is 1 or more" in refused("a.png,,a street\n", "--batch-size", "0")
     assert "There is no file nowhere" in refused("a.png,,a street\n")
