@@ -26,6 +26,14 @@ from demo.graph import to_prompt
 WIDTH, HEIGHT, MARGIN, TITLE = 1500, 900, 26, 30
 QUALITY = 80
 SIZE: Mapping[str, Any] = {"width": 128, "height": 128}
+SAMPLING: Mapping[str, Any] = {
+    "seed": 42,
+    "steps": 20,
+    "cfg": 2.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "denoise": 1.0,
+}
 PROMPT = "a close-up of a person on a sandy beach by the sea, wearing a red hoodie"
 _FRAMED = """(ids) => {
     const { graph, canvas } = window.app
@@ -87,20 +95,8 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
         "FaceCLIPTextEncode", Place(1440, 640, 380, 230), title="Negative prompt, no face", prompt="blurry, low quality", **words
     )
     latent = graph.add("EmptyLatentImage", Place(0, 2260, 360, 110), batch_size=2, **SIZE)
-    sampler = graph.add(
-        "KSampler",
-        Place(420, 2000, 300, 270),
-        model=unet["model"],
-        positive=positive["conditioning"],
-        negative=negative["conditioning"],
-        latent_image=latent["LATENT"],
-        seed=42,
-        steps=20,
-        cfg=2.0,
-        sampler_name="euler",
-        scheduler="normal",
-        denoise=1.0,
-    )
+    wires = {"model": unet["model"], "positive": positive["conditioning"], "negative": negative["conditioning"]}
+    sampler = graph.add("KSampler", Place(420, 2000, 300, 270), **wires, latent_image=latent["LATENT"], **SAMPLING)
     decoded = graph.add("VAEDecode", Place(420, 2330, 300, 50), samples=sampler["LATENT"], vae=vae["VAE"])
     both = graph.add("ImageBatch", Place(0, 1020, 300, 60), image1=image["IMAGE"], image2=decoded["IMAGE"])
     rank = graph.add("FaceCLIPFaceSimilarity", Place(350, 1020, 320, 110), images=both["IMAGE"], reference=faces["faces"])
@@ -123,20 +119,8 @@ def draw(graph: Graph, photo: str) -> dict[str, list[Node]]:
         "FaceCLIPTextEncode", Place(770, 4000, 380, 420), encoder=whole["encoder"], prompt=PROMPT, identity=who["identity"]
     )
     empty = graph.add("EmptyLatentImage", Place(770, 4500, 300, 110), batch_size=1, **SIZE)
-    drawn = graph.add(
-        "KSampler",
-        Place(1200, 4000, 300, 270),
-        model=whole["model"],
-        positive=prompts["conditioning"],
-        negative=prompts["negative"],
-        latent_image=empty["LATENT"],
-        seed=42,
-        steps=20,
-        cfg=2.0,
-        sampler_name="euler",
-        scheduler="normal",
-        denoise=1.0,
-    )
+    wires = {"model": whole["model"], "positive": prompts["conditioning"], "negative": prompts["negative"]}
+    drawn = graph.add("KSampler", Place(1200, 4000, 300, 270), **wires, latent_image=empty["LATENT"], **SAMPLING)
     last = graph.add("VAEDecode", Place(1200, 4360, 300, 50), samples=drawn["LATENT"], vae=whole["vae"])
     graph.add("PreviewImage", Place(1200, 4500, 300, 290), images=last["IMAGE"])
     return _flux(graph, loaded) | {
