@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from faceclip import FaceCLIPEncoder
-from faceclip.pipeline import FaceCLIPPipeline, best_device
 from faceclip.sdxl_files import load_unet
 
 from ..export import export_unet
@@ -39,7 +38,7 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
         with tempfile.TemporaryDirectory() as folder:
             export_unet(checkpoint, Path(folder))
             unet = load_unet(folder, {}, torch.float32)
-        pipeline = FaceCLIPPipeline(frozen, small_pipeline(unet, run / "scheduler", autoencoder), best_device())
+        pipeline = small_pipeline(frozen, unet, run / "scheduler", autoencoder)
         made = picture_scenes(pipeline, identity, people, casting, shop.plan)
         judged = judge_pictures(shop, made, people, casting)
         curve.append({"samples": step * notes["config"]["batch_size"], **judged})

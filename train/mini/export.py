@@ -17,7 +17,7 @@ from torch import Tensor
 from faceclip import FaceCLIPEncoder, Identity
 from faceclip.checkpoint import read_state_dict, write_safetensors
 from faceclip.metrics import measure_identity_map
-from faceclip.pipeline import FaceCLIPPipeline, best_device
+from faceclip.pipeline import FaceCLIPPipeline
 from faceclip.sdxl_files import load_unet
 from faceclip.tensor_file import open_tensor_file
 
@@ -78,8 +78,7 @@ def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> di
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
-    sdxl = small_pipeline(unet, run / "scheduler", autoencoder)
-    pipeline = FaceCLIPPipeline(encoder, sdxl, best_device())
+    pipeline = small_pipeline(encoder, unet, run / "scheduler", autoencoder)
     people = held_out(shop)
     casting = Casting.of(people, shop.plan.scenes)
     captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceclip import Identity
+from faceclip import FaceCLIPEncoder, Identity
 from faceclip.metrics import likeness, own_scores, paired_cosine
 from faceclip.pipeline import FaceCLIPPipeline, best_device
 from faceclip.sdxl_files import sdxl_pipeline
@@ -140,17 +140,17 @@ def picture_scenes(
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
 
 
-def small_pipeline(unet: Any, scheduler: Path, vae: Path) -> Any:
-    """diffusers' SDXL pipeline around a small UNet, with a scheduler's and an autoencoder's folder."""
+def small_pipeline(encoder: FaceCLIPEncoder, unet: Any, scheduler: Path, vae: Path) -> FaceCLIPPipeline:
+    """Sampling around a small UNet, with a scheduler's and an autoencoder's folder."""
     import diffusers
 
-    pipeline = sdxl_pipeline(
+    sdxl = sdxl_pipeline(
         unet,
         diffusers.AutoencoderTiny.from_pretrained(vae),  # pyright: ignore
         diffusers.EulerDiscreteScheduler.from_pretrained(scheduler),  # pyright: ignore
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    sdxl.set_progress_bar_config(disable=True)
+    return FaceCLIPPipeline(encoder, sdxl, best_device())
 
 
 def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
@@ -158,5 +158,4 @@ def _pipeline(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPPipeline:
 
     run = shop.run(arm, seed, "finetune")
     unet = diffusers.UNet2DConditionModel.from_pretrained(run / "unet")  # pyright: ignore
-    sdxl = small_pipeline(unet, run / "scheduler", shop.teacher("autoencoder"))
-    return FaceCLIPPipeline(trained_encoder(shop, arm, seed), sdxl, best_device())
+    return small_pipeline(trained_encoder(shop, arm, seed), unet, run / "scheduler", shop.teacher("autoencoder"))
