@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,14 +133,7 @@ class Scene:
 
 def draw_scene(random: np.random.Generator) -> Scene:
     """A scene at random."""
-
-    def pick(options: tuple[str, ...] | list[str]) -> str:
-        return options[int(random.integers(len(options)))]
-
-    def sometimes(chance: float, options: tuple[str, ...] | list[str]) -> str:
-        picked = pick(options)
-        return picked if random.random() < chance else ""
-
+    pick, sometimes = partial(_pick, random), partial(_sometimes, random)
     colours = list(COLOURS)
     colour = pick(colours)
     clothes = pick(CLOTHES)
@@ -180,14 +175,7 @@ def draw_studio(random: np.random.Generator) -> Scene:
     """A scene in a studio: a close-up whose pose and expression the caption tells, in one light, before a backdrop
     that is always the same for one place. What captions leave open moves little, so that few samples teach what a
     picture should be."""
-
-    def pick(options: tuple[str, ...] | list[str]) -> str:
-        return options[int(random.integers(len(options)))]
-
-    def sometimes(chance: float, options: tuple[str, ...] | list[str]) -> str:
-        picked = pick(options)
-        return picked if random.random() < chance else ""
-
+    pick, sometimes = partial(_pick, random), partial(_sometimes, random)
     colours = list(COLOURS)
     turn, mood = pick(["", "", "", "left", "right"]), pick(["", "", "smiling", "smiling", "laughing", "sad", "surprised"])
     clothes, colour = pick(CLOTHES), pick(colours)
@@ -217,6 +205,15 @@ def draw_studio(random: np.random.Generator) -> Scene:
         mood=mood,
         turn=turn,
     )
+
+
+def _pick(random: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(random.integers(len(options)))]
+
+
+def _sometimes(random: np.random.Generator, chance: float, options: Sequence[str]) -> str:
+    picked = _pick(random, options)
+    return picked if random.random() < chance else ""
 
 
 def _bell(random: np.random.Generator, spread: float, most: float) -> float:
