@@ -16,7 +16,6 @@ from faceclip.sdxl_files import load_unet
 from ..export import export_unet
 from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, small_pipeline
 from ..proof.arms.measures import read_people
-from ..proof.teachers.quality import held_out
 from ..proof.workshop import Workshop
 from ..run.checkpointing import checkpoint_at, steps_in
 
@@ -28,8 +27,7 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
     """
     shop = replace(shop, plan=replace(shop.plan, scenes=1))
     frozen = FaceCLIPEncoder.from_file(encoder).eval().requires_grad_(False)
-    people = held_out(shop)
-    casting = Casting.of(people, 1)
+    casting = Casting.of(shop)
     _, _, identity = read_people(frozen, shop.shards("main", "held_out"))
     curve = []
     for step in steps_in(run / "checkpoints"):
@@ -39,8 +37,8 @@ def likeness_curve(shop: Workshop, encoder: Path, run: Path, autoencoder: Path) 
             export_unet(checkpoint, Path(folder))
             unet = load_unet(folder, {}, torch.float32)
         pipeline = small_pipeline(frozen, unet, run / "scheduler", autoencoder)
-        made = picture_scenes(pipeline, identity, people, casting, shop.plan)
-        judged = judge_pictures(shop, made, people, casting)
+        made = picture_scenes(pipeline, identity, casting, shop.plan)
+        judged = judge_pictures(shop, made, casting)
         curve.append({"samples": step * notes["config"]["batch_size"], **judged})
         print(f"{curve[-1]['samples']:,} samples: likeness {judged['face']:.3f}, to others {judged['shuffled']:.3f}", flush=True)
     return curve

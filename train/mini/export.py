@@ -26,7 +26,7 @@ from ..proof.arms.generation import Casting, judge_pictures, picture_scenes, sma
 from ..proof.arms.measures import joint_representation, read_people
 from ..proof.plan import Plan
 from ..proof.teachers.autoencoder import to_comfyui
-from ..proof.teachers.quality import NEIGHBOURS, held_out, reconstruct
+from ..proof.teachers.quality import NEIGHBOURS, reconstruct
 from ..proof.workshop import Workshop
 from ..run.command_line import PRESETS
 
@@ -79,23 +79,21 @@ def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> di
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
     pipeline = small_pipeline(encoder, unet, run / "scheduler", autoencoder)
-    people = held_out(shop)
-    casting = Casting.of(people, shop.plan.scenes)
+    casting = Casting.of(shop)
     captions, numbers, identity = read_people(encoder, shop.shards("main", "held_out"))
-    real = people.images[casting.scenes.flatten()]
     made = {
-        "person": picture_scenes(pipeline, identity, people, casting, shop.plan),
-        "shuffled": picture_scenes(pipeline, identity, people, casting, shop.plan, casting.reference.roll(1)),
-        "real": real,
-        "autoencoder": reconstruct(autoencoder, real)[1],
+        "person": picture_scenes(pipeline, identity, casting, shop.plan),
+        "shuffled": picture_scenes(pipeline, identity, casting, shop.plan, casting.reference.roll(1)),
+        "real": casting.real,
+        "autoencoder": reconstruct(autoencoder, casting.real)[1],
     }
     for name, pictures in made.items():
         np.save(work / f"{name}.npy", pictures.numpy())
-    found: dict[str, Any] = {name: judge_pictures(shop, pictures, people, casting) for name, pictures in made.items()}
+    found: dict[str, Any] = {name: judge_pictures(shop, pictures, casting) for name, pictures in made.items()}
     joint = joint_representation(encoder, captions, identity)
     found["knn"] = measure_identity_map(joint, numbers, NEIGHBOURS).purity
     ceiling, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))
-    found["seconds_per_picture"] = seconds_per_picture(pipeline, people.captions[0], identity[:1], shop.plan)
+    found["seconds_per_picture"] = seconds_per_picture(pipeline, casting.people.captions[0], identity[:1], shop.plan)
     found["face_of_ceiling"] = own / ceiling
     found["face_above_shuffled"] = own - other
     found["clip_t_of_real"] = found["person"]["clip_t"] / found["real"]["clip_t"]

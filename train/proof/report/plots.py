@@ -18,7 +18,7 @@ from faceclip.metrics import draw_identity_map
 
 from ..arms.generation import Casting
 from ..plan import BATCHES, LAMBDAS, SHARES, Arm, arms, batch_arm, lambda_arm, share_arm
-from ..teachers.quality import held_out, reconstruct
+from ..teachers.quality import reconstruct
 from ..workshop import Workshop
 from .results import IDENTITY, MEASURES, NAMES, Results, collect
 
@@ -119,8 +119,8 @@ def _identity_maps(shop: Workshop, shown: Sequence[Arm], note: str) -> Figure:
 def _contact_sheet(shop: Workshop, shown: Sequence[Arm], note: str) -> Figure:
     """Held-out people in rows: reference crop, the real scene, the same
     after the autoencoder, what each arm makes of it."""
-    people = held_out(shop, crops=True)
-    casting = Casting.of(people, shop.plan.scenes)
+    casting = Casting.of(shop, crops=True)
+    people = casting.people
     count = min(SHEET_PEOPLE, len(casting.reference))
     rows = [place * shop.plan.scenes for place in range(count)]
     real = people.images[casting.scenes[:count, 0]]
