@@ -1,11 +1,13 @@
-"""Starts training commands for tests: python commands.py, with one
-request per line of its input and one answer per line.
+"""Starts training commands, and groups of ranks, for tests: python commands.py, with one request per line of its
+input and one answer per line.
 
-{"start": MODULE, "arguments": [...], "environment": {...}, "output": FILE, "file_limit": BYTES or null} ->
-its process id {"poll": PID} -> its exit code, negative for a signal, or null while it runs
+- {"start": MODULE, "arguments": [...], "environment": {...}, "output": FILE, "file_limit": BYTES or null}
+  -> its process id
+- {"ranks": [arguments of ranks.py], "output": FILE} -> its process id
+- {"poll": PID} -> its exit code, negative for a signal, or null while it runs
 
-The commands' modules are imported once and each command is a fork (on
-Linux): importing them takes longer than most runs.
+Modules are imported once, and each command and group is a fork (on Linux): importing them takes longer than
+most runs.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LATER = {
 def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
-        answer = _poll(request["poll"]) if "poll" in request else _start(request)
+        answer = _poll(request["poll"]) if "poll" in request else _group(request) if "ranks" in request else _start(request)
         print(json.dumps(answer), flush=True)
 
 
@@ -54,12 +56,31 @@ def _start(request: dict[str, Any]) -> int:
     return child
 
 
-def _become(request: dict[str, Any], environment: dict[str, str]) -> None:
-    """Be the command, to the end of the process."""
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _group(request: dict[str, Any]) -> int:
+    if sys.platform != "linux":
+        with Path(request["output"]).open("ab") as output:
+            command = [sys.executable, Path(__file__).with_name("ranks.py"), *request["ranks"]]
+            return subprocess.Popen(command, stdout=output, stderr=output).pid
+    ranks = importlib.import_module("ranks")
+    child = os.fork()
+    if not child:
+        _speak_to(request["output"])
+        *names, world = request["ranks"]
+        sys.exit(ranks.main(*names, int(world)))
+    return child
+
+
+def _speak_to(path: str) -> None:
+    """Hear nothing, and write all output to a file."""
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
+
+
+def _become(request: dict[str, Any], environment: dict[str, str]) -> None:
+    """Be the command, to the end of the process."""
+    _speak_to(request["output"])
     os.environ.update(environment)
     if request["file_limit"] is not None:
         _limit(request["file_limit"])

@@ -27,7 +27,6 @@ from train.proof.workshop import Workshop
 from .running import Command, ask, flags, free_port
 from .tiny_proof import TINY
 
-LAUNCHER = Path(__file__).with_name("ranks.py")
 MODELS = Path(__file__).resolve().parents[2] / "models" / "faceclip"
 WORDS = ("cat", "dog", "car", "tree")
 GROUND = ("world/main", "world/judges", "teachers", "caches/main", "base")
@@ -38,25 +37,18 @@ Finish = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
-def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
+def run_ranks(command_server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> RunRanks:
     """`run_ranks(function, world, *args)` calls `function(rank, world, *args)` in `world` processes of one gloo
     group, and returns what they return, by rank. `function` is one of the test file's own, at its top level."""
 
     def run(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
         folder = tmp_path_factory.mktemp(function.__name__)
         torch.save(args, folder / "arguments")
-        command = [
-            sys.executable,
-            LAUNCHER,
-            inspect.getfile(function),
-            function.__module__,
-            function.__name__,
-            folder,
-            str(world),
-        ]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            pytest.fail(f"{function.__name__} on {world} ranks:\n{done.stdout}", pytrace=False)
+        ranks = [inspect.getfile(function), function.__module__, function.__name__, str(folder), str(world)]
+        output = folder / "output.txt"
+        group = Command(command_server, [ask(command_server, {"ranks": ranks, "output": str(output)})], output)
+        if group.wait(600) != [0]:  # by then `ranks.py` has given them up
+            pytest.fail(f"{function.__name__} on {world} ranks:\n{group.said()}", pytrace=False)
         return [torch.load(folder / f"result{rank}", weights_only=False) for rank in range(world)]
 
     return run
