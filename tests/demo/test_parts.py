@@ -14,6 +14,7 @@ from demo.__main__ import PEOPLE, main
 from demo.contact_sheet import Panel, Sheet, draw_sheet
 from demo.judging import JudgeError, likeness
 from demo.photo import PhotoError, user_photo
+from demo.photo import main as read_photo
 from demo.progress import ProgressBar
 
 
@@ -31,21 +32,22 @@ def test_a_photo_that_cannot_be_used_is_refused_before_anything_starts(
     assert not (tmp_path / "comfyui.log").exists()
 
 
-def test_damaged_and_foreign_files_are_told_apart(tmp_path: Path, astronaut: np.ndarray) -> None:
+def test_damaged_and_foreign_files_are_told_apart(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    python = Path(sys.executable)
-    with pytest.raises(PhotoError, match=r"^\S+text\.jpg is not an image that Pillow can read"):
-        user_photo(text, python)
+    assert read_photo(str(text)) == 1
+    assert capsys.readouterr().err.startswith(f"{text} is not an image that Pillow can read")
     whole = io.BytesIO()
     Image.fromarray(astronaut).save(whole, "JPEG")
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(whole.getvalue()[:5000])
-    with pytest.raises(PhotoError, match="damaged or cut short"):
-        user_photo(cut, python)
+    with pytest.raises(PhotoError, match=r"cut\.jpg is damaged or cut short"):
+        user_photo(cut, Path(sys.executable))
     lacks_its_end = tmp_path / "sent.jpg"
     lacks_its_end.write_bytes(whole.getvalue()[:-2])
-    assert user_photo(lacks_its_end, python) == whole.getvalue()[:-2], "what the nodes read is no worse here"
+    assert read_photo(str(lacks_its_end)) == 0, "what the nodes read is no worse here"
 
 
 def test_the_sheet_holds_its_panels_and_warns_only_if_there_is_something_to_warn_of() -> None:
