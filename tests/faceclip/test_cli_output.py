@@ -7,11 +7,11 @@ import sys
 
 def test_names_that_the_output_has_no_letters_for_end_nothing(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
-    for arguments in (["detect", str(tmp_path / "\u5199\u771f.png")], ["generate", "--out", "\u5199\u771f.psd"]):
-        command = [
-            sys.executable,
-            "-c",
-            "from faceclip.cli import main; print(end=''); main(__import__('sys').argv[1:]); print('\u5199\u771f')",
-        ]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
-        assert "Traceback" not in done.stderr and "\\u5199\\u771f" in done.stderr
+    lines = (["detect", str(tmp_path / "\u5199\u771f.png")], ["generate", "--out", "\u5199\u771f.psd"])
+    program = "import sys; from faceclip.cli import main; print(end=''); " + "; ".join(
+        f"main({line!a}); print('\u5199\u771f'); print('end', file=sys.stderr)" for line in lines
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    detect, _, generate = done.stderr.partition("end\n")
+    assert "\\u5199\\u771f" in detect and "\\u5199\\u771f" in generate
+    assert "Traceback" not in done.stderr
