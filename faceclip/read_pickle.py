@@ -1,4 +1,4 @@
-"""The list of tensors in an archive that torch saved, taken apart without running anything.
+"""The list of tensors in a file that torch saved, taken apart without running anything.
 
 An unpickler that makes nothing but containers, numbers, and places of tensors. `torch.load` has one as well,
 but reads what the tensors hold at once; and `torch.jit.load` runs the program that a TorchScript archive is,
@@ -23,7 +23,7 @@ class OtherObjectsError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: in the archive's member `data/KEY`, from value `start` on."""
+    """Where a tensor lies: in the storage KEY (an archive's member `data/KEY`), from value `start` on."""
 
     key: str
     dtype: torch.dtype
@@ -63,7 +63,7 @@ def unpickle(pickled: bytes, script: bool = False) -> Any:
 
     Raises OtherObjectsError, and for a damaged pickle whatever comes.
     """
-    return _Unpickler(io.BytesIO(pickled), script).load()
+    return Unpickler(io.BytesIO(pickled), script).load()
 
 
 def parameters(root: Any) -> Iterator[tuple[str, Place]]:
@@ -123,12 +123,14 @@ _GLOBALS = {
 _SCRIPT_GLOBALS = {f"torch.jit._pickle.build_{kind}list": _first for kind in ("int", "tensor", "double", "bool")}
 
 
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
     """Python's own, not the faster one in C, which takes memory for as many parts as a damaged number says."""
 
-    def __init__(self, file: io.BytesIO, script: bool):
+    def __init__(self, file: Any, script: bool = False):
         super().__init__(file)
         self._script = script
+        self.storages: dict[str, torch.dtype | None] = {}
+        """Of every storage that was named so far, what its values are; None for bytes."""
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -143,7 +145,10 @@ class _Unpickler(pickle._Unpickler):
         raise OtherObjectsError(full[:160])
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, storage, key, *_ = pid
+        kind, storage, key, *others = pid
         if kind != "storage" or storage not in _STORAGES or not isinstance(key, str):
             raise ValueError("a storage that is none")
+        if any(others[2:]):  # in the old format alone, of torch before 0.4
+            raise OtherObjectsError("a part of another storage")
+        self.storages.setdefault(key, _STORAGES[storage])
         return _Storage(key, _STORAGES[storage])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .read_old import OldFile
 from .read_pickle import OtherObjectsError, Place, parameters, unpickle
 from .tensor_entry import Bytes, CheckpointError, Entry
 
@@ -27,9 +28,8 @@ _MOST_PARTS = 1_000_000
 def open_torch(path: Path) -> dict[str, Entry]:
     """The tensors of a torch file by (dotted) name. Raises CheckpointError for what is damaged, or carries code."""
     try:
-        archive = _Archive.of(path) if zipfile.is_zipfile(path) else None
-        content, tensors = _tensors(path, archive)
-        entries = {name: _entry(path, archive, tensor) for name, tensor in tensors.items()}
+        content, tensors, storages = _tensors(path)
+        entries = {name: _entry(path, storages, tensor) for name, tensor in tensors.items()}
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -49,8 +49,9 @@ def open_torch(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _tensors(path: Path, archive: _Archive | None) -> tuple[object, dict[str, Tensor | Place]]:
+def _tensors(path: Path) -> tuple[object, dict[str, Tensor | Place], _Archive | OldFile | None]:
     """The content, and its tensors: where they lie, or in memory already."""
+    archive = _Archive.of(path) if zipfile.is_zipfile(path) else None
     if archive is not None and archive.is_torchscript:
         try:
             content = unpickle(archive.read("data.pkl"), script=True)
@@ -59,16 +60,18 @@ def _tensors(path: Path, archive: _Archive | None) -> tuple[object, dict[str, Te
                 f"{path} is a TorchScript program, which is not run here, and holds {error} besides weights. Use the author's "
                 "safetensors file instead."
             ) from error
-        return content, dict(parameters(content))
-    if archive is not None and archive.is_little_endian:
-        try:
+        return content, dict(parameters(content)), archive
+    try:
+        if archive is not None and archive.is_little_endian:
             content = unpickle(archive.read("data.pkl"))
-            return content, dict(_flatten(content, budget=[_MOST_PARTS]))
-        except OtherObjectsError:
-            pass  # torch knows more kinds of objects to be harmless, and tells which are not
+            return content, dict(_flatten(content, budget=[_MOST_PARTS])), archive
+        if archive is None and (found := OldFile.open(path, _LARGEST_PICKLE)) is not None:
+            return found[0], dict(_flatten(found[0], budget=[_MOST_PARTS])), found[1]
+    except OtherObjectsError:
+        pass  # torch knows more kinds of objects to be harmless, and tells which are not
     with path.open("rb") as file:  # an open file: of a path, torch would look at the ending
         content = torch.load(file, map_location="cpu", weights_only=True)
-    return content, dict(_flatten(content, budget=[_MOST_PARTS]))
+    return content, dict(_flatten(content, budget=[_MOST_PARTS])), archive
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class _Archive:
 
     members: Mapping[str, zipfile.ZipInfo]
     places: Mapping[str, int]
-    content: Bytes
+    bytes: Bytes
 
     @staticmethod
     def of(path: Path) -> _Archive:
@@ -107,55 +110,60 @@ class _Archive:
         return "data.pkl" in self.members and ("byteorder" not in self.members or self.read("byteorder") == b"little")
 
     def read(self, name: str) -> bytes:
-        with zipfile.ZipFile(self.content.path) as opened:
+        with zipfile.ZipFile(self.bytes.path) as opened:
             return opened.read(self.members[name])
 
-    def is_plain(self, name: str) -> bool:
-        """Whether a member's bytes lie in the file as they are, not packed."""
-        info = self.members[name]
-        return info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size and not info.flag_bits & 1
+    def size(self, name: str) -> int | None:
+        """Bytes of a storage, unpacked; None for one that is not there."""
+        info = self.members.get(f"data/{name}")
+        return None if info is None else info.file_size
+
+    def place(self, name: str) -> int | None:
+        """Where a storage's bytes begin; None where they are packed."""
+        info = self.members[f"data/{name}"]
+        plain = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size and not info.flag_bits & 1
+        return self.places[f"data/{name}"] if plain else None
 
     def storage(self, name: str) -> Tensor:
-        """A whole member as uint8, packed or not."""
-        info = self.members[name]
-        if self.is_plain(name):
-            return self.content.read(self.places[name], info.file_size)
+        """A whole storage as uint8, packed or not."""
+        info = self.members[f"data/{name}"]
+        if (place := self.place(name)) is not None:
+            return self.bytes.read(place, info.file_size)
         buffer = torch.empty(info.file_size, dtype=torch.uint8)
         try:
-            with zipfile.ZipFile(self.content.path) as opened, opened.open(info) as file:
+            with zipfile.ZipFile(self.bytes.path) as opened, opened.open(info) as file:
                 if file.readinto(buffer.numpy()) != info.file_size or file.read(1):  # type: ignore[arg-type]
                     raise EOFError("it has another length")
         except Exception as error:  # zipfile's own, zlib's, lzma's: whatever packed it
             raise CheckpointError(
-                f"{self.content.path} is damaged: its part {info.filename} does not unpack ({error}). Download it again."
+                f"{self.bytes.path} is damaged: its part {info.filename} does not unpack ({error}). Download it again."
             ) from error
         return buffer
 
 
-def _entry(path: Path, archive: _Archive | None, tensor: Tensor | Place) -> Entry:
+def _entry(path: Path, storages: _Archive | OldFile | None, tensor: Tensor | Place) -> Entry:
     if isinstance(tensor, Tensor):
         return Entry(tensor.dtype, tuple(tensor.shape), lambda: tensor.detach().clone(), tensor.detach)
-    name, dtype, shape = f"data/{tensor.key}", tensor.dtype, tensor.shape
-    if archive is None or name not in archive.members:
+    name, dtype, shape = tensor.key, tensor.dtype, tensor.shape
+    if storages is None or (size := storages.size(name)) is None:
         raise CheckpointError(f"{path} is damaged: its part {name} is missing. Download it again.")
-    values, rest = divmod(archive.members[name].file_size, dtype.itemsize)
+    values, rest = divmod(size, dtype.itemsize)
     last = tensor.start + sum((size - 1) * step for size, step in zip(shape, tensor.stride, strict=True))
     if rest or (prod(shape) and last >= values):
         raise CheckpointError(
             f"{path} is damaged: a tensor of shape {list(shape)} does not lie within its part {name}. Download it again."
         )
-    size = archive.members[name].file_size
     if prod(shape) * dtype.itemsize > size + _LARGEST_EXPANSION:  # one value may stand for many
         raise CheckpointError(
             f"{path} holds a tensor of shape {list(shape)} in {size:,} bytes: no weights do. Download it again."
         )
-    if archive.is_plain(name) and _in_order(shape, tensor.stride):
-        return archive.content.entry(archive.places[name] + tensor.start * dtype.itemsize, dtype, shape)
-    return Entry(dtype, shape, lambda: _read_strided(archive, tensor))
+    if (place := storages.place(name)) is not None and _in_order(shape, tensor.stride):
+        return storages.bytes.entry(place + tensor.start * dtype.itemsize, dtype, shape)
+    return Entry(dtype, shape, lambda: _read_strided(storages, tensor))
 
 
-def _read_strided(archive: _Archive, tensor: Place) -> Tensor:
-    values = archive.storage(f"data/{tensor.key}").view(tensor.dtype)
+def _read_strided(storages: _Archive | OldFile, tensor: Place) -> Tensor:
+    values = storages.storage(tensor.key).view(tensor.dtype)
     return values.as_strided(tensor.shape, tensor.stride, tensor.start).contiguous()
 
 

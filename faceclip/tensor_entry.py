@@ -106,13 +106,12 @@ class Bytes:
             return self.read(offset, prod(shape) * dtype.itemsize).view(dtype).view(shape)
 
         def view() -> Tensor:
-            if not prod(shape) or offset % dtype.itemsize:
-                return read()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The given buffer is not writable")
                 return torch.frombuffer(self._mapping, dtype=dtype, count=prod(shape), offset=offset).view(shape)
 
-        return Entry(dtype, shape, read, view, self.let_go)
+        lies_well = prod(shape) > 0 and offset % dtype.itemsize == 0
+        return Entry(dtype, shape, read, view if lies_well else None, self.let_go)
 
     def let_go(self) -> None:
         """See `Entry`. Windows does this by itself."""

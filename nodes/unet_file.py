@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_base
 import comfy.model_detection
@@ -20,9 +20,11 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..faceclip.tensor_file import CheckpointError, TensorFile, open_tensor_file
+from ..faceclip.tensor_file import CheckpointError, Entry, TensorFile, open_tensor_file
 from ..faceclip.unet_names import V_PREDICTION, ZERO_TERMINAL_SNR, prediction_in, unet_in
 from .watch import Watch, watched_building
+
+Found = TypeVar("Found")
 
 WEIGHT_DTYPES: Mapping[str, torch.dtype | None] = {
     "default": None,
@@ -43,16 +45,16 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
     """
     whole = open_tensor_file(path)
     file = unet_in(whole)
-    watch, count = Watch(), len(file.entries)
-    steps = 2 * count + 1  # of the bar: each tensor is read, and goes into a layer; and the end
-    weights = _read(file, watch, steps)
+    weights, later = _seen(file)
+    watch, steps = Watch(), len(weights) + len(later) + 1  # of the bar: each goes into a layer; those read later; and the end
     markers = _prediction_markers(whole)
     _require_whole(path, weights)
+    names = _core_names(weights)
     if markers:  # the core looks for them beside its own names only
-        weights = {**(_in_core_names(weights) if "conv_in.weight" in weights else weights), **markers}
+        weights = {**_renamed(weights, names), **markers}
     known = _core_knows(weights)
     try:
-        with watched_building(watch, count, steps, _letting_go(file)):
+        with watched_building(watch, steps, _letting_go(file)):
             if known:
                 options = {"dtype": dtype}
                 patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options, metadata=dict(file.metadata))
@@ -68,20 +70,29 @@ def load_unet(path: Path, dtype: torch.dtype | None) -> comfy.model_patcher.Mode
             f"{path} is not an SDXL base UNet (ComfyUI reads it as {type(patcher and patcher.model).__name__}). FaceCLIP "
             "conditions SDXL base only: choose FaceCLIP's unet.pt."
         )
+    made = patcher.model.diffusion_model.state_dict()
+    for done, (name, entry) in enumerate(_renamed(later, names).items(), steps - len(later)):
+        watch(done, steps)
+        if name in made:
+            made[name].copy_(entry.read())
+    watch(steps, steps)
     return patcher
 
 
-def _read(file: TensorFile, watch: Watch, steps: int) -> dict[str, Tensor]:
+def _seen(file: TensorFile) -> tuple[dict[str, Tensor], dict[str, Entry]]:
     """The file's tensors, seen where they lie in it: the core copies each into its layer.
 
-    With --disable-mmap they are read.
+    Those that do not lie so have no values here: read now, all of them would be in memory beside the network.
+    They, and with --disable-mmap every tensor, are named besides, to be read one by one into what the core has
+    made.
     """
     read = getattr(comfy.utils, "DISABLE_MMAP", False)
-    weights = {}
-    for done, (name, entry) in enumerate(file.entries.items(), 1):
-        weights[name] = entry.read() if read else entry.mapped()
-        watch(done, steps)
-    return weights
+    later = {name: entry for name, entry in file.entries.items() if read or entry.view is None}
+    weights = {
+        name: torch.empty(entry.shape, dtype=entry.dtype) if name in later else entry.mapped()
+        for name, entry in file.entries.items()
+    }
+    return weights, later
 
 
 def _letting_go(file: TensorFile) -> Callable[[], None]:
@@ -117,8 +128,7 @@ def _core_knows(weights: Mapping[str, Tensor]) -> bool:
 
 def _load_other_size(weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
     """What `comfy.sd.load_diffusion_model_state_dict` does, for an SDXL-shaped UNet with other widths than SDXL's."""
-    if "conv_in.weight" in weights:
-        weights = _in_core_names(weights)
+    weights = _renamed(weights, _core_names(weights))
     config = comfy.supported_models.SDXL(comfy.model_detection.detect_unet_config(weights, ""))
     device, supported = comfy.model_management.get_torch_device(), config.supported_inference_dtypes
     dtype = dtype or comfy.model_management.unet_dtype(
@@ -133,10 +143,15 @@ def _load_other_size(weights: dict[str, Tensor], dtype: torch.dtype | None) -> c
     return patcher(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 
 
-def _in_core_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A diffusers UNet's weights under the core's names."""
-    names = comfy.utils.unet_to_diffusers(diffusers_layout({name: tuple(t.shape) for name, t in weights.items()}))
-    return {names[name]: tensor for name, tensor in weights.items() if name in names}
+def _core_names(weights: Mapping[str, Tensor]) -> Mapping[str, str]:
+    """The core's names of a UNet's weights, in whichever naming they come."""
+    if "conv_in.weight" not in weights:
+        return {name: name for name in weights}
+    return comfy.utils.unet_to_diffusers(diffusers_layout({name: tuple(t.shape) for name, t in weights.items()}))
+
+
+def _renamed(found: Mapping[str, Found], names: Mapping[str, str]) -> dict[str, Found]:
+    return {names[name]: tensor for name, tensor in found.items() if name in names}
 
 
 def diffusers_layout(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int | list[int]]:

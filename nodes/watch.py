@@ -53,16 +53,16 @@ def watched(layers: Sequence[nn.Module], passes: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def watched_building(watch: Watch, done: int, total: int, placed: Callable[[], None]) -> Iterator[None]:
+def watched_building(watch: Watch, total: int, placed: Callable[[], None]) -> Iterator[None]:
     """Stop on Cancel while ComfyUI's core makes a network.
 
-    Move the bar from `done` to `total` as it gets its weights. `placed` is called each time that all weights
-    handed out so far are in their layers.
+    Move the bar towards `total`, by one for each of the weights that it gets. `placed` is called each time that
+    all weights handed out so far are in their layers.
 
     The core tells nothing of either, but torch does: of each layer that becomes part of another, and of each that
     is given weights. Nothing of this is left on the network.
     """
-    handles: dict[int, Any] = {}
+    done, handles = 0, dict[int, Any]()
 
     def made(parent: nn.Module, name: str, layer: nn.Module | None) -> None:
         watch(done, total)
@@ -79,7 +79,6 @@ def watched_building(watch: Watch, done: int, total: int, placed: Callable[[], N
     try:
         yield
         placed()
-        watch(total, total)
     finally:
         for handle in (registration, *handles.values()):
             handle.remove()

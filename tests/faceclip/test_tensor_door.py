@@ -4,6 +4,8 @@ import json
 import pickle
 import random
 import re
+import struct
+import tracemalloc
 import zipfile
 
 import pytest
@@ -264,6 +266,26 @@ def test_a_mapped_tensor_is_the_same_as_one_that_was_read(tmp_path, kind):
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "pt")
     for name, entry in open_tensor_file(path).entries.items():
         assert torch.equal(entry.mapped(), tensors[name]) and entry.mapped().dtype == tensors[name].dtype
+        assert (entry.view is None) <= (kind == "old" or name in "cd"), "in the old format it depends on the length of the names"
+
+
+def test_the_old_format_is_opened_without_reading_what_it_holds(tmp_path):
+    torch.save({"a": torch.zeros(8 << 20)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with (tmp_path / "old.pt").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(struct.pack("<f", 3))
+    tracemalloc.start()
+    entry = open_tensor_file(tmp_path / "old.pt").entries["a"]
+    assert entry.shape == (8 << 20,) and tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert entry.read()[-1] == 3
+
+
+@pytest.mark.parametrize("length", [2**31, 2**50])
+def test_a_damaged_length_in_the_old_format_asks_for_no_memory(tmp_path, length):
+    (tmp_path / "x.pt").write_bytes(b"\x80\x04\x8e" + length.to_bytes(8, "little") + b"x.")
+    with pytest.raises(CheckpointError, match="goes on and on"):
+        open_tensor_file(tmp_path / "x.pt")
 
 
 def test_messages_are_told_once_with_the_files_name(tmp_path):

@@ -98,11 +98,11 @@ def saved(tmp_path, kind: str):
     if kind == "safetensors":
         write_safetensors(path, {"a": torch.randn(1000)}, {})
     else:
-        torch.save({"a": torch.randn(1000)}, path)
+        torch.save({"a": torch.randn(1000)}, path, _use_new_zipfile_serialization=kind == "pt")
     return path
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "old"])
 @pytest.mark.parametrize("kept", [5, 30, 0.5, 0.99])
 def test_truncated_files_are_told_at_once(tmp_path, kind, kept):
     path = saved(tmp_path, kind)
