@@ -22,6 +22,8 @@ from train.pretrain.losses import FaceCLIPLoss, Targets
 from train.pretrain.model import ProjectionHeads
 from train.run.optim import KahanAdamW
 
+pytestmark = pytest.mark.training
+
 WORLDS = [1, 2, 4]
 CHUNKS = [1, 3]
 ROWS, TEXT_WIDTH = 12, 10
