@@ -9,6 +9,7 @@ attention, of one sample; no weights are needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import open_clip
@@ -23,9 +24,9 @@ from train.finetune_sdxl.flops import unet_flops
 from train.pretrain.flops import pretraining_flops
 from train.pretrain.model import PretrainModel, freeze
 from train.run.flops import flops
-from train.run.sharding import deal
+from train.run.sharding import cut
 
-WORLDS = (8, 64, 128)
+WORLDS = (8, 64, 128, 1024)
 TEACHERS = {"l": "ViT-L-14-quickgelu", "g": "ViT-bigG-14"}
 
 
@@ -35,13 +36,13 @@ def millions(module: nn.Module) -> float:
 
 def fullest(parameters: Mapping[str, nn.Parameter]) -> str:
     """How many millions of the trained weights the fullest rank keeps the optimiser's state of."""
-    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     shares = []
     for world in WORLDS:
         load = [0] * world
-        for name, owner in deal(sizes, world).items():
-            load[owner] += sizes[name]
-        shares.append(f"{max(load) / 1e6:.1f} M of {world} ranks ({max(load) * world / sum(load):.1f} times the mean)")
+        for name, owner, start, stop in cut(shapes, world):
+            load[owner] += (stop - start) * math.prod(shapes[name][1:])
+        shares.append(f"{max(load) / 1e6:.2f} M of {world:,} ranks ({max(load) * world / sum(load):.3f} times the mean)")
     return "; fullest rank's optimiser state: " + ", ".join(shares)
 
 

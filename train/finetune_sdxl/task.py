@@ -13,13 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.course import Course
 from ..run.blocks import compile_blocks
-from ..run.checkpointing import SavedState, State, model_state, optimizer_state
+from ..run.checkpointing import SavedState
 from ..run.config import DTYPES, ConfigError
 from ..run.ema import MovingAverage
 from ..run.flops import on_meta
 from ..run.gradient_sum import GradientSum
 from ..run.loop import make_optimizer
 from ..run.ranks import Ranks, wrap
+from ..run.sharding import optimizer_state
+from ..run.state import State, model_state
 from .conditions import Conditions
 from .config import FinetuneConfig
 from .cuda_graph import GraphedUNet
@@ -134,7 +136,7 @@ class FinetuneTask:
             self.average.update(self.optimizer)
 
     def state(self) -> State:
-        average = model_state("ema", self.average.shadow) if self.average else {}
+        average = self.average.state(self.optimizer.shards) if self.average else {}
         return {**model_state(self._kind, self.names), **optimizer_state(self.optimizer), **average}
 
     def load_state(self, saved: SavedState, step: int) -> None:

@@ -20,10 +20,12 @@ from ..data.captions import with_prefix
 from ..data.course import Course
 from ..frozen.faces import text_embedding
 from ..run.blocks import checkpoint_activations, compile_blocks
-from ..run.checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
+from ..run.checkpointing import ResumeError, SavedState
 from ..run.config import DTYPES
 from ..run.loop import make_optimizer
 from ..run.ranks import Ranks, wrap
+from ..run.sharding import optimizer_state
+from ..run.state import State, model_state
 from .config import PretrainConfig
 from .features import Features, FeatureSource, in_slices, person_labels
 from .flops import pretraining_flops

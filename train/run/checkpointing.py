@@ -1,7 +1,7 @@
 """Checkpoints of a run: whole or not at all, the last N kept, read back on any number of ranks.
 
 torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank
-reads what it needs, straight into the tensors that it trains. Tensors are whole under their parameter's name,
+reads what it needs, straight into the tensors that it trains. Ranks' parts of a tensor lie under one name, as parts of it,
 so the number of ranks, and whether they share out the optimiser's state, may change from one start of a run
 to the next. A checkpoint is copied to CPU memory and written from there while training goes on, under another
 name; it is renamed when every rank is done, so a killed run leaves at most a `.part` folder.
@@ -32,11 +32,10 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from .ranks import PATIENCE, Ranks
 from .saved_metadata import SafeReader
-from .sharding import ShardedAdamW
+from .state import Part, PartLoadPlanner, PartSavePlanner, State, bare, parts_of
 
 logger = logging.getLogger(__name__)
 
-State = dict[str, Tensor]
 _META = "run.json"
 # One rank needs no process group, and each reads without the others. For good: checkpoints are written by another thread.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -73,12 +72,12 @@ class SavedState:
         """One tensor, in CPU memory."""
         return self.read([name])[name]
 
-    def read(self, names: Sequence[str]) -> State:
+    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Some tensors, in CPU memory; at once, since the checkpoint's description is read anew each time."""
         if missing := [name for name in names if name not in self._kinds]:
             raise ResumeError(f"The checkpoint {self._folder} was written by a run of another kind: it has no {missing[0]}.")
-        found: State = {name: torch.empty(self._kinds[name][1], dtype=self._kinds[name][0]) for name in names}
-        self._read(found)
+        found = {name: torch.empty(self._kinds[name][1], dtype=self._kinds[name][0]) for name in names}
+        self._read({**found})
         return found
 
     def read_into(self, state: State, whole: str) -> None:
@@ -98,7 +97,7 @@ class SavedState:
 
     def _read(self, state: State) -> None:
         try:
-            load({**state}, storage_reader=self._reader, no_dist=True)
+            load({**bare(state)}, storage_reader=self._reader, planner=PartLoadPlanner(parts_of(state)), no_dist=True)
         # torch wraps what it met in a CheckpointException, which is a BaseException.
         except (Exception, CheckpointException) as error:
             raise _unreadable(self._folder, error) from error
@@ -256,16 +255,18 @@ class Checkpoints:
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         own = state if alone else self._own(state)
         writer = FileSystemWriter(part, overwrite=True)
-        written = async_save({**own}, storage_writer=writer, process_group=self._group, no_dist=alone)
+        planner = PartSavePlanner(parts_of(own))
+        written = async_save({**bare(own)}, storage_writer=writer, planner=planner, process_group=self._group, no_dist=alone)
         self._pending = _Pending(step, part, cast("Future[Any]", written))
 
     def _own(self, state: State) -> State:
-        """What this rank writes: of tensors that several ranks have, each is copied and written by one of them alone."""
+        """What this rank writes: its parts, and of tensors that several ranks have whole, those that fall to it."""
         names, own = self._writers
         if names != state.keys():  # once: a run has the same tensors throughout
             held: list[dict[str, int]] = [{}] * self.ranks.world_size
-            dist.all_gather_object(held, {name: tensor.nbytes for name, tensor in state.items()}, group=self._group)
-            own = frozenset(_deal_among_holders(held)[self.ranks.rank])
+            whole = {name: tensor.nbytes for name, tensor in state.items() if not isinstance(tensor, Part)}
+            dist.all_gather_object(held, whole, group=self._group)
+            own = frozenset(_deal_among_holders(held)[self.ranks.rank]) | parts_of(state).keys()
             self._writers = frozenset(state), own
         return {name: tensor for name, tensor in state.items() if name in own}
 
@@ -311,20 +312,6 @@ def _deal_among_holders(held: list[dict[str, int]]) -> list[list[str]]:
         load[rank] += sizes[name]
         dealt[rank].append(name)
     return dealt
-
-
-def model_state(prefix: str, parameters: Mapping[str, Tensor]) -> State:
-    """Named tensors under a prefix; they stay those of the model."""
-    return {f"{prefix}.{name}": tensor.detach() for name, tensor in parameters.items()}
-
-
-def optimizer_state(optimizer: ShardedAdamW) -> State:
-    """What this rank keeps of the optimiser, by parameter name and kind; the tensors stay the optimiser's."""
-    return {
-        f"optimizer.{name}.{kind}": tensor
-        for name, parameter in optimizer.shards.owned.items()
-        for kind, tensor in optimizer.state[parameter].items()
-    }
 
 
 def _failure_of(stage: Callable[[], object]) -> BaseException | None:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .sharding import Shards
+from .state import State
 
 
 class MovingAverage:
@@ -25,11 +26,11 @@ class MovingAverage:
     (diffusers' rule.)
 
     In bf16 one step of 1 - decay = 1e-4 would be rounded away; so would a weight's own low bits, which Kahan
-    AdamW keeps apart as `compensation` and which count here. Give it the parameters whose optimiser state this
+    AdamW keeps apart as `compensation` and which count here. Give it the weights whose optimiser state this
     rank has (`Shards.owned`).
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float):
         self.decay = decay
         self._parameters = dict(parameters)
         self.shadow: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in parameters.items()}
@@ -52,6 +53,10 @@ class MovingAverage:
         for updates, pairs in plain.items():  # one kernel for many small weights
             shadows, weights = zip(*pairs, strict=True)
             torch._foreach_lerp_(shadows, weights, 1 - self.decay_after(updates))
+
+    def state(self, shards: Shards) -> State:
+        """What this rank keeps of the average, each with its place in the whole; the tensors stay the average's."""
+        return {f"ema.{name}": shards.placed(name, tensor) for name, tensor in self.shadow.items()}
 
     @contextmanager
     def in_place(self, shards: Shards) -> Iterator[None]:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..data.course import Course
-from .checkpointing import Checkpoints, SavedState, State
+from .checkpointing import Checkpoints, SavedState
 from .clock import peak_memory
 from .command_line import as_plain, write_yaml
 from .config import RunConfig
@@ -30,6 +30,7 @@ from .logs import RunLog
 from .optim_8bit import adamw_8bit
 from .ranks import Ranks
 from .sharding import ShardedAdamW, Shards
+from .state import State
 from .tolerance import Tolerance, TooManyUnusableError
 
 logger = logging.getLogger(__name__)
@@ -171,9 +172,9 @@ def learning_rate(config: RunConfig, step: int) -> float:
 
 def make_optimizer(config: RunConfig, parameters: Mapping[str, nn.Parameter], ranks: Ranks) -> ShardedAdamW:
     """AdamW with the paper's settings, its state dealt to the ranks. The parameters are where they will stay."""
-    shards = Shards(parameters, ranks, dealt=config.shard_optimizer)
-    kind = adamw_8bit if config.optimizer == "adamw8bit" else ShardedAdamW
-    return kind(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    coarse = config.optimizer == "adamw8bit"  # which scales each run of 256 numbers of a parameter together
+    shards = Shards(parameters, ranks, dealt=config.shard_optimizer, whole=coarse)
+    return (adamw_8bit if coarse else ShardedAdamW)(shards, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

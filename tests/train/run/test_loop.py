@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from train.run.checkpointing import ResumeError, SavedState, State, model_state, optimizer_state
+from train.run.checkpointing import ResumeError, SavedState
 from train.run.config import ConfigError, RunConfig
 from train.run.loop import NonFiniteLossError, make_optimizer, run, train_step
 from train.run.ranks import Ranks
+from train.run.sharding import optimizer_state
+from train.run.state import State, model_state
 
 ONE = Ranks(0, 1, torch.device("cpu"))
 

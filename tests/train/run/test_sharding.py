@@ -3,17 +3,20 @@ of the memory, checkpoints for any number of ranks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from train.run.checkpointing import Checkpoints, ResumeError, State, model_state, optimizer_state
+from train.run.checkpointing import Checkpoints, ResumeError
 from train.run.ema import MovingAverage
 from train.run.ranks import Ranks
-from train.run.sharding import ShardedAdamW, Shards, deal
+from train.run.sharding import Cut, ShardedAdamW, Shards, cut, optimizer_state
+from train.run.state import Part, State, bare, model_state
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -29,15 +32,15 @@ class Run(NamedTuple):
 
     @property
     def state(self) -> State:
-        average = model_state("ema", self.average.shadow)
+        average = self.average.state(self.optimizer.shards)
         return {**model_state("model", self.weights), **optimizer_state(self.optimizer), **average}
 
 
-def begin(ranks: Ranks, dealt: bool, seed: int = 0) -> Run:
+def begin(ranks: Ranks, dealt: bool, seed: int = 0, whole: bool = False) -> Run:
     random = torch.Generator().manual_seed(seed)
     weights = {n: torch.nn.Parameter(torch.randn(shape, generator=random).bfloat16()) for n, shape in SHAPES.items()}
     weights["scale"] = torch.nn.Parameter(torch.tensor(2.5))
-    shards = Shards(weights, ranks, dealt)
+    shards = Shards(weights, ranks, dealt, whole)
     optimizer = ShardedAdamW(shards, lr=0.0, weight_decay=0.1, betas=(0.9, 0.999))
     return Run(weights, optimizer, MovingAverage(shards.owned, 0.9))
 
@@ -56,15 +59,19 @@ def take(run: Run, step: int) -> None:
     run.average.update(run.optimizer)
 
 
-def train_both_ways(rank: int, world: int, folder: Path) -> dict[bool, Any]:
-    """{dealt: (this rank's state, all of the average on rank 0)}, with checkpoints in `folder`/dealt."""
+WAYS = {"parts": (True, False), "tensors": (True, True), "all": (False, False)}
+"""What ranks keep, (dealt, whole): parts of tensors; whole tensors, as earlier versions did; all of them."""
+
+
+def train_each_way(rank: int, world: int, folder: Path) -> dict[str, tuple[State, dict[str, torch.Tensor]]]:
+    """{way: (this rank's state, all of the average on rank 0)}, with checkpoints in `folder`/way."""
     found = {}
-    for dealt in (True, False):
-        run = begin(Ranks(rank, world, CPU), dealt)
+    for way, (dealt, whole) in WAYS.items():
+        run = begin(Ranks(rank, world, CPU), dealt, whole=whole)
         for step in range(STEPS):
             take(run, step)
-        Checkpoints(folder / str(dealt), Ranks(rank, world, CPU), 1).save(STEPS, run.state, {})
-        found[dealt] = run.state, run.optimizer.shards.collect(run.average.shadow, torch.bfloat16)
+        Checkpoints(folder / way, Ranks(rank, world, CPU), 1).save(STEPS, run.state, {})
+        found[way] = run.state, run.optimizer.shards.collect(run.average.shadow, torch.bfloat16)
     return found
 
 
@@ -72,8 +79,8 @@ def train_both_ways(rank: int, world: int, folder: Path) -> dict[bool, Any]:
 def trained(run_ranks: Callable[..., list[Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[Any]]]:
     """By number of ranks: the folder of the checkpoints, and what each rank returned."""
     folders = {world: tmp_path_factory.mktemp(f"of{world}") for world in (1, 2, 4)}
-    results = {1: [train_both_ways(0, 1, folders[1])]}
-    results |= {world: run_ranks(train_both_ways, world, folders[world]) for world in (2, 4)}
+    results = {1: [train_each_way(0, 1, folders[1])]}
+    results |= {world: run_ranks(train_each_way, world, folders[world]) for world in (2, 4)}
     return {world: (folders[world], results[world]) for world in folders}
 
 
@@ -82,31 +89,42 @@ def without_weights(state: State) -> State:
 
 
 def count(state: State) -> int:
-    return sum(tensor.numel() for tensor in state.values())
+    return sum(tensor.numel() for tensor in bare(state).values())
+
+
+def within(state: State, whole: State) -> State:
+    """What `whole` has where the tensors of `state` lie."""
+    found: State = {}
+    for name, value in state.items():
+        tensor = whole[name]
+        assert isinstance(tensor, torch.Tensor) and value.shape == tensor.shape
+        found[name] = tensor[value.start : value.start + len(value.tensor)] if isinstance(value, Part) else tensor
+    return found
 
 
 def require_same_bits(found: State, expected: State) -> None:
-    assert found.keys() == expected.keys()
-    assert all(found[n].dtype == expected[n].dtype and torch.equal(found[n], expected[n]) for n in expected)
+    mine, other = bare(found), bare(expected)
+    assert mine.keys() == other.keys()
+    assert all(mine[n].dtype == other[n].dtype and torch.equal(mine[n], other[n]) for n in other)
 
 
 def test_dealing_changes_no_bit_and_divides_the_state(trained: dict[int, tuple[Path, list[Any]]]) -> None:
     (alone,) = trained[1][1]
-    whole, average = alone[False]
+    whole, average = alone["all"]
     expected = without_weights(whole)
     for world, (_, ranks) in trained.items():
-        for rank, result in enumerate(ranks):
-            for dealt, (state, collected) in result.items():
-                require_same_bits(state, {name: whole[name] for name in state})
+        for way in WAYS:
+            for rank, result in enumerate(ranks):
+                state, collected = result[way]
+                require_same_bits(state, within(state, whole))
                 require_same_bits(collected, average if rank == 0 else {})
-                assert state.keys() == whole.keys() or (dealt and world > 1)
-        together: State = {}
-        for state, _ in (result[True] for result in ranks):
-            own = without_weights(state)
-            assert not together.keys() & own.keys()
-            together |= own
-            assert count(own) < 1.3 / world * count(expected)
-        assert together.keys() == expected.keys()
+            own = [without_weights(result[way][0]) for result in ranks]
+            assert set().union(*own) == expected.keys()
+            kept = sum(map(count, own)) - sum(name.endswith(".step") for state in own for name in state)
+            assert kept == (world if way == "all" else 1) * (count(expected) - len(SHAPES) - 1)
+            if way == "parts":  # four numbers a weight, half a row of ten weights at either end, and the counts of steps
+                assert max(map(count, own)) <= count(expected) / world + 4 * 10 + len(SHAPES) + 1
+                assert world == 1 or any(isinstance(value, Part) for state in own for value in state.values())
 
 
 @pytest.mark.parametrize("now", [1, 2, 4])
@@ -114,22 +132,21 @@ def test_dealing_changes_no_bit_and_divides_the_state(trained: dict[int, tuple[P
 def test_any_number_of_ranks_reads_what_any_other_wrote(
     before: int, now: int, trained: dict[int, tuple[Path, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, results = trained[before]
-    saved: State = {name: tensor for result in results for name, tensor in result[True][0].items()}
-    for written in (True, False):
-        for dealt in (True, False):
+    saved = trained[1][1][0]["all"][0]
+    for written in WAYS:
+        for dealt, whole in WAYS.values():
             for rank in range(now):
-                run = begin(Ranks(rank, now, CPU), dealt, seed=9)
-                source = Checkpoints(folder / str(written), Ranks(0, 1, CPU), 1).saved(STEPS)
+                run = begin(Ranks(rank, now, CPU), dealt, seed=9, whole=whole)
+                source = Checkpoints(trained[before][0] / written, Ranks(0, 1, CPU), 1).saved(STEPS)
                 read: list[str] = []
                 monkeypatch.setattr(source, "_read", lambda state, f=source._read, r=read: (r.extend(state), f(state)))
                 source.read_into(run.state, whole="model")
                 assert set(read) == run.state.keys()  # and so nothing that another rank keeps
-                require_same_bits(run.state, {name: saved[name] for name in run.state})
+                require_same_bits(run.state, within(run.state, saved))
 
 
 def test_a_checkpoint_of_another_model_changes_nothing(trained: dict[int, tuple[Path, list[Any]]]) -> None:
-    saved = Checkpoints(trained[2][0] / "True", Ranks(0, 1, CPU), 1).saved(STEPS)
+    saved = Checkpoints(trained[2][0] / "parts", Ranks(0, 1, CPU), 1).saved(STEPS)
     for change in ("another shape", "another dtype", "one more", "one less"):
         run = begin(Ranks(0, 1, CPU), True, seed=9)
         state = run.state
@@ -147,13 +164,33 @@ def test_a_checkpoint_of_another_model_changes_nothing(trained: dict[int, tuple[
         require_same_bits(run.state, before)
 
 
-def test_parameters_are_dealt_evenly_and_alike_in_any_order() -> None:
-    sizes = {f"p{i}": size for i, size in enumerate([1000, 900, 500, 500, 400, 300, 200, 100, 100, 0])}
-    owners = deal(sizes, 4)
-    assert owners == deal(dict(reversed(sizes.items())), 4)
-    loads = [sum(size for name, size in sizes.items() if owners[name] == rank) for rank in range(4)]
-    assert sum(loads) == 4000 and max(loads) <= 1100
-    assert set(deal({"only": 5}, 3).values()) == {0}  # ranks without a parameter are fine
+def load_of(cuts: list[Cut], shapes: dict[str, tuple[int, ...]], world: int) -> list[int]:
+    """Numbers that each rank keeps the state of."""
+    load = [0] * world
+    for name, owner, start, stop in cuts:
+        load[owner] += (stop - start) * math.prod(shapes[name][1:])
+    return load
+
+
+@pytest.mark.parametrize("world", [1, 2, 7, 64, 128])
+def test_the_fullest_rank_keeps_its_share_of_one_large_tensor_and_many_small(world: int) -> None:
+    shapes = {"scale": (), "a": (4000,), "head": (768, 2000), "b": (300, 40), **{f"p{i}": (100 + i,) for i in range(300)}}
+    cuts = cut(shapes, world)
+    load = load_of(cuts, shapes, world)
+    assert sum(load) == sum(math.prod(shape) for shape in shapes.values())
+    assert max(load) <= sum(load) / world + 2000  # half a row at either end
+    for name, shape in shapes.items():  # every row once, in order
+        spans = [(start, stop) for n, _, start, stop in cuts if n == name]
+        assert spans[0][0] == 0 and spans[-1][1] == (shape[0] if shape else 1)
+        assert all(before[1] == after[0] for before, after in pairwise(spans))
+
+
+def test_what_may_not_be_cut_is_dealt_whole() -> None:
+    shapes = {f"p{i}": (size, 3) for i, size in enumerate([100, 90, 50, 50, 40, 30, 20, 10, 10])}
+    cuts = cut(shapes, 4, whole=True)
+    assert [(name, start, stop) for name, _, start, stop in cuts] == [(name, 0, shape[0]) for name, shape in shapes.items()]
+    assert sum(load_of(cuts, shapes, 4)) == 1200 and max(load_of(cuts, shapes, 4)) <= 1200 / 4 + 300
+    assert len({each.owner for each in cut({"only": (5, 2)}, 3, whole=True)}) == 1  # ranks without a parameter are fine
 
 
 def test_a_damaged_checkpoint_says_which_folder_to_delete(tmp_path: Path) -> None:
