@@ -27,7 +27,7 @@ from tqdm import tqdm
 from faceclip.face import DetectorUnavailableError
 
 from ..data.made_with import claim
-from ..data.storage import is_local, join, list_files, publish, read_bytes
+from ..data.storage import is_local, join, list_files, publish, publishing, read_bytes
 from ..data.workers import Engine, EngineError, run
 from ..run.command_line import run_command
 from .histograms import draw
@@ -102,9 +102,7 @@ def prepare(
     for number, data in run(engine, Work(out, options), jobs, workers, gpus=gpus, on_progress=add):
         now.count(units.size_of(number), Report.from_json(data).seen)
         progress(now)
-    report = Report.total(Report.from_json(read_bytes(unit_report(out, number))) for number in range(len(units)))
-    _write_report(out, report, options)
-    return report
+    return _write_report(out, len(units), options)
 
 
 def _claim(out: str, source: str, units: Units, options: Options) -> None:
@@ -119,13 +117,20 @@ def _claim(out: str, source: str, units: Units, options: Options) -> None:
         raise PrepareError(str(error)) from error
 
 
-def _write_report(out: str, report: Report, options: Options) -> None:
+def _write_report(out: str, units: int, options: Options) -> Report:
+    """Sum up the units' reports, one of which is held at a time."""
+    report = Report()
+    with publishing(join(out, "dropped.jsonl")) as file:
+        for number in range(units):
+            of_unit = Report.from_json(read_bytes(unit_report(out, number)))
+            file.writelines(json.dumps(line).encode() + b"\n" for line in of_unit.lines)
+            report.add(of_unit)
     publish(join(out, "report.json"), report.to_json().encode())
-    publish(join(out, "dropped.jsonl"), "".join(json.dumps(line) + "\n" for line in report.lines).encode())
     publish(join(out, "report.png"), draw(report, options.filters.limits))
     if is_local(out):
         for left in Path(out).rglob(".*.partial"):  # of runs that were killed
             left.unlink(missing_ok=True)
+    return report
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,13 +24,14 @@ def _empty() -> dict[str, list[int]]:
 
 @dataclass
 class Report:
-    """Counts, the reasons of what was dropped, a line for each dropped
-    record, and histograms of kept and dropped ones."""
+    """Counts, the reasons of what was dropped, and histograms of kept and dropped records; of a unit a line for each
+    dropped one, too."""
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     lines: list[dict[str, str]] = field(default_factory=list)
-    """`key`, `reason` and `detail` of every dropped record."""
+    """`key`, `reason` and `detail` of every dropped record of a unit. Of a whole source they would be millions: they
+    go to dropped.jsonl, and this stays empty."""
     kept_histograms: dict[str, list[int]] = field(default_factory=_empty)
     dropped_histograms: dict[str, list[int]] = field(default_factory=_empty)
 
@@ -57,21 +58,16 @@ class Report:
         values: dict[str, Any] = json.loads(text)
         return Report(**{**values, "dropped": Counter(values["dropped"])})
 
-    @staticmethod
-    def total(reports: Iterable[Report]) -> Report:
-        """The sum of several, lines in their order."""
-        whole = Report()
-        for report in reports:
-            whole.kept += report.kept
-            whole.dropped += report.dropped
-            whole.lines += report.lines
-            for mine, theirs in (
-                (whole.kept_histograms, report.kept_histograms),
-                (whole.dropped_histograms, report.dropped_histograms),
-            ):
-                for name, counts in theirs.items():
-                    mine[name] = [a + b for a, b in zip(mine[name], counts, strict=True)]
-        return whole
+    def add(self, other: Report) -> None:
+        """Count what another one counts, whose lines are not taken over."""
+        self.kept += other.kept
+        self.dropped += other.dropped
+        for mine, theirs in (
+            (self.kept_histograms, other.kept_histograms),
+            (self.dropped_histograms, other.dropped_histograms),
+        ):
+            for name, counts in theirs.items():
+                mine[name] = [a + b for a, b in zip(mine[name], counts, strict=True)]
 
     def summary(self) -> str:
         """A few lines for a person."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from train.prepare.progress import Progress
 from train.prepare.report import Report
 from train.prepare.sources import Record, SourceError
 from train.prepare.unit import DetectorChoice, Options
+
+from .dropped import dropped_lines
 
 DLIB = DetectorChoice(detector="dlib")
 CAPTION = "an astronaut in an orange suit"
@@ -109,7 +110,7 @@ def test_good_pictures_are_kept_with_face_caption_and_measurements(
 
 def test_everything_else_is_one_line_of_the_report(prepared: tuple[Path, Report]) -> None:
     out, report = prepared
-    lines = {line["key"]: line for line in map(json.loads, (out / "dropped.jsonl").read_text().splitlines())}
+    lines = {line["key"]: line for line in dropped_lines(out)}
     assert {key: line["reason"] for key, line in lines.items()} == {
         "bad__blurred": "blurred face",
         "bad__nocaption": "no caption",
@@ -188,7 +189,7 @@ def test_tables_name_photographs_captions_and_people(many: Path, tmp_path: Path)
         assert [source.key(row) for row in range(len(source))] == ["000000000", "000000001"]
         assert [source[row].caption for row in (0, 1)] == [f"{CAPTION}, zero", f"{CAPTION}; one, two"]
         assert [source[row].identity for row in (0, 1)] == [identity_label("7"), -1]
-        dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+        dropped = dropped_lines(out)
         assert [line["reason"] for line in dropped] == ["broken photograph", "broken record"]
         assert "row 3 of the table names no photograph" in dropped[1]["detail"]
 
@@ -200,8 +201,9 @@ def test_webdataset_tars_by_url(many: Path, tmp_path: Path, portrait: Image.Imag
     report = prepare("memory://source", "memory://out", Options(face_detector=DLIB))
     source = ShardSource("memory://out")
     assert len(source) == 1 and source[0].key == "x__one" and source[0].face and source[0].identity == identity_label("3")
-    assert {line["key"]: line["reason"] for line in report.lines} == {"two": "broken photograph", "three": "no caption"}
-    assert "/tmp" not in report.lines[0]["detail"]
+    lines = dropped_lines("memory://out")
+    assert {line["key"]: line["reason"] for line in lines} == {"two": "broken photograph", "three": "no caption"}
+    assert "/tmp" not in lines[0]["detail"] and report.seen == 3
     assert (rows := lines_of_others(tmp_path, picture)) == {
         ("a", "repeated key", "another record of this shard has the same name"),
         ("b", "broken record", "it has no photograph (no .jpg, .png or .webp of its name)"),
@@ -213,7 +215,7 @@ def test_webdataset_tars_by_url(many: Path, tmp_path: Path, portrait: Image.Imag
     with fs.open("/source/a.tar", "wb") as file:
         file.write(b"")
     report = prepare("memory://source/*.tar", "memory://again", Options(face_detector=DLIB))
-    assert report.kept == 1 and "is empty (0 bytes)" in report.lines[0]["detail"]
+    assert report.kept == 1 and "is empty (0 bytes)" in dropped_lines("memory://again")[0]["detail"]
 
 
 def lines_of_others(folder: Path, picture: bytes) -> set[tuple[str, str, str]]:
@@ -230,7 +232,7 @@ def lines_of_others(folder: Path, picture: bytes) -> set[tuple[str, str, str]]:
             tar.addfile(entry, io.BytesIO(content))
     report = prepare(str(folder / "others.tar"), str(folder / "from_others"), Options(face_detector=DLIB))
     assert report.kept == 1
-    return {(line["key"], line["reason"], shorten(line["detail"])) for line in report.lines}
+    return {(line["key"], line["reason"], shorten(line["detail"])) for line in dropped_lines(folder / "from_others")}
 
 
 def shorten(detail: str) -> str:

@@ -13,13 +13,17 @@ from PIL import Image
 
 from faceclip.face import Face
 from train.data.shards import Sample, write_shard
+from train.data.storage import publish
 from train.prepare import names as names_on_disk
 from train.prepare.command import prepare
 from train.prepare.filters import Filters, Preparer
 from train.prepare.names import SortedNames
 from train.prepare.progress import Progress
+from train.prepare.report import Report
 from train.prepare.sources import BrokenRecord, Columns, Record, find_units
-from train.prepare.unit import TOGETHER, Options, Work, preparer
+from train.prepare.unit import TOGETHER, Options, Work, preparer, unit_report
+
+from .dropped import dropped_lines
 
 CAPTION = "an astronaut in an orange suit"
 MANY = 60_000
@@ -134,9 +138,28 @@ def test_faces_are_looked_for_together_and_only_what_is_kept_is_captioned(
     assert noting.looked == [TOGETHER - 1, 20 - TOGETHER]  # number 4 cannot be read
     # Of the first 16 that are read: 7 even ones, less number 2 and number 4, and number 3; then two.
     assert noting.captioned == [7, 2]
-    reasons = {line["key"]: line["reason"] for line in report.lines}
-    assert reasons == {"02": "no face", "03": "short caption", "04": "broken photograph"}
-    assert [line["key"] for line in report.lines] == ["02", "03", "04"] and report.kept == 17
+    assert [(line["key"], line["reason"]) for line in dropped_lines(tmp_path / "out")] == [
+        ("02", "no face"),
+        ("03", "short caption"),
+        ("04", "broken photograph"),
+    ]
+    assert report.kept == 17
+
+
+def test_what_was_dropped_is_summed_up_in_little_memory(tmp_path: Path) -> None:
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    table.write_text("path,caption\n" + "".join(f"{number:09d}.jpg,a hat\n" for number in range(MANY)))
+    for unit in range(MANY // 1000):  # as workers leave them
+        report = Report()
+        for number in range(unit * 1000, unit * 1000 + 1000):
+            report.drop(f"{number:09d}", "no face", "the photograph shows no face that a detector finds", {"photo": 800.0})
+        publish(unit_report(str(out), unit), report.to_json().encode())
+    found: list[Report] = []
+    assert peak_of(lambda: found.append(prepare(str(table), str(out)))) < 8  # of lines that would take 38 MB
+    assert found[0].seen == found[0].dropped["no face"] == MANY and not found[0].lines
+    assert found[0].dropped_histograms["photo"][10] == MANY
+    assert found[0] == Report.from_json((out / "report.json").read_bytes())
+    assert [line["key"] for line in dropped_lines(out)] == [f"{number:09d}" for number in range(MANY)]
 
 
 def test_large_photographs_are_looked_at_in_smaller_groups(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
