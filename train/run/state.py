@@ -46,12 +46,12 @@ def model_state(prefix: str, parameters: Mapping[str, Tensor]) -> State:
     return {f"{prefix}.{name}": tensor.detach() for name, tensor in parameters.items()}
 
 
-def bare(state: State) -> dict[str, Tensor]:
+def bare(state: Mapping[str, Tensor | Part]) -> dict[str, Tensor]:
     """The tensors themselves, of parts what is held of them."""
     return {name: value.tensor if isinstance(value, Part) else value for name, value in state.items()}
 
 
-def parts_of(state: State) -> dict[str, Part]:
+def parts_of(state: Mapping[str, Tensor | Part]) -> dict[str, Part]:
     """Of what is held of a state but a part."""
     return {name: value for name, value in state.items() if isinstance(value, Part)}
 
