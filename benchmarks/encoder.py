@@ -59,12 +59,22 @@ def main() -> None:
         args.markdown.write_text(text + "\n")
 
 
-def measure(dtype: torch.dtype, device: torch.device, faces: Tensor, repeats: int) -> list[Row]:
-    encoder = random_encoder(dtype, device)
+def measure_latency(options: argparse.Namespace) -> str:
+    """The table of one dtype, at the size asked for: a part of `benchmarks/training.py`."""
+    faces = torch.rand(len(PROMPTS), 3, 448, 448, generator=torch.Generator().manual_seed(0))
+    rows = measure(
+        torch.bfloat16 if options.dtype == "bf16" else torch.float32, options.device, faces, options.rounds, options.size
+    )
+    return table(rows, options.device, options.threads, options.size)
+
+
+def measure(dtype: torch.dtype, device: torch.device, faces: Tensor, repeats: int, preset: str = "sdxl") -> list[Row]:
+    encoder = random_encoder(dtype, device, preset)
     encoder.blank_face()
     identity = encoder.encode_faces(faces)
     ids = torch.cat([prompt.input_ids for prompt in encoder.encode(PROMPTS, identity).prompts])
-    left, right = (torch.rand(4096, 4096, device=device).to(encoder.compute_dtype) for _ in range(2))
+    side = 4096 if preset == "sdxl" else 1024
+    left, right = (torch.rand(side, side, device=device).to(encoder.compute_dtype) for _ in range(2))
 
     def branch(name: str) -> Callable[[], object]:
         """As the release does it: every branch runs a face tower of its own."""
@@ -112,11 +122,12 @@ def random_encoder(
     return encoder
 
 
-def table(rows: list[Row], device: torch.device, threads: int) -> str:
+def table(rows: list[Row], device: torch.device, threads: int, preset: str = "sdxl") -> str:
+    size = "full size" if preset == "sdxl" else f"size {preset}"
     cpu = f"{platform.processor() or platform.machine()} CPU, {threads} threads"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     lines = [
-        f"4 prompts with 4 faces, full size, {where}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        f"4 prompts with 4 faces, {size}, {where}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
         "",
         "| | seconds | GFLOP | GFLOP/s | of matmul |",
         "|---|---:|---:|---:|---:|",

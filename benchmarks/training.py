@@ -5,7 +5,10 @@
     python benchmarks/training.py step     our pretraining step against a loop written by hand
     python benchmarks/training.py mfu      how much of the device pretraining uses, over batches and micro-batches
     python benchmarks/training.py sdxl     our SDXL step against plain code in the manner of diffusers' example
-    python benchmarks/training.py all      all of them; on a GPU at full size, else with the mini models
+    python benchmarks/training.py encoder  the encoder's latency against that of as many operations in one product
+    python benchmarks/training.py all      the first five; on a GPU at full size, else with the mini models
+    python benchmarks/training.py gpu      what a GPU that is lent for ten minutes can tell: mfu and sdxl, each at two
+                                           batches and with recomputed activations, and encoder
 
 Contenders take turns, so that what else the machine does falls on all alike; numbers are medians, with the
 range in brackets. Weights and pictures are random: time does not depend on them. Nothing is downloaded.
@@ -18,6 +21,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import encoder
 import torch
 import training_common
 import training_loss
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     options = _complete(_parser().parse_args(argv))
     torch.set_num_threads(options.threads)
     parts = []
-    for line in _lines(options) if options.command == "all" else [None]:
+    for line in _lines(options) or [None]:
         part = _complete(_parser().parse_args([*line, *_shared(options)])) if line else options
         parts.append(part.measure(part))
         print(parts[-1], end="\n\n", flush=True)
@@ -42,9 +46,16 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 def _lines(options: argparse.Namespace) -> list[list[str]]:
-    """What `all` runs, as command lines."""
+    """What `all` and `gpu` run, as command lines; nothing for one that runs itself."""
+    full = options.size == "sdxl"
+    if options.command == "gpu":
+        batches, micro = (["512", "2048"], ["64", "256"]) if full else (["2", "4"], ["0", "2"])
+        mfu = ["mfu", "--checkpointing", "--batches", *batches, "--micro-batches", *micro]
+        return [mfu, ["sdxl", "--checkpointing", "--batches", "4", "8"], ["encoder"]]
+    if options.command != "all":
+        return []
     lines = [["loss"], ["cache"], ["step"], ["mfu"], ["sdxl"]]
-    if options.size == "sdxl":
+    if full:
         memory_saving = ["mfu", "--checkpointing"]
         lines[4:4] = [memory_saving, [*memory_saving, "--compile"], [*memory_saving, "--branch", "g"]]
     return lines
@@ -53,6 +64,8 @@ def _lines(options: argparse.Namespace) -> list[list[str]]:
 def _shared(options: argparse.Namespace) -> list[str]:
     chosen = ["--peak", str(options.peak)] if options.peak else []
     chosen += ["--cpu-time"] if options.cpu_time else []
+    if options.command == "gpu":
+        chosen += ["--rounds", str(options.rounds), "--steps", str(options.steps), "--dtype", options.dtype]
     return ["--size", options.size, "--device", str(options.device), "--threads", str(options.threads), *chosen]
 
 
@@ -105,9 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (mfu, sdxl):
         command.add_argument("--batches", type=int, nargs="+")
         command.add_argument("--compile", action="store_true", help="torch.compile the model, ours alone")
-    every = commands.add_parser("all", help="all of them")
-    for command in (loss, cache, step, mfu, sdxl, every):
-        _add_shared(command, steps={"sdxl": 3, "mfu": 3}.get(command.prog.split()[-1], 10))
+    latency = commands.add_parser("encoder", help="the encoder's latency")
+    latency.set_defaults(measure=encoder.measure_latency)
+    every = commands.add_parser("all", help="loss, cache, step, mfu and sdxl")
+    short = commands.add_parser("gpu", help="mfu, sdxl and encoder, in ten minutes on a GPU")
+    for command in (loss, cache, step, mfu, sdxl, latency, every, short):
+        _add_shared(command, steps={"sdxl": 3, "mfu": 3, "gpu": 3}.get(command.prog.split()[-1], 10))
     return parser
 
 

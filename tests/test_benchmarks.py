@@ -83,6 +83,21 @@ def test_sdxl_compares_our_step_with_plain_code(benchmark: Callable[[list[str]],
     assert found[0][3] == "1" and all(number(row[2]) > 0 for row in found)
 
 
+def test_what_a_lent_gpu_is_asked_is_one_command(
+    benchmark: Callable[[list[str]], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+    for module in ("training_mfu", "training_sdxl"):  # each runs in a test of its own
+        monkeypatch.setattr(importlib.import_module(module), "measure", lambda options: asked.append(options) or "a table")
+    text = benchmark(["gpu", "--steps", "1", "--rounds", "1", "--peak", "2", "--markdown", str(tmp_path / "table.md")])
+    mfu, sdxl = asked
+    assert (mfu.command, mfu.branch, mfu.checkpointing, mfu.peak, mfu.steps) == ("mfu", "l", True, 2, 1)
+    assert (sdxl.command, sdxl.batches, sdxl.checkpointing, sdxl.size) == ("sdxl", [4, 8], True, "mini")
+    latency = {row[0]: row[1:] for row in rows(text)}
+    assert latency["float32: matmul"][3] == "1.00" and "float32: both, identity cached" in latency
+    assert (tmp_path / "table.md").read_text() == text + "\n" and text.count("a table") == 2
+
+
 def test_feeding_compares_our_reading_with_webdatasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     line = ["--batch", "8", "--batches", "1", "--rounds", "1", "--samples", "16", "--threads", "1"]
