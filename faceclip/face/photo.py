@@ -221,7 +221,8 @@ def _converter(picture: Image.Image, name: str) -> Convert:
         return deep_grey(picture, name)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return _on_paper
-    return lambda part: part.convert("RGB")
+    # Of a picture that is RGB `convert` makes a copy: in fresh memory that takes as long as decoding it.
+    return lambda part: part if part.mode == "RGB" else part.convert("RGB")
 
 
 def _on_paper(part: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ Beside = Callable[[Tensor], Mapping[str, Tensor]]
 """Row numbers int64 [b] to what else a batch is to hold of them, each [b, ...]: what a cache keeps."""
 LARGEST_PART = 64
 """Rows that a reading process stacks and sends at once."""
+TOGETHER = 8
+"""Rows that a thread reads at once."""
 
 
 @dataclass(frozen=True)
@@ -162,22 +164,25 @@ class TrainingData:
         first, reading = self.course.rows_before(step) // self.world_size, self._reading
         share = RankShare(self._order, self.course, self.rank, self.world_size)
         samples = grain.MapDataset.source(share).map(self._load)[first:]
+        of_rank = [batch_size // self.world_size for _, batch_size in self.course.changes]
         if reading.processes:
             # Parts are of one size: the largest that all batches are made of.
-            rows = _part_size([batch_size // self.world_size for _, batch_size in self.course.changes])
+            rows = _part_size(of_rank)
             parts = samples.batch(rows, batch_fn=part_of).to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
             sent = iter(parts.mp_prefetch(grain.MultiprocessingOptions(reading.processes, per_worker_buffer_size=2)))
             yield from (join_parts(list(islice(sent, size // rows)), reading.pin) for size in sizes)
             return
-        threads = reading.threads
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-        rows = iter(samples.to_iter_dataset(options))
+        # Some rows at a time: to hand rows to threads and back one by one takes longer than to read cached ones.
+        threads, together = reading.threads, _part_size(of_rank, TOGETHER)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 4 * threads // together))
+        groups: grain.MapDataset = samples.batch(together, batch_fn=list)
+        rows = chain.from_iterable(iter(groups.to_iter_dataset(options)))
         yield from (stack_rows(list(islice(rows, size)), reading.pin) for size in sizes)
 
 
-def _part_size(batches: Sequence[int]) -> int:
-    """The largest number of rows, LARGEST_PART at most, that divides them all."""
-    return max(rows for rows in range(1, LARGEST_PART + 1) if all(batch % rows == 0 for batch in batches))
+def _part_size(batches: Sequence[int], most: int = LARGEST_PART) -> int:
+    """The largest number of rows, `most` at most, that divides them all."""
+    return max(rows for rows in range(1, most + 1) if all(batch % rows == 0 for batch in batches))
 
 
 def ordered_batches(

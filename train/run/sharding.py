@@ -26,7 +26,7 @@ BUCKET = 2**25
 
 
 class Cut(NamedTuple):
-    """The rows `start` to `stop` of the parameter `name`, or all of it, and the rank that keeps what belongs to them."""
+    """The rows `start` to `stop` of the parameter `name`, and the rank that keeps what belongs to them."""
 
     name: str
     owner: int
