@@ -94,6 +94,24 @@ def test_a_lora_resumes_byte_for_byte(options: dict[str, Any], arguments: Argume
     assert (tmp_path / "made.safetensors").read_bytes() == (tmp_path / "whole" / "lora.safetensors").read_bytes()
 
 
+def test_a_run_that_looks_at_its_lora_ends_with_the_same_bytes_and_draws_the_average(
+    arguments: Arguments, shards: Path, tmp_path: Path
+) -> None:
+    options = {"steps": 2, "ema": 0.5, "dtype": "bf16", "lr": 0.1}
+    seen = {"held_out": shards, "held_out_rows": 2, "look_people": 1, "look_prompts": ("a portrait",), "look_steps": 2}
+    assert main(arguments("blind", **options)) == 0
+    assert main(arguments("seeing", look_every=1, look_judge="none", **seen, **options)) == 0
+    for name in ("lora.safetensors", "lora_last.safetensors"):
+        assert (tmp_path / "seeing" / name).read_bytes() == (tmp_path / "blind" / name).read_bytes()
+    grids = [path.read_bytes() for path in sorted((tmp_path / "seeing" / "looks").iterdir())]
+    assert len(grids) == len(set(grids)) == 3  # the base, then what the LoRA makes of it
+    task = task_of(arguments("last", **{**options, **seen}, look_judge="none"))
+    task.load_state(SavedState(tmp_path / "seeing" / "checkpoints" / "step-00000002"), 2)
+    last = Path(task.look(9)["grid"]).read_bytes()
+    average = Path(task.evaluate(2)["grid"]).read_bytes()
+    assert average == grids[2] != last
+
+
 @pytest.fixture(scope="module")
 def trained(finetune_command: Arguments, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a few steps, in fp32, without an average."""
