@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 class Command:
     """A running training command: one process for each rank."""
@@ -26,6 +28,10 @@ class Command:
             if code is None:
                 self._codes[pid] = ask(self._server, {"poll": pid})
         return list(self._codes.values())
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that the ranks have started, and theirs."""
+        return [child for pid in self._codes for child in psutil.Process(pid).children(recursive=True)]
 
     def wait(self, patience: float = 120) -> list[int]:
         """Exit code of each rank, when all have ended."""

@@ -33,6 +33,7 @@ from .shard_index import ShardError
 from .shards import Sample, ShardSource
 from .stacking import DataError, collate, join_parts, part_of, stack_rows
 from .tolerance import first_usable
+from .workers import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,8 @@ class TrainingData:
             # Parts are of one size: the largest that all batches are made of.
             rows = _part_size(of_rank)
             parts = samples.batch(rows, batch_fn=part_of).to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
-            sent = iter(parts.mp_prefetch(grain.MultiprocessingOptions(reading.processes, per_worker_buffer_size=2)))
+            options = grain.MultiprocessingOptions(reading.processes, per_worker_buffer_size=2)
+            sent = iter(parts.mp_prefetch(options, _become_reader))
             yield from (join_parts(list(islice(sent, size // rows)), reading.pin) for size in sizes)
             return
         # Some rows at a time: to hand rows to threads and back one by one takes longer than to read cached ones.
@@ -178,6 +180,11 @@ class TrainingData:
         groups: grain.MapDataset = samples.batch(together, batch_fn=list)
         rows = chain.from_iterable(iter(groups.to_iter_dataset(options)))
         yield from (stack_rows(list(islice(rows, size)), reading.pin) for size in sizes)
+
+
+def _become_reader(number: int, of: int) -> None:
+    """grain's would wait for ever to give their rows to a training that was killed."""
+    end_with_parent()
 
 
 def _part_size(batches: Sequence[int], most: int = LARGEST_PART) -> int:

@@ -114,6 +114,18 @@ def _in_processes(work: Callable[[Job], Result], jobs: Iterable[Job], workers: i
             pool.shutdown(cancel_futures=True)
 
 
+def end_with_parent() -> None:
+    """Have this process end as soon as the one that started it has, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _become_worker(counts: Any, started: Any) -> None:
     """Count in a place of one's own, and end with the run: a killed one must not leave workers behind that would
     write beside the run that resumes it."""
@@ -125,14 +137,7 @@ def _become_worker(counts: Any, started: Any) -> None:
         counts[_here.place] += number
 
     _here.tell = count
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def _on_ray(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from train.finetune_sdxl.command import main as finetune
@@ -56,8 +57,10 @@ def test_a_killed_run_ends_with_the_same_bytes_with_everything_together(
     wait_for_step(run, step, command, read_log)
     wait_for_step(run, 1, command, read_log, kind="checkpoint")  # before the first one there is nothing to go on from
     time.sleep(pause)
+    readers = command.children()
     command.send(signal.SIGKILL)
     assert command.wait() == [-signal.SIGKILL]
+    assert (readers or stage != "pretrain") and not psutil.wait_procs(readers, timeout=60)[1]
     assert not (run / files[0]).exists()
     assert main(arguments["killed"]) == 0
     for file in files:
