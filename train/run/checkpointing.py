@@ -3,8 +3,8 @@
 torch.distributed.checkpoint writes them: each rank what it alone keeps, and its part of what all have. A rank
 reads what it needs, straight into the tensors that it trains. Ranks' parts of a tensor lie under one name, as
 parts of it, so the number of ranks, and whether they share out the optimiser's state, may change from one
-start of a run to the next. A checkpoint is copied to CPU memory and written from there while training goes on, under another
-name; it is renamed when every rank is done, so a killed run leaves at most a `.part` folder.
+start of a run to the next. A checkpoint is copied to CPU memory and written from there while training goes
+on, under another name; it is renamed when every rank is done: a killed run leaves at most a `.part` folder.
 """
 
 from __future__ import annotations
