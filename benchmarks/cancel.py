@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 def save_unet(path: Path) -> None:
     """A UNet as the release's `unet.pt` has it."""
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     path.parent.mkdir(exist_ok=True)
     with torch.device("meta"):

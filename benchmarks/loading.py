@@ -137,7 +137,7 @@ def _memory(what: str) -> int:
 
 
 def _unet_shapes(small: bool) -> dict[str, tuple[tuple[int, ...], bool]]:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from faceclip.sdxl_files import UNET_CONFIG
 

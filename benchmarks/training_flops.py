@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import open_clip
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from training_common import SDXL_VAE
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.optimization import get_scheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.amp import autocast_mode
@@ -106,12 +108,8 @@ class Inputs:
     def vae(self) -> Any:
         """A VAE of random weights on the device."""
         with self.device:
-            return (
-                AutoencoderKL(**(SDXL_VAE if self.options.size == "sdxl" else MINI_VAE))
-                .to(self.dtype)
-                .eval()
-                .requires_grad_(False)
-            )
+            vae: Any = AutoencoderKL(**(SDXL_VAE if self.options.size == "sdxl" else MINI_VAE))
+            return vae.to(self.dtype).eval().requires_grad_(False)
 
     def identity(self, encoder: FaceCLIPEncoder) -> Identity:
         """Face features as the feature cache has them."""

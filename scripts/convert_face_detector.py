@@ -76,7 +76,8 @@ def yunet_weights(model: bytes) -> dict[str, Tensor]:
     graph = onnx.load_from_string(model).graph
     values = {item.name: torch.from_numpy(numpy_helper.to_array(item).copy()) for item in graph.initializer}
     convolutions = [[values[name] for name in node.input[1:3]] for node in graph.node if node.op_type == "Conv"]
-    tensors = dict(zip(("yunet.stem.weight", "yunet.stem.bias"), convolutions[0], strict=True))
+    weight, bias = convolutions[0]
+    tensors = {"yunet.stem.weight": weight, "yunet.stem.bias": bias}
 
     def unit(name: str, mix: list[Tensor], look: list[Tensor]) -> dict[str, Tensor]:
         weight, bias = mix

@@ -22,7 +22,6 @@ from PIL import Image, ImageDraw, ImageFont
 from train.mini.command import Recipe
 from train.proof.arms.generation import Casting
 from train.proof.plan import MINI
-from train.proof.teachers.quality import held_out
 from train.proof.workshop import Workshop
 
 PEOPLE, SIDE, GAP, LABEL = 8, 128, 4, 150
@@ -49,10 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     shop = Recipe(Workshop(options.runs, MINI)).measuring
     made = options.runs / "mini"
-    people = held_out(shop)
-    casting = Casting.of(people, shop.plan.scenes)
+    casting = Casting.of(shop)
     first = slice(0, PEOPLE * shop.plan.scenes, shop.plan.scenes)  # one scene of each
-    rows = [("the photo", people.images[casting.reference[:PEOPLE]].numpy())]
+    rows = [("the photo", casting.people.images[casting.reference[:PEOPLE]].numpy())]
     if options.before:
         rows.append(("mini before", np.load(options.before)[first]))
     rows.append(("mini", np.load(made / "person.npy")[first]))
