@@ -8,9 +8,9 @@ through. The result is the gradient of the whole batch at the memory of one chun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..run.gradient_sum import GradientSum
+from ..run.random_state import RandomState
 from .contrastive import rank_and_world_size
 
 Chunk = TypeVar("Chunk")
@@ -59,7 +60,7 @@ def gradcache_step(
         states, passed = [], []
         with torch.no_grad():
             for chunk in chunks:
-                states.append(_RandomState.now())
+                states.append(RandomState.now())
                 passed.append(encode(chunk))
         loss, gradients = _loss_and_gradients(passed, loss_fn)
         sums = GradientSum(parameters)
@@ -97,23 +98,3 @@ def _loss_and_gradients(passed: Sequence[Features], loss_fn: Callable[[Features]
     loss.backward()
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     return loss.detach(), list(zip(*(gradient.split(sizes) for gradient in gradients), strict=True))
-
-
-class _RandomState(NamedTuple):
-    """The random generators that dropout draws from, on the CPU and on this process's GPU."""
-
-    cpu: Tensor
-    cuda: Tensor | None
-
-    @staticmethod
-    def now() -> _RandomState:
-        return _RandomState(torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Draw the same numbers again inside; afterwards the generators are as they were before."""
-        with torch.random.fork_rng(devices=[] if self.cuda is None else [torch.cuda.current_device()]):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None:
-                torch.cuda.set_rng_state(self.cuda)
-            yield

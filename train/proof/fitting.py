@@ -19,6 +19,7 @@ from torch import Tensor, autocast, nn
 from tqdm import tqdm
 
 from ..data.storage import publishing
+from ..run.random_state import RandomState
 
 KEEP_SECONDS = 60.0
 """How often the state of a training is written: so much is lost at most when it is killed."""
@@ -71,7 +72,11 @@ def fit(
         if keep is None:
             return
         state = {"schedule": asdict(schedule), "learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"losses": losses, "torch_randoms": _random_states(device), "randoms": [source.getstate() for source in randoms]}
+        state |= {
+            "losses": losses,
+            "torch_randoms": list(RandomState.now()),
+            "randoms": [source.getstate() for source in randoms],
+        }
         with publishing(str(keep)) as file:
             torch.save(state, file)
 
@@ -82,7 +87,7 @@ def fit(
         if len(losses) >= schedule.steps:
             return losses
         optimizer.load_state_dict(found["optimizer"])
-        _set_random_states(device, found["torch_randoms"])
+        RandomState(*found["torch_randoms"]).restore()
         for source, state in zip(randoms, found["randoms"], strict=True):
             source.setstate(state)
     kept = time.monotonic()
@@ -114,17 +119,6 @@ def forget(product: Path) -> None:
     """Delete the states of a product that is written."""
     for path in product.parent.glob(f"{product.name}.*.partial"):
         path.unlink()
-
-
-def _random_states(device: torch.device) -> list[Tensor]:
-    """torch's generators that a training draws from: the CPU's, and the GPU's where it learns on one."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_random_states(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0].cpu())
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
 def _kept(keep: Path | None, schedule: Schedule) -> dict[str, Any] | None:
