@@ -57,10 +57,17 @@ class NoiseSchedule:
         snr = alphas / (1 - alphas)
         return snr.clamp(max=self.min_snr) / (snr if self.prediction == "epsilon" else snr + 1)
 
-    def losses(self, predicted: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """[B] fp32: each row's weighted mean squared error."""
-        error = predicted.float() - self.target(latents, noise, timesteps).float()
-        return error.square().flatten(1).mean(1) * self.weights(timesteps)
+    def losses(
+        self, predicted: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor, emphasis: Tensor | None = None
+    ) -> Tensor:
+        """[B] fp32: each row's weighted mean squared error.
+
+        emphasis: weights of its places, [B, 1, H, W].
+        """
+        error = (predicted.float() - self.target(latents, noise, timesteps).float()).square()
+        if emphasis is not None:
+            error = error * emphasis
+        return error.flatten(1).mean(1) * self.weights(timesteps)
 
     def _factors(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)

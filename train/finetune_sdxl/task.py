@@ -51,11 +51,13 @@ class FinetuneTask:
         latents: LatentSource,
         reader: Callable[[int], Rows],
         conditions: Conditions,
+        emphasis: Callable[[Rows], Tensor] | None = None,
     ):
         """
         Args:
             unet: a diffusers UNet of SDXL's kind, that takes embeddings of the conditions' width.
             reader: a step's number -> this rank's rows.
+            emphasis: rows -> weights [b, 1, h, w] of the places of their latents in the loss; alike by default.
         """
         if config.cuda_graph and (ranks.device.type != "cuda" or ranks.world_size > 1):
             raise ConfigError(
@@ -86,6 +88,7 @@ class FinetuneTask:
         self.average = MovingAverage(self.optimizer.shards.owned, config.ema) if config.ema else None
         self.wrapped = wrap(self.unet, ranks)
         self._reader = reader
+        self._emphasis = emphasis
         self._rows = Prefetch(reader)
         self._row_losses: list[float] = []
         self._graphed = GraphedUNet(self.unet) if config.cuda_graph else None
@@ -208,4 +211,5 @@ class FinetuneTask:
         else:
             added = {"text_embeds": pooled, "time_ids": time_ids}
             predicted = self.wrapped(noisy, timesteps, embeddings, added_cond_kwargs=added).sample
-        return self.schedule.losses(predicted, latents.float(), noise, timesteps)
+        emphasis = self._emphasis(rows).to(device) if self._emphasis else None
+        return self.schedule.losses(predicted, latents.float(), noise, timesteps, emphasis)

@@ -34,7 +34,7 @@ from ..synthetic.people import TRAITS
 
 TEXT = 1.0
 """Weight of the caption's share of the loss, beside identity's 1."""
-_TEXT_TOWER = ("transformer.", "ln_final.")
+TEXT_TOWER = ("transformer.", "ln_final.")
 """Of the text tower, what learns along: the pooled output never meets a face but here."""
 
 
@@ -82,7 +82,7 @@ def carry_identity(
     before = next(iter(FaceCLIPEncoder.from_file(pretrained).eval().requires_grad_(False).to(device).branches.values()))
     freeze(branch)
     for name, parameter in branch.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or name.startswith(_TEXT_TOWER))
+        parameter.requires_grad_(parameter.requires_grad or name.startswith(TEXT_TOWER))
     without_dropout(branch)
     blank = encoder.blank_face()
 

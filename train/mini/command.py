@@ -44,11 +44,13 @@ from .export import measure_mini, new_mini_unet, summary_of, write_mini
 from .joint import JointSettings, joint_config, train_joint
 from .latents import cache_narrow_latents
 from .sharpen import sharpen_once_more
+from .words import carry_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 CARRY = Schedule(1500, 48, lr=1e-3)
+WORDS = Schedule(500, 48, lr=1e-3)
 DECODER = Schedule(10_000, 8, lr=1e-3, bf16=True)
 
 
@@ -69,6 +71,7 @@ class Settings:
         "--save-every=100",
     )
     carry: Schedule = CARRY
+    words: Schedule = WORDS
     finetune: tuple[str, ...] = (
         "--steps=17750",
         "--batch-size=32",
@@ -130,7 +133,8 @@ class Recipe:
             **{f"features {branch}": lambda branch=branch: self.cache_features(branch) for branch in ("l", "g")},
             **{f"pretrain {branch}": lambda branch=branch: self.pretrain(branch) for branch in ("l", "g")},
             **{f"carry {branch}": lambda branch=branch: self.carry(branch) for branch in ("l", "g")},
-            "join": lambda: call(join.main, *(self.carried(branch) for branch in ("l", "g")), self.encoder),
+            "join": lambda: call(join.main, *(self.carried(branch) for branch in ("l", "g")), self.joined),
+            "words": self.carry_words,
             "identity": lambda: identity_quality(self.shop, self.encoder),
             "latents": self.cache_latents,
             "finetune": self.finetune,
@@ -171,6 +175,11 @@ class Recipe:
     def carried(self, branch: str) -> Path:
         """The pretrained branch after `carry_identity`."""
         return self.out / f"carried_{branch}.safetensors"
+
+    @property
+    def joined(self) -> Path:
+        """Both branches after `carry_identity`; `encoder` is what `carry_words` makes of it."""
+        return self.out / "joined.safetensors"
 
     def train_clip_g(self) -> dict[str, Any]:
         if not self.clip("g").exists():
@@ -216,6 +225,10 @@ class Recipe:
         trained = self.run(branch) / "encoder.safetensors"
         out = self.carried(branch)
         return carry_identity(trained, self.people, self.features(branch), self.settings.carry, out, self.shop.device)
+
+    def carry_words(self) -> dict[str, float]:
+        start, shop = self.joined, self.shop
+        return carry_words(start, self.people, self.features("l"), self.settings.words, self.encoder, shop.device)
 
     def cache_latents(self) -> None:
         shop = self.shop

@@ -29,6 +29,7 @@ from ..proof.teachers.autoencoder import to_comfyui
 from ..proof.teachers.quality import NEIGHBOURS, reconstruct
 from ..proof.workshop import Workshop
 from ..run.command_line import PRESETS
+from .colours import colours_followed
 
 UNET_CONFIG = PRESETS / "mini_unet.json"
 JUDGE = "judge.safetensors"
@@ -73,8 +74,10 @@ def write_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict
 def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> dict[str, Any]:
     """Measure the finished files on people, and scenes, that none of the networks has seen; keep the pictures.
 
-    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made of
-    the person before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
+    `person` are pictures made of the person they are judged against, `shuffled` those of the same scenes made
+    of the person before, `real` the scenes' own pictures, `autoencoder` these after the autoencoder.
+
+    `colours` are the shares of pictures whose clothes have the colour told.
     """
     encoder = FaceCLIPEncoder.from_file(work / "models/faceclip/faceclip_mini_encoder.safetensors").eval().requires_grad_(False)
     unet = load_unet(work / "models/faceclip/faceclip_mini_unet.safetensors", UNET_CONFIG, torch.float32)
@@ -90,6 +93,7 @@ def measure_mini(shop: Workshop, work: Path, run: Path, autoencoder: Path) -> di
     for name, pictures in made.items():
         np.save(work / f"{name}.npy", pictures.numpy())
     found: dict[str, Any] = {name: judge_pictures(shop, pictures, casting) for name, pictures in made.items()}
+    found["colours"] = {name: colours_followed(made[name], casting.captions) for name in ("person", "real")}
     joint = joint_representation(encoder, captions, identity)
     found["knn"] = measure_identity_map(joint, numbers, NEIGHBOURS).purity
     ceiling, own, other = (found[name]["face"] for name in ("real", "person", "shuffled"))

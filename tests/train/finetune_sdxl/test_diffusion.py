@@ -72,6 +72,19 @@ def test_losses_are_those_of_diffusers_training(rows: tuple, prediction: Any, ga
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)  # diffusers' schedule has fp32's errors
 
 
+def test_places_of_a_picture_can_weigh_more_than_others(rows: tuple) -> None:
+    latents, noise, timesteps = rows
+    schedule = NoiseSchedule.sdxl("epsilon")
+    predicted = noise.clone()
+    predicted[..., 0, 0] += 1.0  # wrong by 1 at one place
+    emphasis = torch.ones(len(latents), 1, *latents.shape[2:])
+    plain = schedule.losses(predicted, latents, noise, timesteps)
+    torch.testing.assert_close(schedule.losses(predicted, latents, noise, timesteps, emphasis), plain)
+    emphasis[1, 0, 0, 0] = 3.0
+    ratios = schedule.losses(predicted, latents, noise, timesteps, emphasis) / plain
+    assert ratios.tolist() == pytest.approx([3.0 if row == 1 else 1.0 for row in range(len(latents))])
+
+
 def test_pure_noise_weighs_nothing_under_min_snr() -> None:
     schedule = NoiseSchedule.sdxl("v", min_snr=5.0, zero_terminal_snr=True)
     assert schedule.weights(torch.tensor([0, 500, 999])).tolist()[2] == 0

@@ -30,6 +30,7 @@ SETTINGS = Settings(
     pretrain=("--steps=2", "--batch-size=8", "--warmup=1", "--guided-fraction=0.25"),
     finetune=("--steps=2", "--batch-size=4", "--ema=0.5", "--prediction=v", "--zero-terminal-snr"),
     carry=Schedule(steps=2, batch=4),
+    words=Schedule(steps=2, batch=4),
     joint=JointSettings(steps=2, batch=4, ema=0.5),
     decoder=Schedule(steps=1, batch=2),
     scenes=1,
@@ -83,7 +84,7 @@ def test_the_curve_has_a_point_for_each_checkpoint_that_was_kept(recipe: Recipe)
 
 
 def test_both_branches_are_those_that_carry_identity(recipe: Recipe) -> None:
-    joined = FaceCLIPEncoder.from_file(recipe.encoder)
+    joined = FaceCLIPEncoder.from_file(recipe.joined)
     for branch in ("l", "g"):
         alone = FaceCLIPEncoder.from_file(recipe.carried(branch))
         for name, tensor in alone.branches[branch].state_dict().items():
@@ -191,6 +192,16 @@ def test_carrying_identity_trains_fusion_and_text_tower_and_leaves_the_face_towe
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("fuser.") for name in changed) and any(name.startswith("transformer.") for name in changed)
     assert not any(name.startswith(("face_encoder.", "token_embedding.", "positional_embedding")) for name in changed)
+
+
+def test_words_are_carried_by_text_towers_and_fusion_and_the_face_tower_stays(recipe: Recipe) -> None:
+    before, after = FaceCLIPEncoder.from_file(recipe.joined), FaceCLIPEncoder.from_file(recipe.encoder)
+    for branch in ("l", "g"):
+        old, new = before.branches[branch].state_dict(), after.branches[branch].state_dict()
+        changed = {name for name in old if not torch.equal(old[name], new[name])}
+        assert {name.split(".")[0] for name in changed} >= {"fuser", "transformer", "ln_final"}, branch
+        assert not any(name.startswith(("face_encoder.", "token_embedding.", "positional_embedding")) for name in changed), branch
+    assert set(json.loads(recipe.note("words").read_text())["found"]) == {"tokens", "pooled", "words", "colours"}
 
 
 def test_it_is_measured_how_much_of_a_face_the_encoder_passes_on(recipe: Recipe) -> None:

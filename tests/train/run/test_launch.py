@@ -48,6 +48,7 @@ def test_a_launcher_of_two_processes_makes_one_run_of_two_ranks(
     done = start(launcher, "train.pretrain", pretrain_arguments(steps=2))
     assert done.returncode == 0, done.stdout[-3000:]
     assert "Training on 2 ranks (cpu), 2 rows each." in done.stdout
+    assert not [word for word in ("absl", "deprecat", "FutureWarning", "UserWarning") if word in done.stdout]
     assert [line["step"] for line in read_log(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
     assert ("accelerate's mixed precision is not used: see --dtype" in done.stdout) == ("--mixed_precision=bf16" in launcher)
     assert len(list((tmp_path / "run" / "checkpoints" / "step-00000002").glob("*.distcp"))) == 2  # each wrote its part

@@ -4,11 +4,13 @@ caches and with the arm's own encoder and UNet."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 
@@ -19,11 +21,12 @@ from ...finetune_sdxl.conditions import CachedIdentities, Conditions, JointCondi
 from ...finetune_sdxl.config import FinetuneConfig
 from ...finetune_sdxl.latents import CachedLatents
 from ...finetune_sdxl.reader import RowReader
+from ...finetune_sdxl.rows import Rows
 from ...finetune_sdxl.task import FinetuneTask
 from ...pretrain.command import build
 from ...pretrain.config import PretrainConfig
 from ...pretrain.task import PretrainTask
-from ...run.config import RunConfig
+from ...run.config import DTYPES, RunConfig
 from ...run.loop import Task, run
 from ...run.ranks import Ranks, distributed
 from ..plan import BRANCH, Arm
@@ -144,7 +147,12 @@ def build_finetuning(shop: Workshop, config: FinetuneConfig, ranks: Ranks, arm: 
 
 
 def build_task(
-    shop: Workshop, config: FinetuneConfig, ranks: Ranks, encoder: FaceCLIPConfig, conditions: Conditions
+    shop: Workshop,
+    config: FinetuneConfig,
+    ranks: Ranks,
+    encoder: FaceCLIPConfig,
+    conditions: Conditions,
+    emphasis: Callable[[Rows], Tensor] | None = None,
 ) -> FinetuneTask:
     """A task on the cached latents that `config` names, with the UNet that it names or an untrained one.
 
@@ -156,7 +164,7 @@ def build_task(
     reader = RowReader(config, ranks, source, latents, faces=False)
     if config.remember_conditions and not conditions.learns:
         conditions = RememberedConditions(conditions, reader)
-    return FinetuneTask(config, ranks, _starting_unet(shop, config, encoder), latents, reader, conditions)
+    return FinetuneTask(config, ranks, _starting_unet(shop, config, encoder), latents, reader, conditions, emphasis)
 
 
 def _starting_unet(shop: Workshop, config: FinetuneConfig, encoder: FaceCLIPConfig) -> Any:
@@ -164,7 +172,7 @@ def _starting_unet(shop: Workshop, config: FinetuneConfig, encoder: FaceCLIPConf
 
     if config.unet is None:
         return new_unet(encoder, shop.plan.unet_widths, shop.plan.size // 8, config.seed)
-    return UNet2DConditionModel.from_pretrained(config.unet)
+    return UNet2DConditionModel.from_pretrained(config.unet, torch_dtype=DTYPES[config.dtype])
 
 
 def trained_encoder(shop: Workshop, arm: Arm, seed: int) -> FaceCLIPEncoder:
