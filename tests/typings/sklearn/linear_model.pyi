@@ -1,0 +1,9 @@
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+class Ridge:
+    def __init__(self, alpha: float = ...) -> None: ...
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self: ...
+    def predict(self, X: ArrayLike) -> np.ndarray: ...

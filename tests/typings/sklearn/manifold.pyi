@@ -1,0 +1,6 @@
+import numpy as np
+from numpy.typing import ArrayLike
+
+class TSNE:
+    def __init__(self, *, perplexity: float = ..., init: str = ..., random_state: int | None = ...) -> None: ...
+    def fit_transform(self, X: ArrayLike) -> np.ndarray: ...
