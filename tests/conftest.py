@@ -38,6 +38,7 @@ _load_folder("demo", ROOT / "demo")
 # From the quickest kind to the slowest: in this order they run, after all others. What asks for one of these fixtures is marked
 # by that alone; a test that trains or starts a server in its own way bears the mark in its file.
 LONG_KINDS: dict[str, set[str]] = {
+    "program": set(),
     "training": {"launch", "pretrain_arguments", "finetune_command", "benchmark"},
     "proof": {"shop"},
     "server": {"server"},
@@ -47,7 +48,17 @@ LONG_KINDS: dict[str, set[str]] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-size", action="store_true", help="run the tests that need the full-size weights")
-    parser.addoption("--quick", action="store_true", help="leave out what takes long: training runs, proof, server, browser")
+    parser.addoption(
+        "--quick", action="store_true", help="leave out what takes long: whole programs, training runs, proof, server, browser"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        import hypothesis
+
+        hypothesis.settings.register_profile("quick", max_examples=20)
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -48,6 +48,7 @@ def test_loss_compares_both_losses_at_every_batch_and_writes_the_table(
     assert (tmp_path / "table.md").read_text() == text + "\n"
 
 
+@pytest.mark.program
 def test_a_loras_memory_is_counted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft", reason="LoRA needs the extra `lora`")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -129,6 +130,7 @@ def test_startup_gives_comfyui_one_pack_at_a_time(startup: ModuleType, tmp_path:
         assert (pack.resolve() == ROOT) == (name == "faceclip")
 
 
+@pytest.mark.program
 def test_prompts_count_what_goes_through_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     text = importlib.import_module("prompts").main(["--preset", "tiny", "--repeats", "1", "--threads", "1", "--device", "cpu"])
@@ -138,6 +140,7 @@ def test_prompts_count_what_goes_through_the_encoder(monkeypatch: pytest.MonkeyP
     assert all(number(row[3]) > 0 and number(row[4]) > 0 for row in rows(text))
 
 
+@pytest.mark.program
 def test_prompts_time_a_second_encoder_that_computes_as_the_nodes_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     prompts = importlib.import_module("prompts")
@@ -151,6 +154,7 @@ def test_prompts_time_a_second_encoder_that_computes_as_the_nodes_do(monkeypatch
     assert all(encoder.compute_dtype == torch.float32 for encoder in made)
 
 
+@pytest.mark.program
 def test_imports_tell_what_a_program_has_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     imports = importlib.import_module("imports")

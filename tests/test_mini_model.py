@@ -78,6 +78,7 @@ def test_the_detector_finds_a_drawn_person_and_has_nothing_to_complain_of(path: 
     assert len(found.aligned) == 1 and found.warnings == ()
 
 
+@pytest.mark.program
 def test_the_people_are_those_that_the_script_draws(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "scripts" / "draw_people.py"), str(tmp_path)], check=True)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [path.name for path in PEOPLE] and PEOPLE

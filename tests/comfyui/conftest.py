@@ -20,7 +20,6 @@ from demo.client import ComfyClient
 from demo.link import ROOT
 from demo.server import ComfyServer
 from demo.setup import CHROMIUMS
-from train.synthetic.portrait import World
 
 _FLAGS = [
     "--no-sandbox",
@@ -60,6 +59,8 @@ def photo(client: ComfyClient, astronaut: np.ndarray) -> str:
 @pytest.fixture(scope="session")
 def other_photo(client: ComfyClient) -> str:
     """Another picture with a face, by the name that `LoadImage` takes."""
+    from train.synthetic.portrait import World  # with torch: collecting these tests takes half as long without
+
     world = World(0, 512)
     scene = next(scene for scene in (world.scene(k) for k in range(100)) if scene.framing == "close-up")
     drawn = world.portrait_from(world.person(1), scene)

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
+pytestmark = pytest.mark.program
 RunTool = Callable[..., subprocess.CompletedProcess[str]]
 LARGEST_ARCHIVE = 48 << 20
 # Read by ComfyUI where a pack has them.

@@ -18,6 +18,7 @@ from demo.photo import main as read_photo
 from demo.progress import ProgressBar
 
 
+@pytest.mark.program
 def test_a_judge_that_cannot_run_says_why(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match=r"nobody\.jpg"):
         likeness([tmp_path / "nobody.jpg"], [PEOPLE[0]], Path(sys.executable))

@@ -89,8 +89,9 @@ def test_convert_keeps_every_value_and_stores_a_shared_tower_once(tmp_path, dtyp
     convert(tmp_path / "x.pt", tmp_path / "y.safetensors", dtype, lambda done, total: seen.append((done, total)))
     written = safetensors.torch.load_file(tmp_path / "y.safetensors")
     assert not any(name.startswith("face_clip_g.face_encoder.") for name in written)
+    state = encoder.state_dict()
     for name, tensor in written.items():
-        expected = encoder.state_dict()[name]
+        expected = state[name]
         assert torch.equal(tensor, expected.to(dtype) if expected.is_floating_point() else expected)
     assert seen[-1] == (2 * len(written), 2 * len(written))
     loaded = FaceCLIPEncoder.from_file(tmp_path / "y.safetensors", dtype=dtype)

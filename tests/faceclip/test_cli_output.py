@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.program
 def test_names_that_the_output_has_no_letters_for_end_nothing(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     lines = (["detect", str(tmp_path / "\u5199\u771f.png")], ["generate", "--out", "\u5199\u771f.psd"])

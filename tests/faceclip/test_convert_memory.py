@@ -60,6 +60,7 @@ else:
     held = read_state_dict(large)  # the control: this much shows when the whole file is held
     print(grown - before, peak() - before)
 """
+pytestmark = pytest.mark.program
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 

@@ -40,6 +40,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.program
 def test_library_and_command_line_work_without_torchs_compiler(tiny_file: str, tmp_path: Path) -> None:
     programs = {dtype: LIBRARY.format(encoder=tiny_file, dtype=dtype) for dtype in ("float32", "bfloat16")}
     for line in LINES:

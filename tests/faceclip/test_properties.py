@@ -15,7 +15,7 @@ from faceclip import FaceCLIPConfig, FaceCLIPEncoder
 from faceclip.checkpoint import CheckpointError
 from faceclip.prompt import CONTEXT, END, IDENTITY_TOKEN, START, parse_weights, tokenize
 
-ANY = settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROMPTS = st.one_of(
     st.text(max_size=400),
     st.text(alphabet="ab (:1.2)\\", max_size=120),

@@ -46,9 +46,10 @@ def test_stabilitys_names_are_diffusers_weights(prefix: str, tmp_path: Path) -> 
     write_safetensors(tmp_path / "vae.safetensors", tensors, {})
     loaded = load_vae_file(tmp_path / "vae.safetensors", torch.float32)
     assert loaded.config["scaling_factor"] == 0.13025
-    assert loaded.state_dict().keys() == vae.state_dict().keys()
+    found = loaded.state_dict()
+    assert found.keys() == vae.state_dict().keys()
     for name, tensor in vae.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
+        assert torch.equal(found[name], tensor), name
     vae.save_pretrained(tmp_path / "folder")
     again = load_vae_file(tmp_path / "folder" / "diffusion_pytorch_model.safetensors", torch.bfloat16)
     assert torch.equal(again.state_dict()["decoder.conv_in.weight"], vae.decoder.conv_in.weight.detach().bfloat16())

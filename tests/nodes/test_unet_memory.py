@@ -56,7 +56,7 @@ def test_no_more_of_the_file_than_a_few_layers_is_in_memory(
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="what is resident is told by Linux")
-@pytest.mark.parametrize("layout", ["packed", "even", "odd", "no mmap"])
+@pytest.mark.parametrize("layout", [pytest.param("packed", marks=pytest.mark.program), "even", "odd", "no mmap"])
 def test_what_cannot_be_mapped_is_read_tensor_by_tensor_into_its_layer(
     layout: str, run: Any, model_folder: Any, pack_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +18,7 @@ def test_every_workflow_has_a_thumbnail_and_no_thumbnail_is_left_over() -> None:
     assert {path.stem for path in WORKFLOWS.glob("*.jpg")} == {path.stem for path in WORKFLOWS.glob("*.json")}
 
 
+@pytest.mark.program
 def test_the_committed_thumbnails_are_what_the_script_draws(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "scripts/draw_thumbnails.py", tmp_path], check=True, cwd=ROOT)
     for path in sorted(WORKFLOWS.glob("*.jpg")):

@@ -28,6 +28,7 @@ def test_all_commands_are_found() -> None:
     assert len(documented()) >= 12
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("words", documented(), ids=lambda words: " ".join(words)[:60])
 def test_a_command_gets_as_far_as_its_first_missing_file(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -77,9 +77,10 @@ class TestConvert:
         assert f"in bf16, from {released.stat().st_size / 1e6:.1f} MB. {count} tensors, one face tower, shared" in output.out
         assert f"{2 * count}/{2 * count}" in output.err, "the progress bar ends at its total"
         original, converted = FaceCLIPEncoder.from_file(released), FaceCLIPEncoder.from_file(target)
+        state = converted.state_dict()
         for name, tensor in original.state_dict().items():
             expected = tensor.bfloat16().float() if tensor.is_floating_point() else tensor
-            assert torch.equal(converted.state_dict()[name], expected), name
+            assert torch.equal(state[name], expected), name
         assert target.stat().st_size < 0.55 * released.stat().st_size
 
     def test_differing_face_towers_are_both_kept_and_said_to_be(self, released, tmp_path, capsys):

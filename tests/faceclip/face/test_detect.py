@@ -89,7 +89,7 @@ def test_a_face_missed_at_the_usual_size_is_found_at_another(astronaut, dlib_det
     assert 25 < face.size < 50
 
 
-@pytest.mark.parametrize("size", [(6000, 3000), (2900, 4400)])
+@pytest.mark.parametrize("size", [pytest.param((6000, 3000), marks=pytest.mark.program), (2900, 4400)])
 def test_a_face_large_enough_is_found_in_a_photo_of_tens_of_megapixels(size, astronaut, dlib_detector):
     """Of 115 px: 39 px in 2,048, where the gradient detector's least is 80."""
     picture = Image.new("RGB", size, (140, 150, 160))
@@ -148,7 +148,8 @@ def test_a_tilted_head_is_found(astronaut, dlib_detector):
     assert len(detect_faces(dlib_detector, np.asarray(tilted))) == 1
 
 
-@pytest.mark.parametrize("side", [180, 300, 360])  # of the head in the picture; its face has 80, 115 and 160 px
+# Of the head in the picture; its face has 80, 115 and 160 px.
+@pytest.mark.parametrize("side", [*(pytest.param(side, marks=pytest.mark.program) for side in (180, 300)), 360])
 def test_a_small_tilted_face_is_found_once_wherever_the_parts_meet(side, astronaut, dlib_detector):
     head = Image.fromarray(astronaut[:256, 120:376]).resize((side, side)).rotate(60, fillcolor=(120, 120, 120))
     height = max(side, 192)  # no more of it than one face needs: each part takes half a second

@@ -15,7 +15,7 @@ from faceclip.face.align import TEMPLATES, align_face
 from faceclip.face.detect import SMALLEST_IMAGE
 from faceclip.face.preview import draw_faces
 
-ANY = settings(derandomize=True, deadline=None, max_examples=60)
+ANY = settings(derandomize=True, deadline=None)
 SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
 BOXES = st.tuples(st.floats(-300, 300), st.floats(-300, 300), st.floats(0.5, 400), st.floats(0.5, 400))
 

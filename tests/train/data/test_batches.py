@@ -143,11 +143,16 @@ def test_resume_anywhere_on_any_number_of_ranks(main: ShardSource, guided: Shard
         assert list(chain(*(rows(take(half, 1)) for half in halves))) == rows(whole[stop : stop + 1])
 
 
-def test_threads_and_processes_change_nothing(
+def test_threads_change_nothing(main: ShardSource, guided: ShardSource) -> None:
+    expected = rows(take(stream(main, guided, part=0.25, threads=1, ahead=1), 8))
+    assert rows(take(stream(main, guided, part=0.25, threads=8, ahead=3), 8)) == expected
+
+
+@pytest.mark.program
+def test_processes_change_nothing(
     main: ShardSource, guided: ShardSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = rows(take(stream(main, guided, part=0.25, threads=1, ahead=1), 8))
-    assert rows(take(stream(main, guided, part=0.25, threads=8, ahead=3), 8)) == expected
     # Processes start afresh and import what they run, from where they can find it, unlike this file.
     (tmp_path / "drawing_of_rows.py").write_text(
         "from typing import Any\nimport numpy as np\n" + inspect.getsource(draw).replace(": Sample", "")

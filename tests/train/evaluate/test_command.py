@@ -198,6 +198,7 @@ def scored(rank: int, world: int, folder: Path, table: Path) -> list[dict[str, n
     return [found.rows for found in score(protocol, candidates, images, tools)]
 
 
+@pytest.mark.program
 def test_ranks_share_the_pictures_and_agree(world: Path, run_ranks: Callable) -> None:
     album(world)
     alone = scored(0, 1, world, world / "colours.csv")

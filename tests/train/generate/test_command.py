@@ -61,6 +61,7 @@ def on_rank(rank: int, world: int, work: GenerateCommand) -> None:
     generate(work, Ranks(rank, world, torch.device("cpu")))
 
 
+@pytest.mark.program
 def test_every_row_becomes_its_picture_whatever_the_batch_and_the_rank(world: Path, run_ranks: Callable) -> None:
     generate(command(world, "one", batch_size=1), Ranks(0, 1, torch.device("cpu")))
     run_ranks(on_rank, 2, command(world, "two", batch_size=2))

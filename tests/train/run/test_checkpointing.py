@@ -148,6 +148,7 @@ def save(rank: int, world: int, folder: Path) -> dict[str, list[float]]:
     return {name: saved[name].tolist() for name in ("weight", "own0", "own1")}
 
 
+@pytest.mark.program
 def test_ranks_write_together_while_they_go_on(run_ranks: Any, tmp_path: Path) -> None:
     first, second = run_ranks(save, 2, tmp_path / "checkpoints")
     assert first == second and first["weight"] == [2.0] * 4

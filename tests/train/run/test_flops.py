@@ -18,6 +18,7 @@ def test_flops_of_a_known_product() -> None:
     assert flops(lambda: a @ b) == 2 * ROWS * WIDTH * MIDDLE
 
 
+@pytest.mark.program
 def test_recomputed_blocks_are_counted_apart_from_what_the_gradient_needs() -> None:
     plain, saving = (pretraining_flops(FaceCLIPConfig.preset("tiny").only("l"), checkpointing=each) for each in (False, True))
     assert (plain.forward, plain.backward) == (saving.forward, saving.backward)

@@ -120,6 +120,7 @@ with ranks.distributed() as group:
 """
 
 
+@pytest.mark.program
 def test_a_rank_stuck_in_waiting_is_ended_when_another_fails(port: str) -> None:
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     # No launcher, as under Slurm: nobody but they themselves ends them.

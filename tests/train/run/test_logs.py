@@ -74,6 +74,7 @@ def test_tensorboard_reads_the_values_and_a_resumed_run_replaces_what_it_repeats
     assert events.Scalars("evaluate/retrieval")[-1].value == 0.5
 
 
+@pytest.mark.program
 def test_wandb_writes_the_values_offline_and_a_resumed_run_is_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

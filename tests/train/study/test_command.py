@@ -210,6 +210,7 @@ def test_gradio_is_asked_for_by_name(folders: Path, monkeypatch: pytest.MonkeyPa
     assert "pip install gradio`" in capsys.readouterr().err
 
 
+@pytest.mark.program
 def test_a_port_that_is_taken_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

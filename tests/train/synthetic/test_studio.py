@@ -53,6 +53,7 @@ def test_the_crop_shows_the_person_in_another_scene(studio: World) -> None:
     assert np.abs(one.face.astype(int) - other.face).mean() > 10
 
 
+@pytest.mark.program
 def test_identity_explains_more_of_a_studio_than_of_the_wide_world() -> None:
     shares = []
     for studio in (False, True):

@@ -23,6 +23,7 @@ def test_the_published_tables_are_those_of_the_published_results(tmp_path: Path)
     assert len(collect(shop).values["L3"]["knn"]) == FULL.seeds
 
 
+@pytest.mark.program
 def test_tables_and_plots_are_made_again_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     restored = str(PUBLISHED / "results.json")
     assert main(["--out", str(tmp_path / "runs"), "--restore", restored, "--report", str(tmp_path / "report")]) == 0
