@@ -74,7 +74,7 @@ class FaceCLIPT5TextEncode(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="FLUX's t5xxl and clip_l, from DualCLIPLoader with type flux."),
                 FaceT5Type.Input("facet5", tooltip="From Load FaceT5."),
-                prompt_input(" T5 reads 511 tokens; the console says what is left out of a longer prompt."),
+                prompt_input(" T5 reads 511 tokens; the node says what is left out of a longer prompt."),
                 identity_input(),
                 strength_input(),
                 io.Float.Input(

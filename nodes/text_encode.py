@@ -58,7 +58,7 @@ class FaceCLIPTextEncode(io.ComfyNode):
                     "long_prompts",
                     options=list(get_args(LongPrompts)),
                     default="cut",
-                    tooltip="Prompts over 77 tokens. cut: leave out the end, as FaceCLIP's authors do; the console says what. "
+                    tooltip="Prompts over 77 tokens. cut: leave out the end, as FaceCLIP's authors do; the node says what. "
                     "chunk: encode it in pieces, the identity in each.",
                     **newer(io.Combo.Input, advanced=True),
                 ),
