@@ -80,11 +80,12 @@ def is_there(**files: tuple[str | None, Sequence[str]]) -> bool | str:
 
     A node that validates the input itself is asked before the core says no more than that a value is not in a
     list. None is what comes over a link, which `find_file` sees later.
+    The core lays one answer to every input asked about; where there are several, it names the input that it is of.
     """
     problems = []
-    for name, folders in files.values():
+    for asked, (name, folders) in files.items():
         try:
             _ = name is None or find_file(name, folders)
         except FileNotFoundError as error:
-            problems.append(str(error))
+            problems.append(f"{asked}: {error}" if len(files) > 1 else str(error))
     return " ".join(problems) or True

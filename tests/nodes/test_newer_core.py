@@ -126,6 +126,14 @@ def test_a_missing_file_is_named_with_folder_address_and_size_before_the_run(nod
         assert told in problem.replace("\\", "/")
 
 
+def test_of_several_files_the_missing_one_is_told_with_its_input(newer_pack: dict[str, Any]) -> None:
+    files = {"encoder_name": "faceclip_mini_encoder.safetensors", "unet_name": "unet.pt"}
+    told = refusals(newer_pack["FaceCLIPLoader"], files)
+    assert [problem.split(". Put it ")[0] for problem in told] == [
+        f"{name} - unet_name: There is no file unet.pt" for name in files
+    ], "the core has one answer for all that are asked about"
+
+
 def test_a_saved_identity_that_has_gone_is_named(newer_pack: dict[str, Any]) -> None:
     (problem,) = refusals(newer_pack["FaceCLIPLoadIdentity"], {"file_name": "gone.safetensors"})
     assert "There is no file gone.safetensors. Put it in one of these folders: " in problem
