@@ -24,13 +24,13 @@ def comfyui_program() -> Path:
 
 
 @contextmanager
-def scratch_server(name: str = "comfyui") -> Iterator[tuple[ComfyServer, Path]]:
-    """A running server and the folder, `name`, that all its folders are in."""
+def scratch_server(*arguments: str) -> Iterator[tuple[ComfyServer, Path]]:
+    """A running server, with `arguments` more for ComfyUI's `main.py`, and the folder that all its folders are in."""
     with tempfile.TemporaryDirectory() as parent:
-        base = Path(parent) / name
+        base = Path(parent) / "comfyui"
         for folder in FOLDERS:
             (base / folder).mkdir(parents=True)
         link_pack(base / "custom_nodes")
-        arguments = ["--cpu", "--base-directory", str(base)]
-        with ComfyServer(comfyui_program(), Path(sys.executable), base / "server.log", arguments) as server:
+        options = ["--cpu", "--base-directory", str(base), *arguments]
+        with ComfyServer(comfyui_program(), Path(sys.executable), base / "server.log", options) as server:
             yield server, base

@@ -30,9 +30,13 @@ SETTINGS = {
 
 
 @contextmanager
-def comfyui() -> Iterator[tuple[str, ComfyClient]]:
-    """A server with the pack in it and folders of its own; gives its address and a client."""
-    with scratch_server() as (server, _):
+def comfyui(front_end: Path | None = None) -> Iterator[tuple[str, ComfyClient]]:
+    """A server with the pack in it and folders of its own; gives its address and a client.
+
+    `front_end` is the folder `static` of another comfyui-frontend-package than the environment's.
+    """
+    arguments = ["--front-end-root", str(front_end.resolve())] if front_end else []
+    with scratch_server(*arguments) as (server, _):
         client = ComfyClient(server.address)
         client.post("/settings", SETTINGS)
         yield server.address, client

@@ -1,6 +1,6 @@
 """Take the pictures of README.md and docs/quality.md in ComfyUI's real editor: what a user of the pack sees.
 
-    python scripts/make_screenshots.py [FOLDER]       (default folder: docs/images)
+    python scripts/make_screenshots.py [FOLDER] [--front-end-root STATIC]       (default folder: docs/images)
 
 Everything runs on the mini model and the drawn people that come with the pack. Needs what `comfy_editor`
 does, and a font with Japanese letters (Debian: fonts-wqy-zenhei or fonts-noto-cjk).
@@ -172,8 +172,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Take the pictures of the documentation.")
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "docs" / "images")
     parser.add_argument("--only", nargs="*", choices=[*PICTURES, "translated"], default=[*PICTURES, "translated"])
+    parser.add_argument("--front-end-root", type=Path, help="the folder static of another comfyui-frontend-package")
     options = parser.parse_args(argv)
-    with comfyui() as (address, client):
+    with comfyui(options.front_end_root) as (address, client):
         taken = _take(address, client, options.only)
         for name, picture in taken.items():
             picture.save(options.folder / f"{name}.webp", quality=QUALITY, method=6)

@@ -48,6 +48,7 @@ LONG_KINDS: dict[str, set[str]] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full-size", action="store_true", help="run the tests that need the full-size weights")
+    parser.addoption("--front-end-root", help="the folder static of another comfyui-frontend-package, for the browser's tests")
     parser.addoption(
         "--quick", action="store_true", help="leave out what takes long: whole programs, training runs, proof, server, browser"
     )
@@ -241,7 +242,7 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui_path: Path, server_base: Path) -> Iterator[object]:
+def server(comfyui_path: Path, server_base: Path, pytestconfig: pytest.Config) -> Iterator[object]:
     """A running ComfyUI with the pack in it (`demo.server.ComfyServer`).
 
     Everything it writes is below `server_base`.
@@ -249,5 +250,7 @@ def server(comfyui_path: Path, server_base: Path) -> Iterator[object]:
     from demo.server import ComfyServer
 
     arguments = ["--cpu", "--base-directory", str(server_base)]
+    if front_end := pytestconfig.getoption("--front-end-root"):
+        arguments += ["--front-end-root", front_end]
     with ComfyServer(comfyui_path, Path(sys.executable), server_base / "server.log", arguments) as running:
         yield running

@@ -126,6 +126,11 @@ def test_a_missing_file_is_told_in_our_words_when_run_is_pressed(editor: Page, s
         editor.evaluate(_LINK, list(link))
     editor.evaluate(_SET, ["FaceCLIPLoader", "encoder_name", "face_clip_encoder_bf16.safetensors"])
     editor.get_by_role("button", name="Run", exact=True).click()
-    told = editor.get_by_text(re.compile("There is no file face_clip_encoder_bf16.safetensors")).first
-    told.wait_for(timeout=30_000)
+    told = editor.get_by_text(re.compile("There is no file face_clip_encoder_bf16.safetensors"))
+    details = editor.get_by_role("button", name="View details")  # newer editors tell beside the graph, at a click
+    told.or_(details).first.wait_for(timeout=30_000)
+    if details.count():
+        details.first.click()
+        editor.get_by_label("Info for Load FaceCLIP - encoder_name").click()
+    told.first.wait_for(timeout=30_000)
     editor.screenshot(path=screenshots / "missing_file.png")
