@@ -4,8 +4,9 @@
 
 It makes stand-ins of the released sizes and layouts (zeros, which load as any other values do), one at a
 time, and deletes each afterwards: 5.2 GB of disk (8.7 for `graph`), and up to 11.5 GB of memory (15). Each
-load is a process of its own. `graph` is all that the workflow of a portrait has in memory: the three models of
-Load FaceCLIP, a face, two prompts, one step of 256 px with CFG, and the decoded picture. Of a process's memory are told
+load is a process of its own. `graph` is all that the workflow of a portrait has in memory: the three models
+of Load FaceCLIP, a face, two prompts, one step of 256 px with CFG, and the decoded picture. Of a process's
+memory are told
 
   peak: VmHWM, the most that was resident at once: the process's own memory and the parts of mapped files that
         are in it, although the system takes the latter back whenever it likes;

@@ -25,7 +25,7 @@ def comfyui_program() -> Path:
 
 @contextmanager
 def scratch_server(*arguments: str) -> Iterator[tuple[ComfyServer, Path]]:
-    """A running server, with `arguments` more for ComfyUI's `main.py`, and the folder that all its folders are in."""
+    """A running server and the folder that all its folders are in; `arguments` are more for ComfyUI's `main.py`."""
     with tempfile.TemporaryDirectory() as parent:
         base = Path(parent) / "comfyui"
         for folder in FOLDERS:

@@ -80,7 +80,7 @@ def is_there(**files: tuple[str | None, Sequence[str]]) -> bool | str:
 
     A node that validates the input itself is asked before the core says no more than that a value is not in a
     list. None is what comes over a link, which `find_file` sees later.
-    The core lays one answer to every input asked about; where there are several, it names the input that it is of.
+    The core lays one answer to every input asked about; of several, it names the input that it is of.
     """
     problems = []
     for asked, (name, folders) in files.items():
