@@ -56,6 +56,8 @@ class LatentCache:
             """What the VAE's latents are multiplied with before they get noise (SDXL: 0.13025)."""
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise damaged(self._store.path, f"its description lacks buckets or the VAE's scaling factor ({error})") from error
+        self.vae = (self.made_by.get("vae"), self.scaling_factor)
+        """Equal for caches of one VAE, in whatever precision it computed."""
         if not 0 < self.scaling_factor < math.inf:
             raise damaged(self._store.path, f"its description has a scaling factor of {self.scaling_factor}")
         places = self._store.arrays.get(PLACES)

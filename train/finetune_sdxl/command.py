@@ -157,10 +157,13 @@ def _latents(config: FinetuneConfig, ranks: Ranks, source: ShardSource) -> list[
     caches = {path: LatentCache(path, source) for _, _, path in phases}
     for _, resolution, path in phases:
         _require_resolution(caches[path], resolution)
-    first, *others = caches.values()
-    for cache in others:
-        if cache.made_by != first.made_by:
-            raise CacheError("The phases' latents were cached with different VAEs. Cache them again with one, the UNet's.")
+    first = next(iter(caches))
+    for path, cache in caches.items():
+        if cache.vae != caches[first].vae:
+            raise CacheError(
+                f"The phases' latents in {first} and {path} were cached with different VAEs. Cache those that are not of the "
+                "UNet's VAE again, with it."
+            )
     cached = {path: CachedLatents(cache) for path, cache in caches.items()}
     return [(begins, cached[path]) for begins, _, path in phases]
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from train.cache import command as cache
+from train.cache.row_store import CacheError
 from train.data.shards import ShardSource
 from train.finetune_sdxl.command import build as build_finetuning
 from train.finetune_sdxl.config import FinetuneConfig
@@ -115,12 +116,16 @@ def test_a_batch_that_is_changed_on_the_way_goes_on_with_rows_that_were_not_seen
     assert [len(keys) for keys in seen] == [8, 8, 2, 2, 4] and len({key for keys in seen for key in keys}) == 24
 
 
+def cache_latents(shards: Path, vae: Path, out: Path, side: int, *more: str) -> None:
+    given = ["--data", str(shards), "--threads", "1", "--vae", str(vae), "--out", str(out), "--resolution", str(side)]
+    assert cache.main(["latents", *given, "--bucket-step", "32", *more]) == 0
+
+
 def test_finetuning_changes_its_resolution_and_keeps_its_place(
     finetune_command: Arguments, shards: Path, vae: Path, tmp_path: Path
 ) -> None:
     for side in (64, 128):
-        given = ["latents", "--data", str(shards), "--threads", "1", "--vae", str(vae), "--out", str(tmp_path / f"latents{side}")]
-        assert cache.main([*given, "--resolution", str(side), "--bucket-step", "32"]) == 0
+        cache_latents(shards, vae, tmp_path / f"latents{side}", side)
     low, high = "steps=3,resolution=64,batch_size=4", "batch_size=2,lr=1e-5"
     cached = {"vae": None, "latents": tmp_path / "latents128"}
     for files in ({}, cached):
@@ -137,6 +142,27 @@ def test_finetuning_changes_its_resolution_and_keeps_its_place(
         assert len(set(keys)) >= len(keys) - 4  # what a bucket's last batch of an epoch reaches into
     with pytest.raises(ConfigError, match="A phase names latents, and the run a --vae"):
         dataclasses.replace(settings, vae=vae, latents=None)
+
+
+def test_phases_take_caches_of_one_vae_in_two_precisions_and_refuse_those_of_two(
+    finetune_command: Arguments, shards: Path, vae: Path, tmp_path: Path
+) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    cache_latents(shards, vae, first, 128, "--dtype", "fp32")
+    cache_latents(shards, vae, other, 64, "--dtype", "bf16")
+    phases = (f"steps=2,resolution=64,latents={other}", "batch_size=2")
+    settings = parse(FinetuneConfig, finetune_command(tmp_path / "run", phases=phases, vae=None, latents=first))
+    task = build_finetuning(settings, ONE)
+    assert [task.batch(step)["rows"].time_ids[0, 4].item() <= 64 for step in (1, 2)] == [True, False]
+
+    second = tmp_path / "vae"
+    shutil.copytree(vae, second)
+    weights = load_file(second / "diffusion_pytorch_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, second / "diffusion_pytorch_model.safetensors")
+    shutil.rmtree(other)
+    cache_latents(shards, second, other, 64)
+    with pytest.raises(CacheError, match=f"{other} and {first} were cached with different VAEs"):
+        build_finetuning(settings, ONE)
 
 
 def rot(folder: Path, rows: list[int]) -> list[str]:
