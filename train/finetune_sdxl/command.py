@@ -31,6 +31,7 @@ from ..cache.latents import LatentCache
 from ..cache.row_store import CacheError
 from ..data.batches import warn_of_few
 from ..data.shards import Member, ShardSource
+from ..frozen.towers import weights_digest
 from ..frozen.vae import TinyVAE, load_vae
 from ..run.config import DTYPES, ConfigError
 from ..run.launch import train
@@ -99,6 +100,12 @@ def _look(config: FinetuneConfig, ranks: Ranks, task: FinetuneTask, encoder: Fac
     samples = [source[row] for row in spread(candidates, config.held_out_rows)]
     people = people_among(samples, config.look_people)
     vae = load_vae(config.look_vae or config.vae or Path(), dtype)
+    if ranks.is_main and isinstance(task.latents, CachedLatents) and task.latents.vae_digest != weights_digest(vae):
+        logger.warning(
+            "%s is not the VAE that made the cached latents. Looks are right only if it reads and makes the same latents, as a "
+            "tiny one made for the same UNet does.",
+            config.look_vae,
+        )
     latents = LiveLatents(source, vae, config.resolution, ranks.device)
     loss = HeldOutLoss(samples, latents, JointConditions(encoder, LiveIdentities(encoder)), task.schedule, dtype)
     pipeline = look_pipeline(task.unet, vae.vae if isinstance(vae, TinyVAE) else vae, encoder, task.schedule, ranks.device)

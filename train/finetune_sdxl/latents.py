@@ -21,6 +21,8 @@ class CachedLatents:
 
     def __init__(self, cache: LatentCache):
         self._cache = cache
+        self.vae_digest: str | None = cache.vae[0]
+        """What `weights_digest` gave for the VAE that made them."""
 
     def buckets(self) -> np.ndarray:
         return self._cache.bucket_of

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from faceclip.face import DetectorUnavailableError
+from train.cache import command as cache
 from train.data.shards import ShardSource
 from train.export import main as export
 from train.finetune_sdxl import looking
@@ -144,6 +145,21 @@ def test_the_held_out_loss_is_the_runs_own_of_that_row_timestep_and_noise(make: 
     with torch.no_grad():
         expected = task._losses(row).item()
     assert found[f"held_out_loss_t{TIMESTEPS[0]}"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_another_vae_than_the_one_that_made_the_latents_is_told(
+    make: Callable[..., FinetuneTask], shards: Path, vae: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    latents, other = tmp_path / "latents", shutil.copytree(vae, tmp_path / "other")
+    given = ["--data", str(shards), "--vae", str(vae), "--out", str(latents), "--resolution", "64", "--dtype", "bf16"]
+    assert cache.main(["latents", *given]) == 0
+    cached = {"vae": None, "latents": latents}
+    make(look_vae=vae, **cached)
+    assert "is not the VAE" not in caplog.text
+    weights = load_file(other / FILE)
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, other / FILE)
+    make(look_vae=other, **cached)
+    assert f"{other} is not the VAE that made the cached latents" in caplog.text
 
 
 def test_people_are_held_out_whole_by_their_hash_alone_and_never_trained_on(
