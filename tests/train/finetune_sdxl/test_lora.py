@@ -235,6 +235,8 @@ def test_a_lora_does_not_go_on_as_something_else(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if options.get("optimizer"):
+        pytest.importorskip("bitsandbytes", reason="needs the extra `lora`")
     shutil.copytree(trained, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert main(arguments(**{"ema": 0.0, "steps": 4, **options})) == 1
