@@ -3,7 +3,7 @@
 
     python dev.py demo [PHOTO]    faces become pictures inside a real ComfyUI; a contact sheet shows them
     python dev.py test [ARGS]     the whole test suite, browser included; ARGS go to pytest
-    python dev.py test --quick    without server, browser, proof, training runs and whole programs: some four minutes
+    python dev.py test --quick    without server, browser, proof, training runs and whole programs: some three minutes
 
 Everything is made below `.dev/` in this folder; delete that to start afresh. `--comfyui PATH` or the variable
 COMFYUI_PATH uses your own ComfyUI, with the Python of its virtual

@@ -41,8 +41,9 @@ def test_a_batch_of_people_fills_a_batch_of_latents(
     people = run("FaceCLIPEncodeIdentity", encoder=encoder, faces=crops, combine="batch")[0]
     latents = sample(model, prompt("a man", people), prompt("blurry"), batch=3)
     alone = sample(model, prompt("a man", people[0]), prompt("blurry"), batch=3)
-    assert torch.allclose(latents[0], alone[0], atol=1e-3)
-    assert not torch.allclose(latents[1], alone[1], atol=1e-2)
+    spread = float(latents.std())  # of two steps' latents, which are still mostly noise of that size
+    assert torch.allclose(latents[0], alone[0], atol=1e-3 * spread)
+    assert not torch.allclose(latents[1], alone[1], atol=1e-1 * spread)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (48, 200)])
