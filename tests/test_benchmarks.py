@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -128,6 +129,16 @@ def test_startup_gives_comfyui_one_pack_at_a_time(startup: ModuleType, tmp_path:
         (pack,) = (startup.base_folder(tmp_path / name, name) / "custom_nodes").iterdir()
         assert pack.name == name and (pack / "__init__.py").is_file()
         assert (pack.resolve() == ROOT) == (name == "faceclip")
+
+
+@pytest.mark.program
+def test_int8s_pictures_are_those_of_the_same_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sheet = tmp_path / "sheet.png"
+    plain, small = rows(importlib.import_module("int8_pictures").main(["--people", "2", "--sheet", str(sheet)]))
+    assert number(plain[3]) == 0 < number(small[3]) < 10  # the same noise, and not the same encoder
+    assert min(number(plain[1]), number(small[1])) > 0.2 and abs(number(plain[1]) - number(small[1])) < 0.1
+    assert Image.open(sheet).size == (2 * 128, 3 * 128)
 
 
 @pytest.mark.program
