@@ -4,7 +4,7 @@ and noise, with the encoder's weights as they are and in int8.
     python benchmarks/int8_pictures.py [--people 40] [--sheet FILE.png]
 
 The people are held-out ones of the mini model's world, each in one scene. *Likeness* is the judge's mean
-cosine with three other pictures of the person, *first* how often nobody else is more like the picture; *moved*
+cosine with three other pictures of the person, *first* how often nobody else is more like it; *moved*
 is the mean absolute difference from the first row's pictures, in levels of 255. The sheet shows the first
 people: the reference, and a picture by each.
 """
