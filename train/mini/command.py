@@ -253,8 +253,14 @@ class Recipe:
 
     def sharpen_decoder(self) -> dict[str, Any]:
         chosen = self.settings
-        how = (chosen.decoder, chosen.decoder_noise, chosen.decoder_pictures, chosen.decoder_squares)
-        return sharpen_once_more(self.shop, *how, self.autoencoder)
+        return sharpen_once_more(
+            self.shop,
+            self.autoencoder,
+            chosen.decoder,
+            noise=chosen.decoder_noise,
+            most=chosen.decoder_pictures,
+            squares=chosen.decoder_squares,
+        )
 
     def note(self, stage: str) -> Path:
         """The file that says that a stage is finished."""

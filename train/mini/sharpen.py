@@ -16,7 +16,9 @@ from ..proof.teachers.quality import autoencoder_quality
 from ..proof.workshop import Workshop
 
 
-def sharpen_once_more(shop: Workshop, schedule: Schedule, noise: float, most: int, squares: float, out: Path) -> dict[str, Any]:
+def sharpen_once_more(
+    shop: Workshop, out: Path, schedule: Schedule, *, noise: float, most: int, squares: float
+) -> dict[str, Any]:
     """Train the teacher's decoder on, on latents with noise of that deviation; write a diffusers folder.
 
     Returns its quality. See `proof.teachers.autoencoder.sharpen_decoder` for `most` and `squares`.
