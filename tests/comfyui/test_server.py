@@ -152,7 +152,7 @@ def test_a_file_that_has_gone_is_named_with_the_folders_where_it_was_sought(clie
     prompt = prompt_of(DEMO, client, photo)
     loader = next(node for node in prompt.values() if node["class_type"] == "FaceCLIPLoader")
     loader["inputs"]["encoder_name"] = "nowhere.safetensors"
-    with pytest.raises(GraphError, match=r"FaceCLIPLoader.*encoder_name - There is no file nowhere.*models.faceclip"):
+    with pytest.raises(GraphError, match=r"FaceCLIPLoader.*encoder_name: There is no file nowhere.*models.faceclip"):
         client.queue(prompt)
 
 
