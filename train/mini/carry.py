@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import Linear
 
 from faceclip import FaceCLIPEncoder
+from faceclip.model.branch import FaceCLIPBranch
 
 from ..cache.features import FeatureCache
 from ..data.captions import token_ids
@@ -34,7 +35,7 @@ from ..synthetic.people import TRAITS
 
 TEXT = 1.0
 """Weight of the caption's share of the loss, beside identity's 1."""
-TEXT_TOWER = ("transformer.", "ln_final.")
+_TEXT_TOWER = ("transformer.", "ln_final.")
 """Of the text tower, what learns along: the pooled output never meets a face but here."""
 
 
@@ -80,10 +81,7 @@ def carry_identity(
     encoder = FaceCLIPEncoder.from_file(pretrained).to(device)
     (branch,) = encoder.branches.values()
     before = next(iter(FaceCLIPEncoder.from_file(pretrained).eval().requires_grad_(False).to(device).branches.values()))
-    freeze(branch)
-    for name, parameter in branch.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or name.startswith(TEXT_TOWER))
-    without_dropout(branch)
+    learn_with_text(branch)
     blank = encoder.blank_face()
 
     @torch.no_grad()
@@ -125,6 +123,14 @@ def carry_identity(
         found = [errors_of(rows) for rows in batches(min(50, schedule.steps))]
     forget(out)
     return {name: float(torch.stack([errors[name] for errors in found]).mean()) for name in found[0]}
+
+
+def learn_with_text(branch: FaceCLIPBranch) -> None:
+    """Let what pretraining trains have gradients, and the text tower; set every dropout to 0."""
+    freeze(branch)
+    for name, parameter in branch.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or name.startswith(_TEXT_TOWER))
+    without_dropout(branch)
 
 
 def without_dropout(module: nn.Module) -> None:

@@ -25,12 +25,11 @@ from ..cache.features import FeatureCache
 from ..data.captions import caption_ids, with_prefix
 from ..data.shards import ShardSource
 from ..frozen.faces import with_blank
-from ..pretrain.model import freeze
 from ..proof.fitting import Schedule, fit, forget, state_of
 from ..proof.teachers.pictures import shuffled
 from ..proof.workshop import CPU
 from ..synthetic.scenes import COLOURS
-from .carry import TEXT_TOWER, Standard, without_dropout
+from .carry import Standard, learn_with_text
 
 STAYS = 1.0
 """Weight of both outputs' distance from what they were, beside the words' and the colours' 1."""
@@ -43,7 +42,8 @@ def last_colours(ids: Tensor) -> Tensor:
     """
     found = torch.zeros(*ids.shape, 4)
     for name, colour in COLOURS.items():
-        (number,) = caption_ids(name)[1 : int((caption_ids(name) == END_OF_TEXT).int().argmax())].tolist()
+        told = caption_ids(name)
+        (number,) = told[spoken(told[None])[0]].tolist()
         found[ids == number] = torch.tensor([*(2 * value - 1 for value in colour), 1.0])
     for place in range(1, ids.shape[1]):
         now = found[:, place]
@@ -64,14 +64,12 @@ def carry_words(
     source = ShardSource(shards, read=("caption",))
     ids = torch.stack([caption_ids(source[row].caption) for row in range(len(source))])
     ids = with_prefix(ids, torch.ones(len(ids), dtype=torch.bool))
+    said, colours_told = spoken(ids), last_colours(ids)
     cache = FeatureCache(features, source)
     encoder = FaceCLIPEncoder.from_file(joined).to(device)
     before = FaceCLIPEncoder.from_file(joined).eval().requires_grad_(False).to(device)
     for branch in encoder.branches.values():
-        freeze(branch)  # pyright: ignore[reportArgumentType]
-        for name, parameter in branch.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or name.startswith(TEXT_TOWER))
-    without_dropout(encoder)
+        learn_with_text(branch)  # pyright: ignore[reportArgumentType]
     embeddings = torch.cat([branch.token_embedding.weight.float() for branch in before.branches.values()], dim=1)  # pyright: ignore
 
     def outputs(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -87,21 +85,21 @@ def carry_words(
     with torch.no_grad():
         fused, pooled, _, _ = outputs(sample)
     standards = Standard(fused.flatten(0, 1)), Standard(pooled)
-    said = ids[sample][spoken(ids[sample])].to(device)
-    of_words, of_colours = Standard(embeddings[said]), Standard(last_colours(ids[sample])[spoken(ids[sample])].to(device))
+    of_words = Standard(embeddings[ids[sample][said[sample]].to(device)])
+    of_colours = Standard(colours_told[sample][said[sample]].to(device))
     torch.manual_seed(schedule.seed)
     reader = Linear(fused.shape[-1], embeddings.shape[1] + 4).to(device)
 
     def errors_of(rows: Tensor) -> dict[str, Tensor]:
         fused, pooled, *former = outputs(rows)
         kept = [standard(now) - standard(then) for standard, now, then in zip(standards, (fused, pooled), former, strict=True)]
-        chosen = spoken(ids[rows])
+        chosen = said[rows]
         words, colours = reader(standards[0](fused[chosen.to(device)])).split([embeddings.shape[1], 4], dim=-1)
         return {
             "tokens": kept[0].square().mean(),
             "pooled": kept[1].square().mean(),
             "words": F.mse_loss(words, of_words(embeddings[ids[rows][chosen].to(device)])),
-            "colours": F.mse_loss(colours, of_colours(last_colours(ids[rows])[chosen].to(device))),
+            "colours": F.mse_loss(colours, of_colours(colours_told[rows][chosen].to(device))),
         }
 
     def loss_of(rows: Tensor) -> Tensor:
